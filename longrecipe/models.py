@@ -1,0 +1,116 @@
+"""Models and tokenizers: the mini architectures, and loading a model of any scale by name or folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from longrecipe.paths import mini_model_dir
+from longrecipe.rope import extend_config
+
+VOCABULARY, WINDOW = 1024, 256
+# Shared by every mini architecture: 0.92M parameters, whose training at 4096 tokens is 70 % attention, as 8B's at 128k.
+_MINI_SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": WINDOW,
+    "tie_word_embeddings": True,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "attn_implementation": "sdpa",
+}
+
+
+def _llama3() -> PreTrainedConfig:
+    # Llama-3's own RoPE base: it leaves low frequencies unused inside the window, room that extension needs.
+    return LlamaConfig(**_MINI_SHAPE, rope_parameters={"rope_type": "default", "rope_theta": 5.0e5})
+
+
+ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {"llama3": _llama3}
+
+
+def new_mini(model: str, seed: int) -> PreTrainedModel:
+    """A mini model with random weights (HF's own initialisation), of the architecture named.
+
+    Raises ValueError, listing the architectures, where the name is unknown.
+    """
+    if model not in ARCHITECTURES:
+        raise ValueError(f"model = {model!r}: mini architectures are {', '.join(ARCHITECTURES)}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(ARCHITECTURES[model]())
+
+
+def folder_of(model: str | Path, scale: str = "mini") -> Path:
+    """The folder of a model: of a mini model by name, else the folder itself, which must hold a config.json.
+
+    Raises FileNotFoundError that says what there is.
+    """
+    folder = Path(model) if Path(model).is_dir() or scale != "mini" else mini_model_dir(str(model))
+    if not (folder / "config.json").is_file():
+        known = ", ".join(sorted(p.name for p in mini_model_dir("").glob("*") if p.is_dir())) or "none"
+        raise FileNotFoundError(
+            f"model = {str(model)!r} at scale {scale!r}: no mini model of that name ships with the package "
+            f"(there are: {known}), and it is no folder with a config.json."
+        )
+    return folder
+
+
+def load(
+    model: str | Path,
+    scale: str = "mini",
+    target_length: int | None = None,
+    rope_factor: float | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """A model in evaluation mode, as it is or with its window raised to target_length by the RoPE rule.
+
+    Args: model: "llama3" at scale mini, or a folder in Hugging Face's layout (config.json, *.safetensors; pickled
+    weights are refused); target_length in tokens; rope_factor: f of `rope.ntk_base`, default T / W; dtype of the
+    weights in memory, whatever they are stored in (the mini models are stored as float16).
+    Raises FileNotFoundError that names what is missing.
+    """
+    folder = folder_of(model, scale)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if target_length is not None:
+        config = extend_config(config, target_length, factor=rope_factor)
+    network = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True
+    )
+    return network.eval()
+
+
+def load_tokenizer(model: str | Path, scale: str = "mini") -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, by the same names as `load`."""
+    return AutoTokenizer.from_pretrained(folder_of(model, scale), local_files_only=True)
+
+
+def save(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
+    """Write model (safetensors) and tokenizer as a folder that plain transformers load. Returns the folder."""
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def autocast_dtype(precision: str = "auto", device: str = "cpu") -> torch.dtype:
+    """The dtype to compute in: bf16 or fp32 as asked, for "auto" bf16 where the processor has instructions for it.
+
+    bf16 without such instructions is emulated on CPUs and several times slower than fp32.
+    """
+    if precision == "auto":
+        native = torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        precision = "bf16" if native else "fp32"
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]

@@ -1,0 +1,177 @@
+"""Settings of a run: read from `params/<scale>/<model>.yaml`, overridden by name, checked before anything starts."""
+
+import difflib
+import hashlib
+import json
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from longrecipe.paths import params_dir
+from longrecipe.positions import METHODS
+
+SCALES = ("mini", "small", "paper")
+# What IPython keeps in a notebook's namespace beside the parameters cell.
+_IPYTHON_NAMES = {"In", "Out", "get_ipython", "exit", "quit", "open"}
+
+
+class ParamsError(ValueError):
+    """Settings that cannot be run; the message names each value, what is allowed and how to mend it."""
+
+
+class Params(BaseModel):
+    """Every setting of a run; the same keys at every scale. Lengths in tokens, learning rates per optimizer step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # pydantic reserves the prefix model_ for itself; one key named model is fine.
+    model: str = Field(description="name of the params file and of the model")
+    scale: Literal["mini", "small", "paper"] = Field(description="mini: made here, CPU; small: 135M; paper: 7-8B")
+    method: str = Field(description="what to train with: " + ", ".join(METHODS))
+    seed: int = Field(ge=0, description="seeds data, positions and optimizer order")
+    precision: Literal["auto", "bf16", "fp32"] = Field(description="auto: bf16 where the processor computes in it")
+
+    window: int = Field(ge=8, description="W, context window of the base model")
+    target_length: int = Field(ge=16, description="T, context window wanted")
+    ratio: float = Field(gt=0, le=1, description="training length n = ratio * T (0 < ratio <= 1); flt uses all of T")
+    rope_factor: float | None = Field(ge=1, description="f of the RoPE rule; null means T / W")
+
+    probe_window: int = Field(ge=16, description="window to which H' is trained for the token analysis")
+    probe_steps: int = Field(ge=1)
+    probe_batch_size: int = Field(ge=1, description="samples a step")
+    probe_learning_rate: float = Field(gt=0)
+    analysis_documents: int = Field(ge=2, description="documents whose tokens are scored with H and H'")
+    analysis_top_share: float = Field(gt=0, lt=1, description="share of tokens with the largest shift, per position")
+    anchor_count: int = Field(ge=1, description="token types taken as anchors, by lift")
+
+    n_documents: int = Field(ge=1, description="documents of T tokens in the stage-1 set")
+    extend_steps: int = Field(ge=1)
+    extend_batch_size: int = Field(ge=1, description="samples a step")
+    extend_learning_rate: float = Field(gt=0)
+    extend_schedule: str = Field(description="a schedule of transformers.Trainer, for instance linear or cosine")
+    warmup_steps: int = Field(ge=0)
+
+    replay_steps: int = Field(ge=1)
+    replay_batch_size: int = Field(ge=1, description="samples a step")
+    replay_learning_rate: float = Field(gt=0)
+    replay_schedule: str = Field(description="a schedule of transformers.Trainer that decays")
+    replay_long_share: float = Field(ge=0, lt=1, description="share of replay steps on stage-1 samples; paper: 0")
+    merge_weight: float = Field(ge=0, le=1, description="weight of the original model; paper: 0.5")
+
+    save_steps: int = Field(ge=1, description="a resumable checkpoint every so many steps")
+    eval_documents: int = Field(ge=2, description="documents measured at each length, one prompt for each fact")
+    eval_facts: int = Field(ge=1, description="facts hidden in each document")
+
+    @property
+    def train_length(self) -> int:
+        """n, tokens of one training sample: ratio * T rounded down, or T for methods that read whole documents."""
+        whole = METHODS[self.method].text == "whole"
+        return self.target_length if whole else int(self.ratio * self.target_length)
+
+    @property
+    def eval_lengths(self) -> list[int]:
+        """Lengths to measure at: the window W, doubled up to the target length T."""
+        lengths = [self.window]
+        while lengths[-1] * 2 < self.target_length:
+            lengths.append(lengths[-1] * 2)
+        return [*lengths, self.target_length]
+
+    @property
+    def key(self) -> str:
+        """A short hash of all settings: runs with equal keys are the same run."""
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:10]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Params":
+        if self.method not in METHODS:
+            raise ValueError(f"method = {self.method!r}: allowed are {', '.join(METHODS)}")
+        if self.target_length <= self.window:
+            raise ValueError(f"target_length = {self.target_length}: must exceed window = {self.window}")
+        if self.probe_window <= self.window or self.probe_window > self.target_length:
+            raise ValueError(
+                f"probe_window = {self.probe_window}: must lie above window = {self.window} "
+                f"and at most at target_length = {self.target_length}"
+            )
+        if self.train_length < 16:
+            raise ValueError(
+                f"ratio = {self.ratio}: gives {self.train_length} tokens a sample; at least 16 are needed, "
+                f"so ratio >= {16 / self.target_length:.4f}"
+            )
+        return self
+
+
+def available() -> dict[str, list[str]]:
+    """The models of each scale that have a params file."""
+    return {scale: sorted(p.stem for p in (params_dir() / scale).glob("*.yaml")) for scale in SCALES}
+
+
+def load(model: str, scale: str = "mini", **overrides: Any) -> Params:
+    """The settings of `params/<scale>/<model>.yaml`, with overrides by name; None leaves the file's value.
+
+    model may also be the path of a params file of your own (`.yaml`); scale then comes from the file.
+    Raises ParamsError that lists what is allowed, for an unknown model, scale or key and for impossible values.
+    """
+    path = Path(model)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ParamsError(f"model = {model!r}: there is no such params file.")
+        named = {}
+    else:
+        choices = available()
+        if scale not in SCALES:
+            raise ParamsError(f"scale = {scale!r}: allowed are {', '.join(SCALES)}.")
+        if model not in choices[scale]:
+            listed = "; ".join(f"{s}: {', '.join(m) or 'none yet'}" for s, m in choices.items())
+            raise ParamsError(f"model = {model!r} has no params file at scale {scale!r}. There are {listed}.")
+        path = params_dir() / scale / f"{model}.yaml"
+        named = {"model": model, "scale": scale}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path.name} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path.name} must hold `key: value` lines, flat; it holds {type(values).__name__}.")
+    return _check({**values, **named, **{k: v for k, v in overrides.items() if v is not None}}, source=path.name)
+
+
+def from_notebook(namespace: Mapping[str, Any]) -> Params:
+    """The settings of a notebook: the plain values in its namespace (`globals()`) override the params file.
+
+    Call it in the cell after the parameters cell, before other names are made. papermill only warns about a `-p` name
+    that a notebook does not know; here it is an error. Raises ParamsError.
+    """
+    plain = {
+        name: value
+        for name, value in namespace.items()
+        if not name.startswith("_")
+        and name not in _IPYTHON_NAMES
+        and not isinstance(value, types.ModuleType)
+        and not callable(value)
+    }
+    return load(plain.pop("model", "llama3"), plain.pop("scale", "mini"), **plain)
+
+
+def _check(values: dict[str, Any], source: str) -> Params:
+    try:
+        return Params(**values)
+    except ValidationError as error:
+        raise ParamsError("\n".join(_explain(e) for e in error.errors()) + f"\n(settings from {source})") from None
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    name = ".".join(map(str, error["loc"]))
+    fields = Params.model_fields
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, fields, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"unknown parameter {name!r}.{hint} Allowed are {', '.join(fields)}."
+    if error["type"] == "missing":
+        return f"{name} is missing: {fields[name].description or 'a required key'}."
+    if not name:
+        return f"{error['ctx']['error']}."
+    about = f" ({fields[name].description})" if fields[name].description else ""
+    return f"{name} = {error['input']!r}: {error['msg'].lower()}{about}."

@@ -1,0 +1,46 @@
+"""Where things lie: repository root, params, shipped models, results, cache. Nothing is created on import."""
+
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def root() -> Path:
+    """The repository root: `$LONGRECIPE_ROOT`, else the nearest folder above the working directory that holds
+    `params/` and `notebooks/`, else the folder this package was installed from, else the working directory.
+
+    papermill runs a notebook in the caller's folder and nbval in the notebook's own, so a relative path is never right.
+    """
+    if env := os.environ.get("LONGRECIPE_ROOT"):
+        if not Path(env).is_dir():
+            raise NotADirectoryError(f"LONGRECIPE_ROOT={env!r} is no folder; unset it or name the repository root.")
+        return Path(env).resolve()
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents, PACKAGE.parent):
+        if (folder / "params").is_dir() and (folder / "notebooks").is_dir():
+            return folder
+    return here
+
+
+def params_dir() -> Path:
+    """The folder of params files: the repository's `params/`, else the copy inside an installed wheel."""
+    for folder in (root() / "params", PACKAGE / "_params"):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"no params folder in {root()}; run inside a clone or set LONGRECIPE_ROOT.")
+
+
+def mini_model_dir(model: str) -> Path:
+    """The folder of a mini model that ships with the package."""
+    return PACKAGE / "assets" / "mini" / model
+
+
+def results_dir() -> Path:
+    """`results/` of the repository: small files that are committed (metrics.json, CSV, figures)."""
+    return root() / "results"
+
+
+def cache_dir() -> Path:
+    """Where heavy, re-creatable files go (datasets, checkpoints, weights): `$LONGRECIPE_CACHE` or `<root>/cache`."""
+    return Path(os.environ.get("LONGRECIPE_CACHE") or root() / "cache").resolve()

@@ -1,0 +1,162 @@
+"""Figures as a paper prints them: labelled axes with units, one colour a stage throughout. Each returns a Figure."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from longrecipe.evaluate import Report
+from longrecipe.tokens import Analysis
+from longrecipe.train import Collator, Trained
+
+# Okabe and Ito's colours, told apart by every kind of colour vision.
+COLOURS = {
+    "base": "#7F7F7F",
+    "RoPE rule alone": "#CC79A7",
+    "H'": "#56B4E9",
+    "extended": "#0072B2",
+    "replayed": "#E69F00",
+    "merged": "#009E73",
+}
+_STYLE = {
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "legend.frameon": False,
+}
+
+
+def token_shift(analysis: Analysis, anchors: Sequence[str], window: int) -> Figure:
+    """Which token types change from H to H': lift and mean shift of each, and the anchors' share by position."""
+    with plt.rc_context(_STYLE):
+        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10.5, 2.9), width_ratios=[1.2, 1, 1.4])
+        ranking = analysis.ranking
+        colours = [COLOURS["extended"] if name in anchors else "#BBBBBB" for name in ranking["type"]]
+        left.barh(ranking["type"], ranking["lift"], color=colours)
+        left.axvline(1, color="black", lw=0.8, ls=":")
+        left.set(xlabel="lift: share of top tokens / share of all", title="Token types by lift (anchors in blue)")
+        middle.barh(ranking["type"], ranking["mean_shift"], color=colours)
+        middle.set(xlabel="mean shift $S_{H'} - S_H$, logits", yticks=[], title="Mean of eq. 3")
+        for axis in (left, middle):
+            axis.invert_yaxis()
+            axis.grid(axis="y", visible=False)
+        smooth = analysis.by_position.rolling(33, center=True, min_periods=1).mean()
+        for name in ranking["type"].head(4):
+            style = {"color": COLOURS["extended"], "lw": 2} if name in anchors else {"lw": 1}
+            right.plot(smooth.index + 1, smooth[name], label=name, **style)
+        right.axvline(window, color="black", lw=0.8, ls="--")
+        right.annotate(" base window", (window, 0.97), xycoords=("data", "axes fraction"), va="top", fontsize=8)
+        right.set(xlabel="position index, tokens", ylabel="share of top tokens", title="Share by position (mean of 33)")
+        right.legend(fontsize=7, loc="center left")
+    return figure
+
+
+def position_map(collator: Collator, rows: Sequence[dict], window: int) -> Figure:
+    """Where the tokens of a few samples lie: position index against token index, and the distances they cover."""
+    with plt.rc_context(_STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
+        target = collator.target_length
+        distances = np.zeros(target)
+        for i, row in enumerate(rows):
+            positions = collator.positions(row)
+            if i < 3:
+                left.plot(positions, ".", ms=1.2, label=f"sample {i + 1}")
+            visited = np.zeros(2 * target)
+            visited[positions] = 1
+            spectrum = np.fft.rfft(visited)
+            distances += np.rint(np.fft.irfft(spectrum * spectrum.conj()))[:target] / len(rows)
+        n = len(positions)
+        left.axline((0, 0), slope=1, color="black", lw=0.8, ls=":", label="as read, contiguous")
+        left.axhline(window, color="black", lw=0.8, ls="--")
+        left.annotate(
+            " base window", (1, window), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
+        )
+        left.set(xlabel="token index in the sample", ylabel="position index", xlim=(0, n), ylim=(0, target))
+        left.set_title(f"Positions of {n} tokens in a window of {target}")
+        left.legend(markerscale=6, fontsize=7, loc="upper left")
+        step = max(1, target // 64)
+        binned = np.add.reduceat(distances, np.arange(0, target, step)) / step
+        right.plot(np.arange(len(binned)) * step, binned, color=COLOURS["extended"], label="with these positions")
+        right.plot([0, n, target], [n, 0, 0], color="black", lw=0.8, ls=":", label="contiguous")
+        right.set(xlabel="relative distance, tokens", ylabel="token pairs a sample", ylim=(0, None))
+        right.set_title(f"Distances covered, mean of {len(rows)} samples")
+        right.legend(fontsize=7)
+    return figure
+
+
+def losses(stages: Mapping[str, Trained]) -> Figure:
+    """Training loss by step, a panel for each stage; stages are named as in COLOURS."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, len(stages), figsize=(3.1 * len(stages), 2.6), sharey=True, squeeze=False)
+        for axis, (name, stage) in zip(axes[0], stages.items(), strict=True):
+            steps = np.arange(1, len(stage.losses) + 1)
+            axis.plot(steps, stage.losses, color=COLOURS[name], lw=0.8, alpha=0.6)
+            axis.plot(steps, pd.Series(stage.losses).rolling(9, 1, center=True).mean(), color=COLOURS[name], lw=2)
+            axis.set(xlabel="optimizer step", title=f"{name}: {stage.n_tokens / 1e3:,.0f}k tokens")
+        axes[0, 0].set_ylabel("cross-entropy, nats a token")
+    return figure
+
+
+def recall_heatmaps(reports: Mapping[str, Report], n_depths: int = 5) -> Figure:
+    """Recall of one of the hidden facts by text length and depth, a heatmap for each model."""
+    edges = np.linspace(0, 1, n_depths + 1)
+    labels = [f"{low:.0%} to {high:.0%}" for low, high in itertools.pairwise(edges)]
+    with plt.rc_context({**_STYLE, "axes.grid": False}):
+        figure, axes = plt.subplots(
+            1, len(reports), figsize=(1.2 + 2.05 * len(reports), 2.6), sharey=True, squeeze=False
+        )
+        for axis, (name, report) in zip(axes[0], reports.items(), strict=True):
+            rows = report.recall.assign(bin=pd.cut(report.recall["depth"], edges, labels=labels, include_lowest=True))
+            table = rows.pivot_table(index="bin", columns="length", values="correct", observed=False)
+            sns.heatmap(
+                table, ax=axis, vmin=0, vmax=1, cmap="viridis", annot=True, fmt=".2f", cbar=False, annot_kws={"size": 7}
+            )
+            axis.set(title=name, xlabel="text length, tokens", ylabel="")
+            axis.title.set_color(COLOURS.get(name, "black"))
+            axis.tick_params(length=0)
+            axis.set_xticklabels(axis.get_xticklabels(), rotation=45)
+        axes[0, 0].set_ylabel("depth of the fact")
+        bar = figure.colorbar(axes[0, -1].collections[0], ax=axes[0].tolist(), pad=0.01, fraction=0.02)
+        bar.set_label("recall")
+    return figure
+
+
+def retention(numbers: Mapping[str, Mapping]) -> Figure:
+    """What each stage gains and keeps, long and short, from the stages' `Report.numbers()`."""
+    first = next(iter(numbers.values()))
+    window, target = min(map(int, first["recall"])), max(map(int, first["recall"]))
+
+    def cell(measured: Mapping, name: str, length: int) -> dict:
+        # Keys are integers when fresh and strings when read from metrics.json.
+        return {int(k): v for k, v in measured[name].items()}[length]
+
+    panels = [
+        (f"recall at {target} tokens", lambda m: cell(m, "recall", target)),
+        (f"NIAH(M) at {target} tokens", lambda m: cell(m, "niah_m", target)),
+        (f"recall at {window} tokens", lambda m: cell(m, "recall", window)),
+        (f"perplexity at {window} tokens", lambda m: {"mean": m["perplexity"]}),
+    ]
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, len(panels), figsize=(10.5, 2.7))
+        for axis, (title, pick) in zip(axes, panels, strict=True):
+            for i, (stage, measured) in enumerate(numbers.items()):
+                value = pick(measured)
+                error = [[value["mean"] - value["low"]], [value["high"] - value["mean"]]] if "low" in value else None
+                axis.bar(i, value["mean"], color=COLOURS[stage], yerr=error, capsize=2, error_kw={"lw": 0.9})
+                text = f"{value['mean']:.2f}" if error else f"{value['mean']:.1f}"
+                top = (i, value.get("high", value["mean"]))
+                axis.annotate(text, top, (0, 2), textcoords="offset points", ha="center", fontsize=7)
+            axis.set_xticks(range(len(numbers)), list(numbers), rotation=35, ha="right")
+            axis.set_title(title)
+            axis.grid(axis="x", visible=False)
+            axis.margins(y=0.12)
+    return figure

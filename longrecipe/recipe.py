@@ -1,0 +1,180 @@
+"""The recipe of one run, stage by stage, from settings: what the notebooks call and sweeps repeat.
+
+H' and token analysis -> stage-1 set -> stage 1, extension -> stage 2, replay -> stage 3, merge; each stage is kept in
+the run's cache folder, so that a run which was killed goes on where it was.
+"""
+
+import functools
+import hashlib
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, load_from_disk
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from longrecipe import corpus, evaluate, facts, models, tokens, train
+from longrecipe.merge import merge
+from longrecipe.params import Params
+from longrecipe.paths import PACKAGE, cache_dir
+from longrecipe.positions import METHODS, Method
+
+# One stream of random numbers for each use, so that a setting of one stage does not shift the draws of another.
+_PROBE, _ANALYSIS, _EXTEND, _REPLAY_LONG, _REPLAY_SHORT = range(5)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run's settings, its data and its cache folder; make one with `prepare`."""
+
+    params: Params
+    tokenizer: PreTrainedTokenizerBase
+    text: corpus.Corpus
+    facts: facts.FactFormat
+    ends: np.ndarray
+    folder: Path
+
+    @property
+    def method(self) -> Method:
+        """The entry of `positions.METHODS` that this run trains with."""
+        return METHODS[self.params.method]
+
+    def base(self) -> PreTrainedModel:
+        """The base model, window W."""
+        return models.load(self.params.model, self.params.scale)
+
+    def raised(self) -> PreTrainedModel:
+        """The base model with its RoPE base raised by the rule to the target T, untrained: the control."""
+        p = self.params
+        return models.load(p.model, p.scale, p.target_length, p.rope_factor)
+
+    def analyse(self) -> tokens.Analysis | None:
+        """Train H' (window W to the probe window, full length), and rank token types by how H' differs from H.
+
+        Returns None for methods that select no sentences.
+        """
+        if self.method.text != "selected":
+            return None
+        p = self.params
+        rng = self._rng(_PROBE)
+        documents = self._documents(p.probe_steps * p.probe_batch_size, p.probe_window, rng)
+        rows = train.rows_of((ids, np.array([len(ids)])) for ids in documents)
+        stage = self._stage("H'", p.probe_steps, p.probe_batch_size, p.probe_learning_rate, "linear")
+        trained = train.run_stage(
+            lambda: models.load(p.model, p.scale, p.probe_window),
+            self._stored("probe", lambda: rows),
+            train.Collator(METHODS["flt"], p.probe_window, p.seed),
+            stage,
+            self.folder / "probe",
+        )
+        scored = self._documents(p.analysis_documents, p.probe_window, self._rng(_ANALYSIS))
+        classes = tokens.token_classes(self.tokenizer)
+        return tokens.analyse(
+            self.base(), trained.load(), np.stack(scored), classes, tokens.CLASSES, p.analysis_top_share
+        )
+
+    def stage_one_set(self, analysis: tokens.Analysis | None) -> Dataset:
+        """The stage-1 set, stored: from each document of T tokens the n tokens that the method trains on."""
+        return self._stored("stage_one", lambda: self._long_rows(self.params.n_documents, analysis, _EXTEND))
+
+    def extend(self, dataset: Dataset) -> train.Trained:
+        """Stage 1, extension: train the model with raised RoPE base on the stage-1 set, at the method's positions."""
+        p = self.params
+        stage = self._stage("extend", p.extend_steps, p.extend_batch_size, p.extend_learning_rate, p.extend_schedule)
+        return train.run_stage(self.raised, dataset, self._collator(0), stage, self.folder / "extend")
+
+    def replay(
+        self, extended: train.Trained, analysis: tokens.Analysis | None, long_share: float | None = None
+    ) -> train.Trained:
+        """Stage 2, replay: short general text at a decaying rate, with long_share of the steps on stage-1 samples.
+
+        long_share defaults to the run's replay_long_share; 0 is the paper's setting.
+        """
+        p = self.params
+        share = p.replay_long_share if long_share is None else long_share
+        n_long = round(p.replay_steps * share)
+
+        def rows() -> list[dict]:
+            rng = self._rng(_REPLAY_SHORT)
+            count = (p.replay_steps - n_long) * p.replay_batch_size
+            short = (facts.short_sample(self.text.train, self.facts, p.window, rng) for _ in range(count))
+            short_rows = train.rows_of(((ids, np.array([len(ids)])) for ids in short), long=False)
+            long_rows = self._long_rows(n_long * p.replay_batch_size, analysis, _REPLAY_LONG) if n_long else []
+            return train.interleave(long_rows, short_rows, p.replay_batch_size)
+
+        name = f"replay-{n_long}-of-{p.replay_steps}-long"
+        stage = self._stage("replay", p.replay_steps, p.replay_batch_size, p.replay_learning_rate, p.replay_schedule)
+        stage = replace(stage, warmup_steps=0)
+        dataset = self._stored(name, rows)
+        return train.run_stage(extended.load, dataset, self._collator(1), stage, self.folder / name)
+
+    def merge(self, replayed: train.Trained, weight: float | None = None) -> PreTrainedModel:
+        """Stage 3, merge: weight * original + (1 - weight) * replayed, in the extended configuration.
+
+        weight defaults to the run's merge_weight; the paper's is 0.5.
+        """
+        p = self.params
+        weight = p.merge_weight if weight is None else weight
+        out = self.folder / f"{replayed.folder.parent.name}-merged-{weight:g}"
+        shutil.rmtree(out, ignore_errors=True)
+        merge(models.folder_of(p.model, p.scale), replayed.folder, out, weight)
+        self.tokenizer.save_pretrained(out)
+        return models.load(out)
+
+    def measure(self, network: PreTrainedModel) -> evaluate.Report:
+        """Recall by length and depth, NIAH(M), short perplexity; the same held-out documents for every model."""
+        p = self.params
+        return evaluate.report(
+            network, self.text.held_out, self.facts, p.eval_lengths, p.eval_documents, p.eval_facts, p.seed
+        )
+
+    def _rng(self, stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.params.seed, stream])
+
+    def _documents(self, count: int, length: int, rng: np.random.Generator) -> list[np.ndarray]:
+        return [facts.document(self.text.train, self.facts, length, rng) for _ in range(count)]
+
+    def _long_rows(self, count: int, analysis: tokens.Analysis | None, stream: int) -> list[dict]:
+        p, rng = self.params, self._rng(stream)
+        anchors = None
+        if analysis is not None:
+            names = analysis.anchors(p.anchor_count)
+            anchors = np.isin(np.array(tokens.CLASSES)[tokens.token_classes(self.tokenizer)], names)
+        documents = self._documents(count, p.target_length, rng)
+        return train.rows_of(
+            train.sample_of(ids, self.method, p.train_length, self.ends, anchors, rng) for ids in documents
+        )
+
+    def _stored(self, name: str, make_rows) -> Dataset:
+        folder = self.folder / "data" / name
+        return load_from_disk(str(folder)) if folder.is_dir() else train.store(make_rows(), folder)
+
+    def _collator(self, stream: int) -> train.Collator:
+        return train.Collator(self.method, self.params.target_length, seed=2 * self.params.seed + stream)
+
+    def _stage(self, name: str, steps: int, batch_size: int, rate: float, schedule: str) -> train.Stage:
+        p = self.params
+        return train.Stage(name, steps, batch_size, rate, schedule, p.warmup_steps, p.save_steps, p.seed, p.precision)
+
+
+def prepare(params: Params) -> Recipe:
+    """Load what a run needs: tokenizer, text, fact format; and name its cache folder.
+
+    The folder's name holds the hash of all settings and of this package's code, so that a run never goes on with what
+    other settings or other code had left.
+    """
+    tokenizer = models.load_tokenizer(params.model, params.scale)
+    text = corpus.load_english(tokenizer)
+    name = f"{params.model}-{params.method}-{params.key}-{_code_hash()}"
+    ends = corpus.sentence_end_ids(tokenizer)
+    return Recipe(params, tokenizer, text, facts.fact_format(tokenizer), ends, cache_dir() / name)
+
+
+@functools.cache
+def _code_hash() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*")):
+        if path.suffix in (".py", ".safetensors", ".json"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]

@@ -1,0 +1,151 @@
+"""The RoPE base for a longer window: the rule, and a model configuration that follows it (paper, section 4.3)."""
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+
+
+def ntk_base(base: float, head_dim: int, window: int, target_length: int, factor: float | None = None) -> float:
+    """Raise the RoPE base so that the slowest rotations stay in known territory over a longer window.
+
+    base' = base * (f * T/W - (f - 1)) ** (d / (d - 2)), the "dynamic NTK" form with f = T/W. The paper prints the
+    bases (Table 4) and not the rule; this reading gives them: Llama3 500k, d 128, 8192 -> 81920 tokens: 48.9M.
+
+    Args:
+        base: RoPE base (theta) of the model as it is.
+        head_dim: d, the number of rotated dimensions of an attention head; even, above 2.
+        window: W, the model's own context window, in tokens.
+        target_length: T, the window wanted, in tokens; not below W. T == W gives the base back.
+        factor: f, at least 1; T/W if not given.
+
+    Returns:
+        The raised base, as a float.
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
+    if not (math.isfinite(base) and base > 0):
+        raise ValueError(f"base is {base}, but must be a positive number, such as the rope_theta 500000.0 of Llama3")
+    _check_head_dim(head_dim)
+    if window <= 0:
+        raise ValueError(f"window is {window}, but must be above 0; pass the model's own context window in tokens")
+    if target_length < window:
+        raise ValueError(
+            f"target_length is {target_length}, below the window of {window} tokens; RoPE needs raising only for a "
+            f"longer window, so pass {window} or more"
+        )
+    if factor is None:
+        factor = target_length / window
+    if not (math.isfinite(factor) and factor >= 1):
+        raise ValueError(f"factor is {factor}, but must be 1 or more; leave it out for target_length / window")
+    # 1 + f (T/W - 1) is the docstring's bracket, put so that T == W gives exactly 1.
+    stretch = 1 + factor * (target_length / window - 1)
+    return float(base * stretch ** (head_dim / (head_dim - 2)))
+
+
+def wavelengths(base: float, head_dim: int) -> np.ndarray:
+    """Give the wavelength of every RoPE dimension pair: lambda_i = 2 pi base ** (2i / d), i = 0 .. d/2 - 1.
+
+    Args:
+        base: RoPE base (theta), positive.
+        head_dim: d, the number of rotated dimensions of a head; even, above 2.
+
+    Returns:
+        float64 array [head_dim // 2], in tokens, shortest first. A pair with a wavelength above the trained window
+        has never been seen through a whole turn: those are what a longer window breaks.
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
+    if not (math.isfinite(base) and base > 0):
+        raise ValueError(f"base is {base}, but must be a positive number, such as the rope_theta 500000.0 of Llama3")
+    _check_head_dim(head_dim)
+    return 2 * np.pi * float(base) ** (np.arange(0, head_dim, 2) / head_dim)
+
+
+def extend_config(config: Any, target_length: int, factor: float | None = None, window: int | None = None) -> Any:
+    """Copy a transformers configuration with the RoPE base raised by `ntk_base` for a longer window (section 4.3).
+
+    Give the copy to `from_pretrained(..., config=...)`: a model computes its rotations once, when it is built.
+
+    Args:
+        config: any configuration with standard RoPE (rope_type "default").
+        target_length: T, in tokens; becomes max_position_embeddings.
+        factor: f of the rule; T/W if not given.
+        window: W, in tokens; max_position_embeddings if not given. Pass it where the configuration promises more
+            than the model was trained on.
+
+    Returns:
+        A deep copy; the configuration given is not changed.
+
+    Raises:
+        ValueError: another rope_type, no RoPE base, or a value that `ntk_base` refuses.
+    """
+    parameters = _rope_parameters(config)
+    rope_type = parameters.get("rope_type", parameters.get("type", "default"))
+    if rope_type != "default":
+        raise ValueError(
+            f"rope_type is {rope_type!r}, but the rule is for 'default' only, as {rope_type!r} scales positions in its "
+            'own way; set config.rope_parameters to {"rope_type": "default", "rope_theta": ...} first'
+        )
+    if window is None:
+        window = config.max_position_embeddings
+    # Some families rotate a part of each head only; the rule's d counts what turns.
+    partial = parameters.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
+    rotated = int(head_dim(config) * (1.0 if partial is None else partial))
+    theta = ntk_base(rope_theta(config), rotated, window, target_length, factor)
+
+    extended = copy.deepcopy(config)
+    if getattr(extended, "rope_parameters", None):
+        extended.rope_parameters["rope_theta"] = theta
+    if getattr(extended, "rope_theta", None) is not None:
+        extended.rope_theta = theta
+    extended.max_position_embeddings = target_length
+    return extended
+
+
+def rope_theta(config: Any) -> float:
+    """Read the RoPE base theta_i = base ** (-2i / d) is built on, wherever this transformers version keeps it.
+
+    Raises:
+        ValueError: the configuration has no RoPE base, or one for each layer type.
+    """
+    theta = _rope_parameters(config).get("rope_theta", getattr(config, "rope_theta", None))
+    if theta is None:
+        raise ValueError(
+            f"{type(config).__name__} has no rope_theta, in rope_parameters or beside it; the model must use RoPE, "
+            "as Llama, Mistral and Qwen2 do"
+        )
+    return float(theta)
+
+
+def head_dim(config: Any) -> int:
+    """Read the width d of one attention head: config.head_dim, else hidden_size // num_attention_heads."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def _check_head_dim(head_dim: int) -> None:
+    if head_dim <= 2 or head_dim % 2:
+        raise ValueError(
+            f"head_dim is {head_dim}, but must be even and above 2, as RoPE turns pairs of dimensions; pass "
+            "hidden_size // num_attention_heads, such as 128"
+        )
+
+
+def _rope_parameters(config: Any) -> dict[str, Any]:
+    # Before transformers 5 the same dictionary was rope_scaling, without the base, or None.
+    for name in ("rope_parameters", "rope_scaling"):
+        parameters = getattr(config, name, None)
+        if parameters:
+            break
+    else:
+        return {}
+    nested = [key for key, value in parameters.items() if isinstance(value, dict)]
+    if nested:
+        raise ValueError(
+            f"rope_parameters holds one RoPE for each layer type ({', '.join(nested)}), but the rule needs a single "
+            "one; raise each base by ntk_base and set it yourself"
+        )
+    return parameters

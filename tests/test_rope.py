@@ -1,0 +1,171 @@
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen2Config
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from longrecipe.rope import extend_config, head_dim, ntk_base, rope_theta, wavelengths
+
+# (base, window, target_length) and the base printed in the paper's Table 4, all with d = 128.
+TABLE_4 = [
+    (500_000, 8192, 81_920, 48.9e6),
+    (500_000, 8192, 131_072, 131.5e6),
+    (1_000_000, 32_768, 131_072, 13.5e6),
+]
+bases = st.floats(1e3, 1e7)
+even = st.integers(2, 128).map(lambda half: 2 * half)
+windows = st.integers(1, 1 << 17)
+
+
+@pytest.mark.parametrize(("base", "window", "target_length", "printed"), TABLE_4)
+def test_rule_gives_the_paper_s_bases(base, window, target_length, printed):
+    assert ntk_base(base, 128, window, target_length) == pytest.approx(printed, abs=0.05e6)  # printed to 0.1M
+
+
+def test_rule_is_the_dynamic_ntk_of_transformers():
+    config = LlamaConfig(
+        hidden_size=64,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 3.0},
+    )
+    inv_freq, _ = ROPE_INIT_FUNCTIONS["dynamic"](config, device="cpu", seq_len=1024)
+    base = ntk_base(10_000.0, 16, 256, 1024, factor=3.0)
+    np.testing.assert_allclose(wavelengths(base, 16), 2 * np.pi / inv_freq.numpy(), rtol=1e-5)
+
+
+@given(base=bases, d=even, window=windows, factor=st.none() | st.floats(1, 100))
+def test_the_same_window_gives_the_base_back(base, d, window, factor):
+    assert ntk_base(base, d, window, window, factor) == base
+
+
+@given(base=bases, d=even, window=windows, more=st.integers(1, 1000), factor=st.floats(1, 100))
+def test_base_rises_with_the_target_and_the_factor(base, d, window, more, factor):
+    target_length = window + more
+    assert base < ntk_base(base, d, window, target_length) < ntk_base(base, d, window, target_length + more)
+    assert ntk_base(base, d, window, target_length, factor) <= ntk_base(base, d, window, target_length, factor + 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": 0}, "base is 0"),
+        ({"base": float("nan")}, "base is nan"),
+        ({"base": float("inf")}, "base is inf"),
+        ({"head_dim": 2}, "head_dim is 2"),
+        ({"head_dim": 7}, "head_dim is 7"),
+        ({"window": 0}, "window is 0"),
+        ({"target_length": 255}, "target_length is 255, below the window of 256"),
+        ({"factor": 0.5}, "factor is 0.5"),
+        ({"factor": float("nan")}, "factor is nan"),
+    ],
+)
+def test_bad_values_are_refused(changes, message):
+    arguments = {"base": 1e4, "head_dim": 32, "window": 256, "target_length": 4096} | changes
+    with pytest.raises(ValueError, match=message):
+        ntk_base(**arguments)
+
+
+def test_wavelengths_are_in_tokens_from_one_radian_a_token():
+    lambdas = wavelengths(10_000.0, 8)
+    np.testing.assert_allclose(lambdas, 2 * np.pi * np.array([1, 10, 100, 1000]))
+    assert lambdas.dtype == np.float64
+    assert (np.diff(wavelengths(500_000, 128)) > 0).all()
+    with pytest.raises(ValueError, match="head_dim is 5"):
+        wavelengths(10_000.0, 5)
+    with pytest.raises(ValueError, match="base is -1"):
+        wavelengths(-1, 8)
+
+
+@pytest.mark.parametrize("family", [LlamaConfig, MistralConfig, Qwen2Config])
+def test_extend_config_copies_and_raises(family, tmp_path):
+    config = family(
+        hidden_size=64,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+    )
+    before = copy.deepcopy(config.to_dict())
+    extended = extend_config(config, 4096)
+    assert config.to_dict() == before
+    assert type(extended) is family
+    assert rope_theta(extended) == ntk_base(500_000.0, 16, 256, 4096)
+    assert extended.max_position_embeddings == 4096
+    extended.save_pretrained(tmp_path)
+    assert family.from_pretrained(tmp_path).rope_parameters == extended.rope_parameters
+
+
+def test_extend_config_takes_factor_and_window():
+    config = LlamaConfig(hidden_size=64, num_attention_heads=4, max_position_embeddings=1024)
+    extended = extend_config(config, 4096, factor=2.0, window=512)
+    assert rope_theta(extended) == ntk_base(10_000.0, 16, 512, 4096, factor=2.0)
+    with pytest.raises(ValueError, match="below the window of 1024"):
+        extend_config(config, 512)
+
+
+def test_the_model_turns_by_the_raised_base():
+    from transformers import LlamaForCausalLM
+
+    small = {"vocab_size": 16, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = extend_config(LlamaConfig(**small, num_attention_heads=2, max_position_embeddings=64), 1024)
+    inv_freq = LlamaForCausalLM(config).model.rotary_emb.inv_freq
+    np.testing.assert_allclose(2 * np.pi / inv_freq.numpy(), wavelengths(rope_theta(config), 16), rtol=1e-5)
+
+
+def test_only_the_rotated_part_of_a_head_counts():
+    from transformers import PhiConfig
+
+    config = PhiConfig(hidden_size=64, num_attention_heads=2, max_position_embeddings=256)
+    assert config.rope_parameters["partial_rotary_factor"] == 0.5
+    assert rope_theta(extend_config(config, 1024)) == ntk_base(10_000.0, 16, 256, 1024)
+
+
+def test_configurations_of_older_versions():
+    config = SimpleNamespace(
+        rope_theta=10_000.0,
+        rope_scaling=None,
+        hidden_size=64,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+    )
+    extended = extend_config(config, 1024)
+    assert head_dim(config) == 16
+    assert extended.rope_theta == ntk_base(10_000.0, 16, 256, 1024)
+    assert config.rope_theta == 10_000.0
+    config.rope_scaling = {"type": "linear", "factor": 2.0}
+    with pytest.raises(ValueError, match="'linear'"):
+        extend_config(config, 1024)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+        {"rope_type": "linear", "factor": 4.0},
+    ],
+)
+def test_other_rope_types_are_refused_by_name(parameters):
+    config = LlamaConfig(rope_parameters=parameters | {"rope_theta": 10_000.0}, max_position_embeddings=256)
+    with pytest.raises(ValueError, match=f"rope_type is '{parameters['rope_type']}'"):
+        extend_config(config, 1024)
+
+
+def test_one_rope_for_each_layer_type_is_refused():
+    from transformers import Gemma3TextConfig
+
+    with pytest.raises(ValueError, match="sliding_attention"):
+        extend_config(Gemma3TextConfig(), 1 << 18)
+
+
+def test_no_rope_is_refused():
+    with pytest.raises(ValueError, match="GPT2Config has no rope_theta"):
+        extend_config(GPT2Config(), 4096)
+
+
+def test_head_dim_prefers_the_stated_one():
+    assert head_dim(LlamaConfig(hidden_size=64, num_attention_heads=4, head_dim=32)) == 32
+    assert head_dim(SimpleNamespace(head_dim=None, hidden_size=64, num_attention_heads=4)) == 16
