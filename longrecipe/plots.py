@@ -77,9 +77,8 @@ def position_map(collator: Collator, rows: Sequence[dict], window: int) -> Figur
         n = len(positions)
         left.axline((0, 0), slope=1, color="black", lw=0.8, ls=":", label="as read, contiguous")
         left.axhline(window, color="black", lw=0.8, ls="--")
-        left.annotate(
-            " base window", (1, window), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
-        )
+        label = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom", "fontsize": 8}
+        left.annotate("base window", (1, window), **label)
         left.set(xlabel="token index in the sample", ylabel="position index", xlim=(0, n), ylim=(0, target))
         left.set_title(f"Positions of {n} tokens in a window of {target}")
         left.legend(markerscale=6, fontsize=7, loc="upper left")

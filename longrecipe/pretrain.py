@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from longrecipe.corpus import Corpus, english_texts, load_english
 from longrecipe.facts import FactFormat, fact_format, short_sample
@@ -74,7 +74,7 @@ def make_mini(model: str, folder: Path, seed: int = 0, settings: Curriculum | No
     tokenizer, network = build_tokenizer(), new_mini(model, seed)
     text = load_english(tokenizer)
     start = time.perf_counter()
-    rows = pretrain(network, tokenizer, text, fact_format(tokenizer), np.random.default_rng(seed), settings)
+    rows = pretrain(network, text, fact_format(tokenizer), np.random.default_rng(seed), settings)
     seconds = time.perf_counter() - start
     frame = pd.DataFrame(rows)
     save(network.to(torch.float16), tokenizer, folder)
@@ -95,7 +95,7 @@ def make_mini(model: str, folder: Path, seed: int = 0, settings: Curriculum | No
 
 
 def card(training: Mapping, numbers: Mapping, n_parameters: int, rope_theta: float) -> str:
-    """The model card of a mini model (Markdown): how it was made (training.json) and what it can do (Report numbers)."""
+    """The card of a mini model (Markdown): how it was made (training.json), what it can do (`Report.numbers()`)."""
     recall = " | ".join(f"{cell['mean']:.3f}" for cell in numbers["recall"].values())
     prompts = " | ".join(str(cell["prompts"]) for cell in numbers["recall"].values())
     lengths = list(numbers["recall"])
@@ -106,7 +106,7 @@ library_name: transformers
 ---
 # Mini {training["model"]}
 
-A language model of {n_parameters / 1e6:.2f}M parameters with a context window of {WINDOW} tokens, made to be extended by
+A language model of {n_parameters / 1e6:.2f}M parameters with a window of {WINDOW} tokens, made to be extended by
 longrecipe in minutes on a CPU. RoPE base {rope_theta:g}. Not for use as a language model.
 
 **How made**: from random weights (seed {training["seed"]}), {steps["A"]} steps on bare key-value pairs, then
@@ -146,7 +146,6 @@ def pair_batch(
 
 def pretrain(
     network: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
     corpus: Corpus,
     facts: FactFormat,
     rng: np.random.Generator,

@@ -93,7 +93,7 @@ def summary() -> str:
         "# Results",
         "",
         "Written by `python -m longrecipe.results` from the metrics.json of each run; do not edit.",
-        "All rows are measured, at scale mini. Recall is that of one of 4 planted facts, with a bootstrap interval over",
+        "All rows are measured, at scale mini. Recall is that of one of 4 planted facts, its interval a bootstrap over",
         "the documents of one run (not over seeds). `paper/` holds the paper's numbers, quoted.",
         "",
         f"| {head} |",

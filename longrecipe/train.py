@@ -181,9 +181,8 @@ def run_stage(
         if record["stage"] != settings:
             raise ValueError(f"{folder} holds {stage.name} with other settings; delete the folder or use another one.")
         log.info("%s was finished before: loaded from %s", stage.name, folder)
-        return Trained(
-            stage.name, folder / "model", record["losses"], record["seconds"], record["n_tokens"], stage.steps
-        )
+        numbers = (record[name] for name in ("losses", "seconds", "n_tokens"))
+        return Trained(stage.name, folder / "model", *numbers, resumed_from=stage.steps)
     network = make_network()
     if collator.method.positions is not None:
         check_skipped_positions(network)
