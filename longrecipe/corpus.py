@@ -22,27 +22,32 @@ class Corpus:
     sha256: str
 
 
+def reference_texts() -> list[str]:
+    """Python's language reference (`pydoc_data.topics`), about 80 texts, cleaned as `english_texts` says."""
+    # Imported here: half a megabyte of text that most uses of this module do not need.
+    from pydoc_data.topics import topics
+
+    return [_clean(topics[name]) for name in sorted(topics)]
+
+
 def english_texts() -> list[str]:
     """Real English that every CPython carries: the language reference and the longer docstrings, about 1,300 texts.
 
-    The topics of `pydoc_data.topics`, then the docstrings of 200 characters and more of the standard library's
+    `reference_texts()`, then the docstrings of 200 characters and more of the standard library's
     top-level modules, cleaned: ASCII only, markup rules and quotes dropped, runs of blanks closed, and digits removed,
     so that every number in the mini experiments is a planted fact. The wording differs a little between Python
     versions. Raises FileNotFoundError where the standard library has no source files.
     """
-    # Imported here: half a megabyte of text that most uses of this module do not need.
-    from pydoc_data.topics import topics
-
     modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     if not modules:
         raise FileNotFoundError(f"no modules in {sysconfig.get_path('stdlib')}: this Python ships without its source.")
-    texts = [topics[name] for name in sorted(topics)]
+    texts = []
     for path in modules:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         nodes = (n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef))
         docstrings = (ast.get_docstring(node) or "" for node in nodes)
         texts += [text for text in docstrings if len(text) >= 200]
-    return [_clean(text) for text in texts]
+    return reference_texts() + [_clean(text) for text in texts]
 
 
 def _clean(text: str) -> str:
@@ -59,10 +64,12 @@ def load_english(tokenizer: PreTrainedTokenizerBase, held_out_every: int = 20) -
     if held_out_every < 2:
         raise ValueError(f"held_out_every = {held_out_every}: at least 2, or nothing is left to train on.")
     texts = english_texts()
-    held = "\n\n".join(texts[::held_out_every])
-    train = "\n\n".join(t for i, t in enumerate(texts) if i % held_out_every)
+    held = texts[::held_out_every]
+    held_set = set(held)
+    # A few docstrings occur twice; a copy of a held-out text must not be trained on.
+    train = [text for text in texts if text not in held_set]
     digest = hashlib.sha256("\n\n".join(texts).encode()).hexdigest()
-    return Corpus(_encode(tokenizer, train), _encode(tokenizer, held), digest)
+    return Corpus(_encode(tokenizer, "\n\n".join(train)), _encode(tokenizer, "\n\n".join(held)), digest)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:

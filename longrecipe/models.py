@@ -59,7 +59,9 @@ def folder_of(model: str | Path, scale: str = "mini") -> Path:
 
     Raises FileNotFoundError that says what there is.
     """
-    folder = Path(model) if Path(model).is_dir() or scale != "mini" else mini_model_dir(str(model))
+    shipped = mini_model_dir(str(model))
+    named = scale == "mini" and Path(model).name == str(model) and (shipped / "config.json").is_file()
+    folder = shipped if named else Path(model)
     if not (folder / "config.json").is_file():
         known = ", ".join(sorted(p.name for p in mini_model_dir("").glob("*") if p.is_dir())) or "none"
         raise FileNotFoundError(

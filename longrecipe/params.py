@@ -17,6 +17,8 @@ from longrecipe.positions import METHODS
 SCALES = ("mini", "small", "paper")
 # What IPython keeps in a notebook's namespace beside the parameters cell.
 _IPYTHON_NAMES = {"In", "Out", "get_ipython", "exit", "quit", "open"}
+# Those of transformers.Trainer that need no arguments of their own.
+Schedule = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt", "constant"]
 
 
 class ParamsError(ValueError):
@@ -52,13 +54,13 @@ class Params(BaseModel):
     extend_steps: int = Field(ge=1)
     extend_batch_size: int = Field(ge=1, description="samples a step")
     extend_learning_rate: float = Field(gt=0)
-    extend_schedule: str = Field(description="a schedule of transformers.Trainer, for instance linear or cosine")
+    extend_schedule: Schedule = Field(description="a schedule of transformers.Trainer, for instance linear or cosine")
     warmup_steps: int = Field(ge=0)
 
     replay_steps: int = Field(ge=1)
     replay_batch_size: int = Field(ge=1, description="samples a step")
     replay_learning_rate: float = Field(gt=0)
-    replay_schedule: str = Field(description="a schedule of transformers.Trainer that decays")
+    replay_schedule: Schedule = Field(description="a schedule of transformers.Trainer that decays")
     replay_long_share: float = Field(ge=0, lt=1, description="share of replay steps on stage-1 samples; paper: 0")
     merge_weight: float = Field(ge=0, le=1, description="weight of the original model; paper: 0.5")
 
@@ -96,6 +98,10 @@ class Params(BaseModel):
                 f"probe_window = {self.probe_window}: must lie above window = {self.window} "
                 f"and at most at target_length = {self.target_length}"
             )
+        if self.n_documents < self.extend_batch_size:
+            raise ValueError(
+                f"n_documents = {self.n_documents}: must fill a batch of extend_batch_size = {self.extend_batch_size}"
+            )
         if self.train_length < 16:
             raise ValueError(
                 f"ratio = {self.ratio}: gives {self.train_length} tokens a sample; at least 16 are needed, "
@@ -115,7 +121,7 @@ def load(model: str, scale: str = "mini", **overrides: Any) -> Params:
     model may also be the path of a params file of your own (`.yaml`); scale then comes from the file.
     Raises ParamsError that lists what is allowed, for an unknown model, scale or key and for impossible values.
     """
-    path = Path(model)
+    path = Path(str(model))
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise ParamsError(f"model = {model!r}: there is no such params file.")

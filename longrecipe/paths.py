@@ -44,3 +44,11 @@ def results_dir() -> Path:
 def cache_dir() -> Path:
     """Where heavy, re-creatable files go (datasets, checkpoints, weights): `$LONGRECIPE_CACHE` or `<root>/cache`."""
     return Path(os.environ.get("LONGRECIPE_CACHE") or root() / "cache").resolve()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -2,13 +2,16 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from transformers import PreTrainedConfig
 
+from longrecipe import rope
 from longrecipe.evaluate import Report
 from longrecipe.tokens import Analysis
 from longrecipe.train import Collator, Trained
@@ -21,6 +24,8 @@ COLOURS = {
     "extended": "#0072B2",
     "replayed": "#E69F00",
     "merged": "#009E73",
+    "replayed, short text only": "#F0C66B",
+    "paper's setting": "#D55E00",
 }
 _STYLE = {
     "figure.dpi": 110,
@@ -57,6 +62,37 @@ def token_shift(analysis: Analysis, anchors: Sequence[str], window: int) -> Figu
         right.annotate(" base window", (window, 0.97), xycoords=("data", "axes fraction"), va="top", fontsize=8)
         right.set(xlabel="position index, tokens", ylabel="share of top tokens", title="Share by position (mean of 33)")
         right.legend(fontsize=7, loc="center left")
+    return figure
+
+
+def pretraining(log: pd.DataFrame) -> Figure:
+    """How a mini model was made: accuracy on bare pairs (phase A), then loss on text with facts (phase B)."""
+    with plt.rc_context(_STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.7))
+        for pairs, rows in log.query("phase == 'A'").groupby("pairs"):
+            left.plot(rows.index + 1, rows["accuracy"], label=f"{pairs:.0f} pairs")
+        left.set(xlabel="optimizer step", ylabel="recall of pairs (running mean)", title="Phase A: bare pairs")
+        left.legend(fontsize=7)
+        for length, rows in log.query("phase == 'B'").groupby("length"):
+            right.plot(rows.index + 1, rows["loss"].rolling(9, 1).mean(), label=f"{length:.0f} tokens")
+        right.set(xlabel="optimizer step", ylabel="cross-entropy, nats a token", title="Phase B: text with facts")
+        right.legend(fontsize=7, title="window", title_fontsize=7)
+    return figure
+
+
+def wavelengths(config: PreTrainedConfig, target_length: int) -> Figure:
+    """RoPE's wavelength of each pair of dimensions, before and after the base is raised for target_length tokens."""
+    with plt.rc_context(_STYLE):
+        figure, axis = plt.subplots(figsize=(5.5, 2.8))
+        for name, each in {"base": config, "RoPE rule alone": rope.extend_config(config, target_length)}.items():
+            theta = rope.rope_theta(each)
+            label = f"{name}, RoPE base {theta:,.0f}"
+            axis.plot(rope.wavelengths(theta, rope.head_dim(each)), "o-", ms=3, color=COLOURS[name], label=label)
+        for length, name in ((config.max_position_embeddings, "base window"), (target_length, "target")):
+            axis.axhline(length, color="black", lw=0.8, ls="--")
+            axis.annotate(f"{name}, {length} tokens", (0, length), (0, 2), textcoords="offset points", fontsize=7)
+        axis.set(yscale="log", xlabel="pair of dimensions of a head", ylabel="wavelength, tokens")
+        axis.legend(fontsize=7, loc="lower right")
     return figure
 
 
@@ -159,3 +195,10 @@ def retention(numbers: Mapping[str, Mapping]) -> Figure:
             axis.grid(axis="x", visible=False)
             axis.margins(y=0.12)
     return figure
+
+
+def save(folder: Path, figures: Mapping[str, Figure]) -> None:
+    """Write figures as PNG into `<folder>/figures`, named by their keys."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / "figures" / f"{name}.png", dpi=150)

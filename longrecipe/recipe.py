@@ -7,6 +7,7 @@ the run's cache folder, so that a run which was killed goes on where it was.
 import functools
 import hashlib
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,11 +79,15 @@ class Recipe:
         """The stage-1 set, stored: from each document of T tokens the n tokens that the method trains on."""
         return self._stored("stage_one", lambda: self._long_rows(self.params.n_documents, analysis, _EXTEND))
 
+    def collator(self, stream: int = 0) -> train.Collator:
+        """What makes batches of this run's samples: stream 0 draws the positions of stage 1, stream 1 of replay."""
+        return train.Collator(self.method, self.params.target_length, seed=2 * self.params.seed + stream)
+
     def extend(self, dataset: Dataset) -> train.Trained:
         """Stage 1, extension: train the model with raised RoPE base on the stage-1 set, at the method's positions."""
         p = self.params
         stage = self._stage("extend", p.extend_steps, p.extend_batch_size, p.extend_learning_rate, p.extend_schedule)
-        return train.run_stage(self.raised, dataset, self._collator(0), stage, self.folder / "extend")
+        return train.run_stage(self.raised, dataset, self.collator(0), stage, self.folder / "extend")
 
     def replay(
         self, extended: train.Trained, analysis: tokens.Analysis | None, long_share: float | None = None
@@ -107,7 +112,7 @@ class Recipe:
         stage = self._stage("replay", p.replay_steps, p.replay_batch_size, p.replay_learning_rate, p.replay_schedule)
         stage = replace(stage, warmup_steps=0)
         dataset = self._stored(name, rows)
-        return train.run_stage(extended.load, dataset, self._collator(1), stage, self.folder / name)
+        return train.run_stage(extended.load, dataset, self.collator(1), stage, self.folder / name)
 
     def merge(self, replayed: train.Trained, weight: float | None = None) -> PreTrainedModel:
         """Stage 3, merge: weight * original + (1 - weight) * replayed, in the extended configuration.
@@ -146,12 +151,9 @@ class Recipe:
             train.sample_of(ids, self.method, p.train_length, self.ends, anchors, rng) for ids in documents
         )
 
-    def _stored(self, name: str, make_rows) -> Dataset:
+    def _stored(self, name: str, make_rows: Callable[[], list[dict]]) -> Dataset:
         folder = self.folder / "data" / name
         return load_from_disk(str(folder)) if folder.is_dir() else train.store(make_rows(), folder)
-
-    def _collator(self, stream: int) -> train.Collator:
-        return train.Collator(self.method, self.params.target_length, seed=2 * self.params.seed + stream)
 
     def _stage(self, name: str, steps: int, batch_size: int, rate: float, schedule: str) -> train.Stage:
         p = self.params
@@ -178,3 +180,33 @@ def _code_hash() -> str:
         if path.suffix in (".py", ".safetensors", ".json"):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
+
+
+def verdict(numbers: Mapping[str, Mapping], params: Params) -> dict[str, bool]:
+    """The claims that a run is judged by, from the stages' `Report.numbers()`: for each, whether it holds.
+
+    Thresholds are this kit's own for its default run: the base cannot read T tokens, the extended and the merged model
+    can, and the merged one keeps what the base could do in its window.
+    """
+
+    def recall(stage: str, length: int) -> float:
+        return numbers[stage]["recall"][length]["mean"]
+
+    window, target = params.window, params.target_length
+    checks = {f"base: recall at {target} tokens is 0.05 or less": recall("base", target) <= 0.05}
+    if "merged" in numbers:
+        final, base = numbers["merged"], numbers["base"]
+        checks |= {
+            f"extended: recall at {target} tokens is 0.85 or more": recall("extended", target) >= 0.85,
+            f"merged: recall at {target} tokens is 0.85 or more": recall("merged", target) >= 0.85,
+            f"merged: recall at {window} tokens is the base's minus 0.02 or more": (
+                recall("merged", window) >= recall("base", window) - 0.02
+            ),
+            f"merged: perplexity at {window} tokens is 1.05 times the base's or less": (
+                final["perplexity"] <= 1.05 * base["perplexity"]
+            ),
+        }
+    else:
+        control = recall("RoPE rule alone", target)
+        checks[f"RoPE rule alone: recall at {target} tokens is 0.85 or more"] = control >= 0.85
+    return checks

@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import pandas as pd
 import torch
 
 from longrecipe.params import Params
-from longrecipe.paths import results_dir, root
+from longrecipe.paths import results_dir, root, write_text
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
 
@@ -24,14 +23,6 @@ def run_dir(params: Params, experiment: str = "train") -> Path:
     """The folder of a run: `results/<experiment>/<model>-<method>-<T>-seed<seed>-<key of all settings>`."""
     name = f"{params.model}-{params.method}-{params.target_length}-seed{params.seed}-{params.key}"
     return results_dir() / experiment / name
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def save(

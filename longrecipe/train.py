@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -24,6 +23,7 @@ from transformers import (
 from longrecipe.attention import check_skipped_positions
 from longrecipe.corpus import select, sentence_lengths
 from longrecipe.models import autocast_dtype, load
+from longrecipe.paths import write_text
 from longrecipe.positions import Method
 
 log = logging.getLogger(__name__)
@@ -175,11 +175,16 @@ def run_stage(
     `check_skipped_positions` must pass. Args: make_network: builds the model to start from. Returns a Trained.
     Raises SkippedPositionsError from the guard, and ValueError where folder holds a stage of other settings.
     """
+    if len(dataset) < stage.batch_size:
+        # Trainer would drop the only batch, train nothing and say that it had finished.
+        raise ValueError(
+            f"{stage.name}: {len(dataset)} samples do not fill one batch of batch_size = {stage.batch_size}."
+        )
     settings, done = asdict(stage), folder / "stage.json"
-    if done.is_file():
-        record = json.loads(done.read_text(encoding="utf-8"))
-        if record["stage"] != settings:
-            raise ValueError(f"{folder} holds {stage.name} with other settings; delete the folder or use another one.")
+    record = json.loads(done.read_text(encoding="utf-8")) if done.is_file() else {"stage": settings}
+    if record["stage"] != settings:
+        raise ValueError(f"{folder} holds {stage.name} with other settings; delete the folder or use another one.")
+    if "losses" in record:
         log.info("%s was finished before: loaded from %s", stage.name, folder)
         numbers = (record[name] for name in ("losses", "seconds", "n_tokens"))
         return Trained(stage.name, folder / "model", *numbers, resumed_from=stage.steps)
@@ -191,17 +196,22 @@ def run_stage(
     resumed_from = int(checkpoint.name.split("-")[-1]) if checkpoint else None
     if checkpoint:
         log.info("%s resumed from step %d", stage.name, resumed_from)
-    trainer = _trainer(network, dataset, collator, stage, checkpoints)
+    write_text(done, json.dumps(record, indent=1))
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if resumed_from == stage.steps:
+        # Killed after its last step; Trainer would take one step more.
+        network = load(checkpoint)
+        history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    else:
+        trainer = _trainer(network, dataset, collator, stage, checkpoints)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        history = trainer.state.log_history
     seconds = time.perf_counter() - start
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    losses = [entry["loss"] for entry in history if "loss" in entry]
     n_tokens = _tokens_seen(dataset, stage)
     network.save_pretrained(folder / "model")
-    record = {"stage": settings, "losses": losses, "seconds": seconds, "n_tokens": n_tokens}
-    temporary = folder / "stage.json.tmp"
-    temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    os.replace(temporary, done)
+    record |= {"losses": losses, "seconds": seconds, "n_tokens": n_tokens}
+    write_text(done, json.dumps(record, indent=1))
     shutil.rmtree(checkpoints, ignore_errors=True)
     return Trained(stage.name, folder / "model", losses, seconds, n_tokens, resumed_from)
 

@@ -1,0 +1,202 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longrecipe.facts import document, draw_pairs, fact_format, haystack, quiz, short_sample
+
+seeds = st.integers(0, 2**32 - 1)
+# The planted tokens are told from the text by being numbers, so any other ids serve as text.
+TEXT = np.arange(400, 600)
+
+
+def holds(ids, end, part):
+    """Whether ids holds part, ending before index end."""
+    return np.array_equal(ids[max(0, end - len(part)) : end], part)
+
+
+def statements(ids, facts):
+    """All planted statements of a text, in order: (kind, key, value, index of the value)."""
+    found = []
+    for i in np.flatnonzero(np.isin(ids, facts.values)):
+        kinds = [kind for kind in ("note", "recall") if holds(ids, i - 1, getattr(facts, kind))]
+        assert len(kinds) == 1, "every number is the value of a note or of a recall"
+        found.append((kinds[0], int(ids[i - 1]), int(ids[i]), int(i)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def source(facts):
+    return np.setdiff1d(TEXT, np.concatenate([facts.keys, facts.values, facts.note, facts.recall, facts.stop]))
+
+
+# formats
+
+
+def test_statements_read_as_they_should(tokenizer, facts):
+    key, value = tokenizer(" name", add_special_tokens=False)["input_ids"][0], facts.values[7]
+    assert key in facts.keys
+    assert tokenizer.decode(facts.statement(facts.note, key, value)) == " Note: name 17."
+    assert tokenizer.decode(facts.statement(facts.recall, key, value)) == " Recall: name 17."
+    assert tokenizer.decode(facts.question(key)) == " Recall: name"
+    assert all(getattr(facts, name).dtype == np.int64 for name in ("note", "recall", "stop", "keys", "values"))
+
+
+def test_keys_are_words_and_values_numbers_of_one_token(tokenizer, facts):
+    assert [tokenizer.decode([i]) for i in facts.values] == [f" {i}" for i in range(10, 100)]
+    for i in facts.keys:
+        word = tokenizer.decode([i])
+        assert word[0] == " " and word[1:].isalpha() and word[1:].islower() and len(word) >= 5
+        assert tokenizer(word, add_special_tokens=False)["input_ids"] == [i]
+    assert len(set(facts.keys)) == len(facts.keys) >= 32
+
+
+def test_a_question_and_its_answer_are_the_statement(facts):
+    key, value = facts.keys[3], facts.values[4]
+    whole = np.concatenate([facts.question(key), [value], facts.stop])
+    np.testing.assert_array_equal(whole, facts.statement(facts.recall, key, value))
+
+
+def test_a_tokenizer_without_whole_numbers_is_refused(monkeypatch):
+    words = [f" {a}{b}word" for a in "abcdef" for b in "abcdef"]
+    monkeypatch.setattr("longrecipe.facts.token_strings", lambda tokenizer: [*words, " 10", " 11"])
+    with pytest.raises(ValueError, match="36 one-token words and 2 one-token two-digit numbers"):
+        fact_format(SimpleNamespace())
+
+
+# documents
+
+
+@settings(deadline=None, max_examples=40)
+@given(length=st.integers(1, 1500), seed=seeds)
+def test_every_recall_was_noted_before(source, facts, length, seed):
+    ids = document(source, facts, length, np.random.default_rng(seed))
+    assert len(ids) == length and ids.dtype == np.int64
+    known = {}
+    for kind, key, value, _ in statements(ids, facts):
+        if kind == "note":
+            known.setdefault(key, set()).add(value)
+        else:
+            assert value in known[key]
+
+
+def test_documents_hold_notes_further_values_and_recalls(source, facts, rng):
+    found = statements(document(source, facts, 20_000, rng, filler=(4, 8)), facts)
+    notes = [(key, value) for kind, key, value, _ in found if kind == "note"]
+    assert 0.4 < len(notes) / len(found) < 0.6
+    assert len({key for key, _ in notes}) < 0.9 * len(notes), "some keys have several values"
+    assert set(np.diff([i for *_, i in found])) <= set(range(4 + 5, 8 + 12)), "filler and one statement in between"
+
+
+def test_documents_repeat_by_seed_only(source, facts):
+    first, again, other = (document(source, facts, 300, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+# haystacks
+
+
+@settings(deadline=None, max_examples=40)
+@given(n_facts=st.integers(1, 8), spare=st.integers(0, 400), seed=seeds)
+def test_a_haystack_holds_each_fact_once_where_it_says(source, facts, n_facts, spare, seed):
+    rng = np.random.default_rng(seed)
+    pairs = draw_pairs(facts, n_facts, rng)
+    fact_tokens = len(facts.note) + 2 + len(facts.stop)
+    length = n_facts * fact_tokens + spare
+    hay = haystack(source, facts, length, pairs, rng)
+    assert len(hay.ids) == length
+    np.testing.assert_array_equal(hay.pairs, pairs)
+    assert {(key, value) for _, key, value, _ in statements(hay.ids, facts)} == set(map(tuple, pairs.tolist()))
+    assert np.isin(hay.ids, facts.values).sum() == n_facts
+    assert ((hay.depths >= 0) & (hay.depths < 1)).all()
+    for (key, value), depth in zip(pairs, hay.depths, strict=True):
+        start = round(depth * length)
+        assert depth * length == pytest.approx(start)
+        np.testing.assert_array_equal(hay.ids[start : start + fact_tokens], facts.statement(facts.note, key, value))
+
+
+def test_the_text_around_facts_is_one_stretch(facts, rng):
+    source = np.arange(5000) + 10_000
+    hay = haystack(source, facts, 400, draw_pairs(facts, 4, rng), rng)
+    text = hay.ids[hay.ids >= 10_000]
+    assert len(text) == 400 - 4 * (len(facts.note) + 2 + len(facts.stop))
+    assert set(np.diff(text)) <= {1, 1 - len(source)}
+
+
+def test_facts_lie_anywhere_in_any_order(source, facts, rng):
+    pairs = draw_pairs(facts, 4, rng)
+    depths = np.stack([haystack(source, facts, 512, pairs, rng).depths for _ in range(2000)])
+    # Uniform places on 0 .. 1: each fact's mean depth is near the middle, each quarter of the text gets its share.
+    assert np.abs(depths.mean(axis=0) - 0.5).max() < 0.04
+    shares = np.histogram(depths, bins=4, range=(0, 1))[0] / depths.size
+    assert np.abs(shares - 0.25).max() < 0.03
+    assert np.abs(np.bincount(depths.argmin(axis=1), minlength=4) / 2000 - 0.25).max() < 0.05
+
+
+def test_facts_that_do_not_fit_are_refused(source, facts, rng):
+    pairs = draw_pairs(facts, 4, rng)
+    need = 4 * (len(facts.note) + 2 + len(facts.stop))
+    with pytest.raises(ValueError, match=f"4 facts need {need} tokens, the haystack has {need - 1}"):
+        haystack(source, facts, need - 1, pairs, rng)
+    assert len(haystack(source, facts, need, pairs, rng).ids) == need
+
+
+# pairs
+
+
+@settings(deadline=None)
+@given(n_keys=st.integers(1, 30), values_of_first=st.integers(1, 6), seed=seeds)
+def test_pairs_are_distinct(facts, n_keys, values_of_first, seed):
+    pairs = draw_pairs(facts, n_keys, np.random.default_rng(seed), values_of_first)
+    assert pairs.shape == (n_keys + values_of_first - 1, 2)
+    keys, values = pairs.T
+    assert len(set(values.tolist())) == len(values) and np.isin(values, facts.values).all()
+    assert len(set(keys.tolist())) == n_keys and np.isin(keys, facts.keys).all()
+    assert (keys == keys[0]).sum() == values_of_first and (keys[:values_of_first] == keys[0]).all()
+
+
+# questions
+
+
+@settings(deadline=None, max_examples=40)
+@given(n_facts=st.integers(1, 6), n_questions=st.integers(1, 6), spare=st.integers(0, 200), seed=seeds)
+def test_a_quiz_ends_in_right_answers(source, facts, n_facts, n_questions, spare, seed):
+    note, recall = (len(part) + 2 + len(facts.stop) for part in (facts.note, facts.recall))
+    length = n_facts * note + n_questions * recall + spare
+    ids = quiz(source, facts, length, n_facts, n_questions, np.random.default_rng(seed))
+    assert len(ids) == length
+    found = statements(ids, facts)
+    noted = {key: value for kind, key, value, _ in found if kind == "note"}
+    asked = [(key, value) for kind, key, value, _ in found if kind == "recall"]
+    assert (len(noted), len(asked)) == (n_facts, n_questions)
+    assert all(noted[key] == value for key, value in asked)
+    assert [kind for kind, *_ in found] == ["note"] * n_facts + ["recall"] * n_questions
+    assert holds(ids, length, facts.stop)
+
+
+# short samples
+
+
+@pytest.mark.parametrize("length", [64, 128, 256])
+def test_short_samples_have_their_length_and_true_recalls(source, facts, length):
+    rng = np.random.default_rng(length)
+    for _ in range(60):
+        ids = short_sample(source, facts, length, rng)
+        assert len(ids) == length and ids.dtype == np.int64
+        noted = set()
+        for kind, key, value, _ in statements(ids, facts):
+            assert kind == "note" or (key, value) in noted
+            noted.add((key, value))
+
+
+def test_short_samples_mix_as_asked(source, facts, rng):
+    plain = [short_sample(source, facts, 64, rng, fact_share=0, repeat_share=0) for _ in range(20)]
+    assert not any(np.isin(ids, facts.values).any() for ids in plain)
+    planted = [short_sample(source, facts, 256, rng, fact_share=1, repeat_share=0) for _ in range(20)]
+    assert all(np.isin(ids, facts.values).any() for ids in planted)
+    for ids in (short_sample(source, facts, 90, rng, fact_share=0, repeat_share=1) for _ in range(20)):
+        sizes = [n for n in range(8, 31) if np.array_equal(ids[:n], ids[n : 2 * n])]
+        assert sizes, "the text begins with something said twice"

@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from longrecipe.models import (
+    ARCHITECTURES,
+    VOCABULARY,
+    WINDOW,
+    autocast_dtype,
+    folder_of,
+    load,
+    load_tokenizer,
+    new_mini,
+    save,
+)
+from longrecipe.paths import mini_model_dir
+from longrecipe.rope import head_dim, ntk_base, rope_theta, wavelengths
+
+every_architecture = pytest.mark.parametrize("model", ARCHITECTURES)
+
+
+def same(first, second):
+    second = second.state_dict()
+    return all(torch.equal(tensor, second[name]) for name, tensor in first.state_dict().items())
+
+
+# new models
+
+
+@every_architecture
+def test_new_minis_have_the_shape_and_size_agreed(model):
+    network = new_mini(model, seed=0)
+    assert 0.8e6 < network.num_parameters() < 1.1e6
+    config = network.config
+    assert config.model_type == model.rstrip("0123456789") or config.model_type == model
+    assert (config.vocab_size, config.max_position_embeddings) == (VOCABULARY, WINDOW)
+    assert network.get_output_embeddings().weight is network.get_input_embeddings().weight
+    logits = network(torch.zeros(2, 5, dtype=torch.int64)).logits
+    assert logits.shape == (2, 5, VOCABULARY) and logits.dtype == torch.float32
+
+
+@every_architecture
+def test_the_seed_makes_the_weights(model):
+    assert same(new_mini(model, seed=1), new_mini(model, seed=1))
+    assert not same(new_mini(model, seed=1), new_mini(model, seed=2))
+
+
+def test_the_global_random_state_is_left_alone():
+    before, numpys = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    new_mini("llama3", seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpys)  # noqa: NPY002
+
+
+def test_unknown_architectures_list_the_known():
+    with pytest.raises(ValueError, match=f"model = 'gpt9': mini architectures are {', '.join(ARCHITECTURES)}"):
+        new_mini("gpt9", seed=0)
+
+
+# folders
+
+
+def test_folders_by_name_and_by_path(tiny, tokenizer, tmp_path):
+    assert folder_of("llama3") == mini_model_dir("llama3")
+    saved = save(tiny, tokenizer, tmp_path / "own")
+    assert folder_of(saved) == folder_of(str(saved)) == folder_of(saved, "paper") == saved
+
+
+@pytest.mark.parametrize(("model", "scale"), [("gpt9", "mini"), ("llama3", "paper"), ("no/such/folder", "small")])
+def test_unknown_models_are_named_with_those_there_are(model, scale, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for function in (folder_of, load, load_tokenizer):
+        with pytest.raises(FileNotFoundError, match=rf"model = '{model}' at scale '{scale}'.*there are: .*llama3"):
+            function(model, scale)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder with a config\.json"):
+        folder_of(tmp_path)
+
+
+def test_a_folder_that_happens_to_have_a_mini_models_name(tmp_path, monkeypatch):
+    (tmp_path / "llama3").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert folder_of("llama3") == mini_model_dir("llama3")
+
+
+# loading and saving
+
+
+def test_a_saved_model_comes_back(make_tiny, tokenizer, tmp_path):
+    network = make_tiny(3).train()
+    folder = save(network, tokenizer, tmp_path / "deep" / "own")
+    again = load(folder)
+    assert same(network, again) and not again.training
+    assert same(network, AutoModelForCausalLM.from_pretrained(folder))
+    assert load_tokenizer(folder).get_vocab() == tokenizer.get_vocab()
+    assert list(folder.glob("*.safetensors")) and not [*folder.glob("*.bin"), *folder.glob("*.pt")]
+
+
+def test_pickled_weights_are_refused(tiny, tmp_path):
+    tiny.config.save_pretrained(tmp_path)
+    torch.save(tiny.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("factor", [None, 4.0])
+def test_a_longer_window_raises_the_rope_base_and_nothing_else(factor):
+    base, longer = load("llama3"), load("llama3", target_length=4096, rope_factor=factor)
+    width, window = head_dim(base.config), base.config.max_position_embeddings
+    expected = ntk_base(rope_theta(base.config), width, window, 4096, factor)
+    assert rope_theta(longer.config) == expected > rope_theta(base.config)
+    assert longer.config.max_position_embeddings == 4096
+    # What counts is what the model turns by.
+    turns = 2 * np.pi / longer.model.rotary_emb.inv_freq.numpy()
+    np.testing.assert_allclose(turns, wavelengths(expected, width), rtol=1e-5)
+    assert same(base, longer)
+    assert not longer.training
+
+
+def test_raised_models_keep_their_base_when_saved(tokenizer, tmp_path):
+    longer = load("llama3", target_length=1024)
+    again = load(save(longer, tokenizer, tmp_path))
+    assert rope_theta(again.config) == rope_theta(longer.config)
+    assert again.config.max_position_embeddings == 1024
+    torch.testing.assert_close(again.model.rotary_emb.inv_freq, longer.model.rotary_emb.inv_freq)
+
+
+# what ships
+
+
+@every_architecture
+def test_shipped_models_are_small_and_whole(model):
+    folder = mini_model_dir(model)
+    assert not [path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pkl", ".pickle")]
+    assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) < 3_000_000
+    network, tokenizer = load(model), load_tokenizer(model)
+    assert network.num_parameters() == new_mini(model, seed=0).num_parameters()
+    # Training steps are too small for bf16 weights.
+    assert network.dtype == torch.float32
+    assert len(tokenizer) == network.config.vocab_size == VOCABULARY
+    assert all(torch.isfinite(p).all() and p.std() > 0 for p in network.parameters() if p.ndim == 2)
+
+
+# precision
+
+
+def test_precision_is_as_asked_or_as_the_processor_can(monkeypatch):
+    assert autocast_dtype("bf16") == torch.bfloat16
+    assert autocast_dtype("fp32") == torch.float32
+    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
+        assert autocast_dtype("auto") == expected
+    with pytest.raises(KeyError):
+        autocast_dtype("fp8")

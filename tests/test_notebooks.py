@@ -1,0 +1,108 @@
+"""The notebooks as a reader runs them: their form, what they refuse, and every method end to end on a short setting."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from longrecipe.positions import METHODS
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SHORT = {
+    "target_length": 1024,
+    "probe_steps": 2,
+    "probe_batch_size": 2,
+    "analysis_documents": 10,
+    "n_documents": 32,
+    "extend_steps": 3,
+    "extend_batch_size": 2,
+    "replay_steps": 3,
+    "replay_batch_size": 2,
+    "save_steps": 2,
+    "eval_documents": 2,
+}
+
+
+def papermill(notebook: str, out: Path, environment: dict, **parameters) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / notebook), str(out), "--no-progress-bar"]
+    for name, value in parameters.items():
+        command += ["-p", name, str(value)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=out.parent, timeout=280)
+
+
+@pytest.fixture
+def environment(tmp_path, monkeypatch):
+    """A root of its own, so that a test's results and cache stay out of the repository."""
+    for name in ("params", "notebooks"):
+        (tmp_path / "root" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "root" / name).symlink_to(ROOT / name)
+    monkeypatch.setenv("LONGRECIPE_ROOT", str(tmp_path / "root"))
+    monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    return dict(os.environ)
+
+
+def code_cells(path: Path) -> list:
+    cells = nbformat.read(path, as_version=4).cells
+    return [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestForm:
+    def test_one_parameters_cell_comes_first(self, path):
+        tagged = [i for i, cell in enumerate(code_cells(path)) if "parameters" in cell.metadata.get("tags", [])]
+        assert tagged == [0]
+
+    def test_is_committed_run_and_without_errors(self, path):
+        for cell in code_cells(path):
+            assert cell.execution_count is not None, cell.source
+            assert all(output.output_type != "error" for output in cell.outputs), cell.source
+
+    def test_shows_figures_and_no_progress_bars(self, path):
+        outputs = [output for cell in code_cells(path) for output in cell.outputs]
+        assert any("image/png" in output.get("data", {}) for output in outputs)
+        assert not any(output.get("name") == "stderr" for output in outputs)
+
+    def test_defines_nothing(self, path):
+        for cell in code_cells(path):
+            assert not any(line.lstrip().startswith(("class ", "def ")) for line in cell.source.splitlines())
+
+    def test_names_no_path_of_a_machine(self, path):
+        assert str(ROOT) not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"method": "nope"}, "allowed are longrecipe, pose, rpes, flt, none"),
+        ({"ratio": 1.7}, "ratio = 1.7"),
+        ({"extend_stepz": 3}, "Did you mean 'extend_steps'?"),
+        ({"model": "gpt5"}, "mini: llama3"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_run_stops_at_once_and_says_why(parameters, message, tmp_path, environment):
+    run = papermill("03_train.ipynb", tmp_path / "out.ipynb", environment, **parameters)
+    assert run.returncode == 1
+    assert message in run.stderr
+    ran = [cell for cell in code_cells(tmp_path / "out.ipynb") if cell.execution_count is not None]
+    # parameters, what papermill injected after them, and the cell that checks
+    assert len(ran) == 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_end_to_end(method, tmp_path, environment):
+    run = papermill("03_train.ipynb", tmp_path / "out.ipynb", environment, method=method, **SHORT)
+    assert run.returncode == 0, run.stderr[-2000:]
+    (metrics,) = (tmp_path / "root" / "results" / "train").glob("*/metrics.json")
+    record = json.loads(metrics.read_text())
+    stages = record["numbers"]["stages"]
+    assert record["params"]["method"] == method
+    assert set(stages["base"]["recall"]) == {"256", "512", "1024"}
+    assert ("merged" in stages) == (method != "none")
+    assert list((metrics.parent / "figures").glob("*.png"))

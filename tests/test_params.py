@@ -1,0 +1,259 @@
+import re
+from pathlib import Path
+
+import numpy
+import pytest
+import yaml
+from IPython.core.interactiveshell import InteractiveShell
+from pydantic import ValidationError
+from traitlets.config import Config
+
+from longrecipe.params import SCALES, Params, ParamsError, available, from_notebook, load
+from longrecipe.positions import METHODS
+
+FILES = sorted((Path(__file__).resolve().parents[1] / "params").rglob("*.yaml"))
+MINI = next(path for path in FILES if path.parts[-2:] == ("mini", "llama3.yaml"))
+
+
+def written(folder, text=None, without=(), **changes):
+    """A params file of one's own: the shipped one with other values, or any text."""
+    values = yaml.safe_load(MINI.read_text(encoding="utf-8")) | changes
+    path = folder / "own.yaml"
+    path.write_text(yaml.dump({k: v for k, v in values.items() if k not in without}) if text is None else text)
+    return path
+
+
+# the files that ship
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_every_file_is_whole_and_every_key_is_explained(path):
+    text = path.read_text(encoding="utf-8")
+    values = yaml.safe_load(text)
+    params = load(path.stem, path.parent.name)
+    assert list(values) == list(Params.model_fields), "the same keys, in the same order, at every scale"
+    assert (params.model, params.scale) == (path.stem, path.parent.name)
+    for key in values:
+        assert re.search(rf"^{key}:.*\s#\s*\w.+$", text, re.M), f"{key} has no comment"
+    # YAML 1.1 reads 1e-3 as a string; the file must not lean on being mended.
+    numbers = {key for key, field in Params.model_fields.items() if field.annotation in (int, float, float | None)}
+    assert {type(values[key]) for key in numbers} <= {int, float, type(None)}
+    assert params.model_dump() == values
+
+
+def test_available_lists_every_scale():
+    found = available()
+    assert tuple(found) == SCALES
+    assert {(scale, model) for scale in found for model in found[scale]} == {(p.parent.name, p.stem) for p in FILES}
+
+
+# loading
+
+
+def test_overrides_win_and_none_leaves_the_value():
+    base = load("llama3")
+    changed = load("llama3", scale="mini", method="pose", seed=base.seed + 5, ratio=None, target_length=2048)
+    assert (changed.method, changed.seed, changed.target_length) == ("pose", base.seed + 5, 2048)
+    assert changed.model_dump() == base.model_dump() | {
+        "method": "pose",
+        "seed": base.seed + 5,
+        "target_length": 2048,
+    }
+
+
+def test_values_that_papermill_passes_as_text_are_read():
+    params = load("llama3", target_length="2048", extend_learning_rate="1e-3", ratio="0.25")
+    assert params == load("llama3", target_length=2048, extend_learning_rate=0.001, ratio=0.25)
+
+
+def test_a_file_of_your_own(tmp_path):
+    path = written(tmp_path, model="mine", scale="small", seed=11)
+    params = load(str(path), seed=12)
+    assert (params.model, params.scale, params.seed) == ("mine", "small", 12)
+    assert from_notebook({"model": str(path)}).seed == 11
+    with pytest.raises(ParamsError, match=r"nowhere\.yaml"):
+        load("nowhere.yaml")
+
+
+def test_yaml_floats_without_a_point(tmp_path):
+    text = re.sub(r"extend_learning_rate: .*", "extend_learning_rate: 5e-4", MINI.read_text(encoding="utf-8"))
+    assert yaml.safe_load(text)["extend_learning_rate"] == "5e-4"
+    assert load(str(written(tmp_path, text))).extend_learning_rate == 5e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: [1, 2\n", r"own\.yaml is not valid YAML(.|\n)*line"),
+        ("- seed\n- ratio\n", r"own\.yaml must hold `key: value` lines.*list"),
+        ("", r"own\.yaml must hold `key: value` lines.*NoneType"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path, text, message):
+    with pytest.raises(ParamsError, match=message):
+        load(str(written(tmp_path, text)))
+
+
+def test_missing_and_extra_keys_of_a_file_are_named(tmp_path):
+    with pytest.raises(ParamsError, match=r"merge_weight is missing: weight of the original(.|\n)*own\.yaml"):
+        load(str(written(tmp_path, without=["merge_weight"])))
+    with pytest.raises(ParamsError, match=r"unknown parameter 'merge_wait'.* 'merge_weight'"):
+        load(str(written(tmp_path, merge_wait=0.5)))
+
+
+# refusals
+
+
+@pytest.mark.parametrize(("name", "close"), [("ratoi", "ratio"), ("traget_length", "target_length"), ("Seed", "seed")])
+def test_unknown_keys_get_a_suggestion(name, close):
+    with pytest.raises(ParamsError, match=rf"unknown parameter '{name}'\. Did you mean '{close}'\?") as error:
+        load("llama3", **{name: 1})
+    assert all(key in str(error.value) for key in Params.model_fields)
+
+
+def test_far_names_get_the_list_alone():
+    with pytest.raises(ParamsError, match=r"unknown parameter 'zzz'\. Allowed are model, scale, method"):
+        load("llama3", zzz=1)
+
+
+def test_unknown_model_scale_and_method_list_what_there_is():
+    with pytest.raises(ParamsError, match=r"model = 'gpt9' .* scale 'mini'.*mini: .*llama3"):
+        load("gpt9")
+    with pytest.raises(ParamsError, match=r"scale = 'huge': allowed are mini, small, paper"):
+        load("llama3", "huge")
+    with pytest.raises(ParamsError, match=f"method = 'nope': allowed are {', '.join(METHODS)}"):
+        load("llama3", method="nope")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ratio": 1.7}, r"ratio = 1\.7: .*less than or equal to 1 .*training length"),
+        ({"ratio": 0}, r"ratio = 0: .*greater than 0"),
+        ({"ratio": -0.3}, r"ratio = -0\.3: "),
+        ({"ratio": float("nan")}, r"ratio = nan: "),
+        ({"ratio": "much"}, r"ratio = 'much': .*number"),
+        ({"ratio": 0.003}, r"ratio = 0\.003: gives 12 tokens .*ratio >= 0\.0039"),
+        ({"seed": -1}, r"seed = -1: "),
+        ({"seed": 1.5}, r"seed = 1\.5: .*integer"),
+        ({"merge_weight": 1.01}, r"merge_weight = 1\.01: .*weight of the original"),
+        ({"precision": "fp8"}, r"precision = 'fp8': .*'auto', 'bf16' or 'fp32'"),
+        ({"target_length": 256, "window": 256}, r"target_length = 256: must exceed window = 256"),
+        ({"window": 256, "probe_window": 256}, r"probe_window = 256: must lie above window = 256"),
+        ({"target_length": 1024, "probe_window": 2048}, r"probe_window = 2048: .*target_length = 1024"),
+        ({"rope_factor": 0.5}, r"rope_factor = 0\.5: .*RoPE rule"),
+        ({"eval_documents": 1}, r"eval_documents = 1: "),
+        ({"extend_schedule": "nope"}, r"extend_schedule = 'nope': .*'linear'.*'cosine'"),
+        ({"replay_schedule": "nope"}, r"replay_schedule = 'nope': .*'linear'.*'cosine'"),
+        ({"n_documents": 4, "extend_batch_size": 8}, r"n_documents = 4: .*extend_batch_size = 8"),
+        ({"extend_steps": 0}, r"extend_steps = 0: "),
+        ({"replay_long_share": 1.0}, r"replay_long_share = 1\.0: .*paper: 0"),
+    ],
+)
+def test_impossible_values_are_refused_by_name_and_value(changes, message):
+    with pytest.raises(ParamsError, match=message):
+        load("llama3", **{"target_length": 4096, "window": 256, "probe_window": 512} | changes)
+
+
+def test_all_faults_are_told_at_once():
+    with pytest.raises(ParamsError) as error:
+        load("llama3", ratio=1.7, seed=-1, nope=3)
+    assert all(part in str(error.value) for part in ("ratio = 1.7", "seed = -1", "'nope'", "llama3.yaml"))
+
+
+# the notebook's namespace
+
+
+def test_from_notebook_in_a_real_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    shell = InteractiveShell(config=Config(HistoryManager={"enabled": False}))
+    cells = (
+        "model = 'llama3'\nscale = 'mini'\nmethod = 'longrecipe'\nseed = None",
+        "method = 'rpes'\nratio = 0.2",
+        "import numpy as np\nfrom pathlib import Path\nfrom longrecipe import facts, params\n1 + 1",
+    )
+    for cell in cells:
+        shell.run_cell(cell, store_history=True).raise_error()
+    assert {"In", "Out", "get_ipython", "_", "np", "Path"} <= set(shell.user_ns)
+    assert from_notebook(shell.user_ns) == load("llama3", method="rpes", ratio=0.2)
+    shell.run_cell("traget_length = 512").raise_error()
+    with pytest.raises(ParamsError, match=r"'traget_length'\. Did you mean 'target_length'"):
+        from_notebook(shell.user_ns)
+
+
+def test_from_notebook_takes_only_plain_values():
+    namespace = {
+        "__name__": "__main__",
+        "__builtins__": __builtins__,
+        "_": 42,
+        "_i1": "seed = 3",
+        "_dh": [Path()],
+        "In": ["", "seed = 3"],
+        "Out": {1: 42},
+        "open": open,
+        "exit": object(),
+        "quit": object(),
+        "get_ipython": lambda: None,
+        "np": numpy,
+        "Path": Path,
+        "from_notebook": from_notebook,
+        "seed": 3,
+    }
+    before = dict(namespace)
+    assert from_notebook(namespace) == load("llama3", seed=3)
+    assert namespace == before
+    with pytest.raises(ParamsError, match=r"ratio = 1\.7"):
+        from_notebook(namespace | {"ratio": 1.7})
+    with pytest.raises(ParamsError, match="scale = 'huge'"):
+        from_notebook(namespace | {"scale": "huge"})
+
+
+# what follows from the settings
+
+
+def test_settings_are_frozen():
+    params = load("llama3")
+    with pytest.raises(ValidationError, match="frozen"):
+        params.seed = 9
+
+
+def test_the_key_tells_settings_apart():
+    base = load("llama3")
+    assert base.key == load("llama3").key
+    others = {
+        "method": "pose",
+        "seed": base.seed + 1,
+        "ratio": base.ratio / 2,
+        "rope_factor": 3.0,
+        "target_length": 2 * base.target_length,
+        "extend_steps": base.extend_steps + 1,
+        "merge_weight": base.merge_weight / 2 + 0.1,
+        "eval_facts": base.eval_facts + 1,
+    }
+    keys = {base.key} | {load("llama3", **{name: value}).key for name, value in others.items()}
+    assert len(keys) == len(others) + 1
+    assert all(re.fullmatch(r"[0-9a-f]{10}", key) for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("window", "target", "lengths"),
+    [
+        (256, 4096, [256, 512, 1024, 2048, 4096]),
+        (256, 512, [256, 512]),
+        (256, 300, [256, 300]),
+        (256, 1500, [256, 512, 1024, 1500]),
+        (8192, 131072, [8192, 16384, 32768, 65536, 131072]),
+    ],
+)
+def test_eval_lengths_double_from_window_to_target(window, target, lengths):
+    params = load("llama3", window=window, target_length=target, probe_window=window + 16)
+    assert params.eval_lengths == lengths
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_train_length_is_the_ratio_or_the_whole(method):
+    params = load("llama3", method=method, target_length=4096, ratio=0.3)
+    assert params.train_length == (4096 if method == "flt" else 1228)
+    # What a method reads whole is not cut short by a ratio that would be too small for others.
+    if method == "flt":
+        assert load("llama3", method=method, ratio=0.001).train_length == params.target_length

@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import pytest
+
+from longrecipe import paths
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A folder that looks like the repository, with no environment variable that names another."""
+    monkeypatch.delenv("LONGRECIPE_ROOT", raising=False)
+    monkeypatch.delenv("LONGRECIPE_CACHE", raising=False)
+    folder = tmp_path.resolve() / "clone"
+    (folder / "params").mkdir(parents=True)
+    (folder / "notebooks" / "deep").mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize("inside", ["", "notebooks", "notebooks/deep", "params"])
+def test_root_is_found_from_anywhere_inside(clone, monkeypatch, inside):
+    monkeypatch.chdir(clone / inside)
+    assert paths.root() == clone
+    assert paths.params_dir() == clone / "params"
+    assert paths.results_dir() == clone / "results"
+    assert paths.cache_dir() == clone / "cache"
+
+
+def test_the_nearest_root_wins(clone, monkeypatch):
+    inner = clone / "notebooks" / "deep"
+    (inner / "params").mkdir()
+    (inner / "notebooks").mkdir()
+    monkeypatch.chdir(inner / "params")
+    assert paths.root() == inner
+
+
+def test_outside_a_clone_the_package_knows_its_own(clone, tmp_path, monkeypatch):
+    elsewhere = tmp_path.resolve() / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setattr(paths, "PACKAGE", clone / "longrecipe")
+    assert paths.root() == clone
+
+
+def test_an_installed_wheel_has_its_own_params_and_writes_here(clone, tmp_path, monkeypatch):
+    here, package = tmp_path.resolve() / "here", tmp_path.resolve() / "site-packages" / "longrecipe"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(paths, "PACKAGE", package)
+    with pytest.raises(FileNotFoundError, match="LONGRECIPE_ROOT"):
+        paths.params_dir()
+    (package / "_params").mkdir(parents=True)
+    assert paths.params_dir() == package / "_params"
+    assert paths.root() == here
+    assert paths.results_dir() == here / "results"
+
+
+def test_environment_variables_come_first(clone, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("LONGRECIPE_ROOT", str(clone))
+    assert paths.root() == clone
+    monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "elsewhere"))
+    assert paths.cache_dir() == tmp_path.resolve() / "elsewhere"
+    monkeypatch.setenv("LONGRECIPE_ROOT", str(tmp_path / "nowhere"))
+    with pytest.raises(NotADirectoryError, match=r"LONGRECIPE_ROOT='.*nowhere'"):
+        paths.root()
+
+
+def test_asking_creates_nothing(clone, monkeypatch):
+    monkeypatch.chdir(clone)
+    before = sorted(clone.rglob("*"))
+    for ask in (paths.root, paths.params_dir, paths.results_dir, paths.cache_dir):
+        ask()
+    assert sorted(clone.rglob("*")) == before
+
+
+def test_mini_models_lie_in_the_package():
+    assert (paths.mini_model_dir("llama3") / "config.json").is_file()
+    assert REPOSITORY / "longrecipe" in paths.mini_model_dir("llama3").parents
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "metrics.json"
+    paths.write_text(path, "first")
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(paths.os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            paths.write_text(path, "second")
+    assert path.read_text() == "first"
+    paths.write_text(path, "third")
+    assert path.read_text() == "third"
+    assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]

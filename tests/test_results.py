@@ -1,0 +1,129 @@
+import json
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from longrecipe import params as settings
+from longrecipe import results
+
+
+@pytest.fixture
+def params():
+    return settings.load("llama3", method="pose", seed=4, target_length=1024)
+
+
+@pytest.fixture
+def clone(params, tmp_path, monkeypatch):
+    """An empty repository, named by the environment; params is made before, from the real one."""
+    for name in ("params", "notebooks"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("LONGRECIPE_ROOT", str(tmp_path))
+    return tmp_path.resolve()
+
+
+def stage_numbers(recall, niah=0.25, perplexity=30.0):
+    def spread(mean, **more):
+        return {"mean": mean, "low": mean - 0.05, "high": mean + 0.05} | more
+
+    return {
+        "recall": {256: spread(0.9, prompts=400), 1024: spread(recall, prompts=200)},
+        "niah_m": {256: spread(0.8, documents=100), 1024: spread(niah, documents=25)},
+        "perplexity": perplexity,
+    }
+
+
+def test_a_run_has_a_folder_of_its_own(clone, params):
+    folder = results.run_dir(params)
+    assert folder.parent == clone / "results" / "train"
+    assert folder.name == f"llama3-pose-1024-seed4-{params.key}"
+    assert results.run_dir(params, "ablations").parent.name == "ablations"
+    assert not folder.exists()
+
+
+def test_what_is_saved_comes_back(clone, params):
+    table = pd.DataFrame({"step": [1, 2, 3], "loss": [4.25, 1 / 3, 1e-9]})
+    numbers = {"stages": {"base": stage_numbers(0.125)}, "measured": np.float32(0.5), "count": np.int64(7)}
+    folder = results.run_dir(params)
+    path = results.save(folder, params, numbers, seconds=12.345, tables={"loss": table, "empty": table[:0]})
+    assert path == folder / "metrics.json"
+    assert sorted(p.name for p in folder.iterdir()) == ["empty.csv", "loss.csv", "metrics.json"]
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "loss.csv"), table, rtol=1e-5)
+    assert list(pd.read_csv(folder / "empty.csv").columns) == ["step", "loss"]
+
+    record = results.load(folder)
+    assert record["label"] == "measured"
+    assert settings.Params(**record["params"]) == params
+    assert (record["seed"], record["seconds"]) == (4, 12.3)
+    assert record["numbers"]["stages"]["base"]["recall"]["1024"]["mean"] == 0.125
+    assert (record["numbers"]["measured"], record["numbers"]["count"]) == (0.5, 7)
+    assert {"python", "torch", "transformers"} <= set(record["packages"])
+    assert record["device"]["kind"] in ("cpu", "cuda") and record["device"]["name"]
+
+
+def test_metrics_come_last_and_only_where_all_went_well(clone, params):
+    folder = results.run_dir(params)
+    with pytest.raises(FileNotFoundError, match=r"metrics\.json does not exist: the run has not finished"):
+        results.load(folder)
+    good = pd.DataFrame({"a": [1]})
+    with pytest.raises(AttributeError):
+        results.save(folder, params, {}, 1.0, {"good": good, "bad": "no table"})
+    assert [p.name for p in folder.iterdir()] == ["good.csv"]
+    with pytest.raises(TypeError):
+        results.save(folder, params, {"not a number": object()}, 1.0, {"good": good})
+    assert [p.name for p in folder.iterdir()] == ["good.csv"]
+
+
+def test_the_commit_is_that_of_the_repository(clone, params):
+    folder = results.run_dir(params)
+    results.save(folder, params, {}, 1.0)
+    assert results.load(folder)["git_commit"] == "unknown"
+    git = ["git", "-C", str(clone), "-c", "user.name=t", "-c", "user.email=t@t"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    results.save(folder, params, {}, 1.0)
+    found = results.load(folder)["git_commit"]
+    assert len(found) == 12 and commit.startswith(found)
+    (clone / "file").write_text("new")
+    subprocess.run([*git, "add", "file"], check=True)
+    results.save(folder, params, {}, 1.0)
+    assert results.load(folder)["git_commit"] == f"{found}-dirty"
+
+
+def test_stage_table_has_a_row_a_stage():
+    table = results.stage_table({"base": stage_numbers(0.1), "merged": stage_numbers(0.9, 0.75, 31.5)})
+    columns = ["recall @256", "recall @1024", "NIAH(M) @256", "NIAH(M) @1024", "perplexity"]
+    assert list(table.columns) == columns
+    assert list(table.index) == ["base", "merged"] and table.index.name == "stage"
+    assert table.loc["merged"].tolist() == [0.9, 0.9, 0.8, 0.75, 31.5]
+    assert table.loc["base", "recall @1024"] == 0.1
+
+
+def test_stage_table_reads_files_as_it_reads_reports():
+    numbers = {"base": stage_numbers(0.1), "merged": stage_numbers(0.9)}
+    pd.testing.assert_frame_equal(results.stage_table(json.loads(json.dumps(numbers))), results.stage_table(numbers))
+
+
+def rows_of(text):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+
+
+def test_summary_lists_finished_runs_only(clone, params):
+    assert len(rows_of(results.summary())) == 2, "a head and a rule without a run"
+    other = params.model_copy(update={"method": "rpes", "seed": 9})
+    results.save(results.run_dir(params), params, {"stages": {"base": stage_numbers(0.1)}}, 1.0)
+    stages = {"base": stage_numbers(0.1), "merged": stage_numbers(0.875, 0.5, 31.456)}
+    results.save(results.run_dir(other), other, {"stages": stages}, 1.0)
+    unfinished = results.run_dir(params.model_copy(update={"seed": 10}))
+    unfinished.mkdir()
+    head, rule, *rows = rows_of(results.summary())
+    assert len(head) == len(rule) == 8 and head[0] == "model"
+    assert [row[:5] for row in rows] == [
+        ["llama3", "pose", "1024", "4", "base"],
+        ["llama3", "rpes", "1024", "9", "base"],
+        ["llama3", "rpes", "1024", "9", "merged"],
+    ]
+    assert rows[-1][5:] == ["0.875 [0.825, 0.925]", "0.500", "31.46"]
+    assert results.summary() == results.summary()
