@@ -19,8 +19,7 @@ from longrecipe.facts import FactFormat, Haystack, draw_pairs, haystack
 
 # Tokens that one batch of haystacks may hold; bounds memory whatever the length.
 BATCH_TOKENS = 16_384
-NIAH_TASKS = ("multi-key", "multi-value", "multi-query")
-_N_VALUES, _N_ASKED, _N_DISTRACTORS = 4, 4, 4
+N_VALUES = 4
 
 
 class Reader:
@@ -78,28 +77,35 @@ def recall(
 ) -> pd.DataFrame:
     """Recall of one of n_facts facts hidden in text of a length: every fact of a document is asked for in turn.
 
-    A prompt is a document and one question, `length` tokens with the answer; the answer counts when it has the largest
-    logit. Args: source int64 ids of held-out text; length in tokens. Returns one row a prompt: length, document, depth
-    (0 = start of the text, 1 = its end), correct. Raises ValueError where the facts do not fit the length.
+    A prompt is a document and one question; the answer counts when it has the largest logit. The same questions are
+    then asked in one conversation, greedy answers kept, which makes `length` tokens in all (so that a single prompt is
+    8 tokens or so for each other fact shorter). Args: source int64 ids of held-out text; length in tokens. Returns one
+    row a prompt: length, document, depth (0 = start of the text, 1 = its end), correct, in_conversation.
+    Raises ValueError where the facts do not fit the length.
     """
-    question_tokens = len(facts.recall) + 1
+    tail = n_facts * (len(facts.recall) + 2) + (n_facts - 1) * len(facts.stop)
     rows = []
 
     def make() -> Haystack:
-        return haystack(source, facts, length - question_tokens - 1, draw_pairs(facts, n_facts, rng), rng)
+        return haystack(source, facts, length - tail, draw_pairs(facts, n_facts, rng), rng)
 
     for hays in _batches(make, n_documents, length):
         reader = Reader(network, np.stack([h.ids for h in hays]))
         first = len(rows) // n_facts
-        for i in range(n_facts):
-            logits = reader.ask(np.stack([facts.question(h.pairs[i, 0]) for h in hays]))
-            answers = logits.argmax(-1).cpu().numpy()
-            rows += [(length, first + j, h.depths[i], int(answers[j] == h.pairs[i, 1])) for j, h in enumerate(hays)]
-    return pd.DataFrame(rows, columns=["length", "document", "depth", "correct"])
+        turns = [np.stack([facts.question(h.pairs[i, 0]) for h in hays]) for i in range(n_facts)]
+        truth = np.stack([h.pairs[:, 1] for h in hays])
+        alone = np.stack([reader.ask(turn).argmax(-1).cpu().numpy() for turn in turns], axis=1) == truth
+        together = reader.converse(turns, facts.stop) == truth
+        rows += [
+            (length, first + j, hay.depths[i], int(alone[j, i]), int(together[j, i]))
+            for j, hay in enumerate(hays)
+            for i in range(n_facts)
+        ]
+    return pd.DataFrame(rows, columns=["length", "document", "depth", "correct", "in_conversation"])
 
 
 @torch.inference_mode()
-def niah_multi(
+def multi_value(
     network: PreTrainedModel,
     source: np.ndarray,
     facts: FactFormat,
@@ -107,33 +113,38 @@ def niah_multi(
     n_documents: int,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """RULER's multi-key, multi-value and multi-query needles in planted-fact form; NIAH(M) is the mean of the three.
+    """One key noted with 4 values at 4 places: the share of them among the 4 largest logits when the key is asked for.
 
-    A document hides 8 keys with one value each and one key with 4 values. multi-key: one of 4 of those keys, asked by
-    itself; multi-query: the same 4 asked in one conversation, greedy answers kept; multi-value: share of the 4 values
-    among the 4 largest logits after the many-valued key. Returns one row a document and task: length, document, task,
-    score in 0..1. Raises ValueError where the facts do not fit the length.
+    Returns one row a document: length, document, score in 0..1. Raises ValueError where the facts do not fit.
     """
-    tail = (len(facts.recall) + 1) * _N_ASKED + (len(facts.stop) + 1) * _N_ASKED
     rows = []
 
     def make() -> Haystack:
-        pairs = draw_pairs(facts, 1 + _N_ASKED + _N_DISTRACTORS, rng, values_of_first=_N_VALUES)
-        return haystack(source, facts, length - tail, pairs, rng)
+        pairs = draw_pairs(facts, 1, rng, values_of_first=N_VALUES)
+        return haystack(source, facts, length - len(facts.recall) - 2, pairs, rng)
 
     for hays in _batches(make, n_documents, length):
         reader = Reader(network, np.stack([h.ids for h in hays]))
-        truth = np.stack([h.pairs[_N_VALUES : _N_VALUES + _N_ASKED, 1] for h in hays])
-        turns = [np.stack([facts.question(h.pairs[_N_VALUES + i, 0]) for h in hays]) for i in range(_N_ASKED)]
-        alone = np.stack([reader.ask(turn).argmax(-1).cpu().numpy() for turn in turns], axis=1)
-        together = reader.converse(turns, facts.stop)
-        many = reader.ask(np.stack([facts.question(h.pairs[0, 0]) for h in hays])).topk(_N_VALUES).indices.cpu().numpy()
-        found = [np.isin(h.pairs[:_N_VALUES, 1], many[j]).mean() for j, h in enumerate(hays)]
-        first = len(rows) // len(NIAH_TASKS)
-        for j in range(len(hays)):
-            scores = ((alone == truth)[j].mean(), found[j], (together == truth)[j].mean())
-            rows += [(length, first + j, task, float(s)) for task, s in zip(NIAH_TASKS, scores, strict=True)]
-    return pd.DataFrame(rows, columns=["length", "document", "task", "score"])
+        logits = reader.ask(np.stack([facts.question(h.pairs[0, 0]) for h in hays]))
+        top = logits.topk(N_VALUES).indices.cpu().numpy()
+        first = len(rows)
+        rows += [(length, first + j, np.isin(h.pairs[:, 1], top[j]).mean()) for j, h in enumerate(hays)]
+    return pd.DataFrame(rows, columns=["length", "document", "score"])
+
+
+def niah_rows(recalled: pd.DataFrame, valued: pd.DataFrame) -> pd.DataFrame:
+    """RULER's multi-key, multi-query and multi-value needles in planted-fact form, whose mean is NIAH(M).
+
+    multi-key: one of several keys, asked by itself; multi-query: all keys asked in one conversation; multi-value: all
+    values of one key. Args: the frames of `recall` and `multi_value`. Returns one row a document and task: length,
+    document, task, score in 0..1.
+    """
+    by_document = recalled.groupby(["length", "document"])[["correct", "in_conversation"]].mean().reset_index()
+    columns = {"correct": "multi-key", "in_conversation": "multi-query"}
+    single = by_document.rename(columns=columns).melt(["length", "document"], var_name="task", value_name="score")
+    return pd.concat([single, valued.assign(task="multi-value")], ignore_index=True)[
+        ["length", "document", "task", "score"]
+    ]
 
 
 @torch.inference_mode()
@@ -158,12 +169,15 @@ def interval(
 ) -> tuple[float, float, float]:
     """Mean of a column and its percentile bootstrap interval, drawn over documents, not prompts.
 
-    Prompts of one document share its text, so they are no independent draws; documents are. Returns mean, low, high.
+    Prompts of one document share its text, so they are no independent draws; documents are. Where the frame has a
+    column task, the mean is that of the tasks' means, and documents are drawn within each task.
+    Returns mean, low, high.
     """
-    by_document = frame.groupby("document")[column].mean().to_numpy()
-    means = by_document[rng.integers(0, len(by_document), size=(draws, len(by_document)))].mean(axis=1)
+    tasks = [rows for _, rows in frame.groupby("task")] if "task" in frame else [frame]
+    scores = [rows.groupby("document")[column].mean().to_numpy() for rows in tasks]
+    means = np.mean([s[rng.integers(0, len(s), size=(draws, len(s)))].mean(axis=1) for s in scores], axis=0)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(by_document.mean()), float(low), float(high)
+    return float(np.mean([s.mean() for s in scores])), float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -189,7 +203,7 @@ class Report:
         for n, f in self.niah.groupby("length"):
             mean, low, high = interval(f, "score", rng)
             tasks = {task: float(g["score"].mean()) for task, g in f.groupby("task")}
-            niah[int(n)] = {"mean": mean, "low": low, "high": high, "documents": f["document"].nunique(), **tasks}
+            niah[int(n)] = {"mean": mean, "low": low, "high": high, **tasks}
         return {"recall": by_length, "niah_m": niah, "perplexity": self.perplexity}
 
 
@@ -205,19 +219,23 @@ def report(
     """Measure a model at every length: recall, NIAH(M) at the longest and the shortest, perplexity at the shortest.
 
     Every model measured with one seed reads the same documents, so that differences between stages are paired. The
-    shortest length (the base window, where retention is judged) gets four times n_documents: it costs next to nothing.
+    longest length gets n_documents; the base window, where retention is judged, four times as many, since it costs next
+    to nothing; the lengths between, half. multi-value needles take a sixth of a length's documents.
     """
     was_training = network.training
     network.eval()
     window, target = min(lengths), max(lengths)
-    count = {n: n_documents * (4 if n == window else 1) for n in lengths}
-    rows = [
-        recall(network, source, facts, n, count[n], n_facts, np.random.default_rng([seed, n])) for n in sorted(lengths)
-    ]
+    count = dict.fromkeys(lengths, -(-n_documents // 2)) | {target: n_documents, window: 4 * n_documents}
+    rows = {
+        n: recall(network, source, facts, n, count[n], n_facts, np.random.default_rng([seed, n]))
+        for n in sorted(lengths)
+    }
     niah = [
-        niah_multi(network, source, facts, n, count[n] // 2, np.random.default_rng([seed, n, 1]))
+        niah_rows(
+            rows[n], multi_value(network, source, facts, n, -(-count[n] // 6), np.random.default_rng([seed, n, 1]))
+        )
         for n in (window, target)
     ]
     short = perplexity(network, source, window)
     network.train(was_training)
-    return Report(pd.concat(rows, ignore_index=True), pd.concat(niah, ignore_index=True), short)
+    return Report(pd.concat(rows.values(), ignore_index=True), pd.concat(niah, ignore_index=True), short)

@@ -47,18 +47,23 @@ def fact_format(tokenizer: PreTrainedTokenizerBase) -> FactFormat:
 
 
 def document(
-    source: np.ndarray, facts: FactFormat, length: int, rng: np.random.Generator, filler: tuple[int, int] = (16, 80)
+    source: np.ndarray,
+    facts: FactFormat,
+    length: int,
+    rng: np.random.Generator,
+    filler: tuple[int, int] = (16, 80),
+    note_share: float = 0.25,
 ) -> np.ndarray:
     """A training document: running text with facts and, later, recalls of earlier facts sprinkled through it.
 
-    Between two statements lie filler[0] to filler[1] tokens of source. Half of the statements note a fact, for a new
-    key or, one time in four, a further value of a known one; the others recall a random known key with one of its
-    values. Returns int64 [length].
+    Between two statements lie filler[0] to filler[1] tokens of source. A note_share of the statements note a fact, for
+    a new key or, one time in four, a further value of a known one; the others recall a random known key with one of
+    its values. Returns int64 [length].
     """
     parts, known, total = [], {}, 0
     while total < length:
         parts.append(excerpt(source, int(rng.integers(filler[0], filler[1] + 1)), rng))
-        if not known or rng.random() < 0.5:
+        if not known or rng.random() < note_share:
             again = known and rng.random() < 0.25
             key = rng.choice(list(known)) if again else rng.choice(facts.keys)
             value = rng.choice(facts.values)
@@ -140,7 +145,7 @@ def short_sample(
         return np.concatenate(parts)[:length]
     if kind < repeat_share + fact_share:
         if rng.random() < 0.5:
-            return document(source, facts, length, rng, filler=(8, 40))
+            return document(source, facts, length, rng, filler=(8, 40), note_share=0.5)
         n_facts = int(rng.integers(1, max(1, min(8, length // 24)) + 1))
         return quiz(source, facts, length, n_facts, int(rng.integers(1, 5)), rng)
     return excerpt(source, length, rng)

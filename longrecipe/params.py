@@ -62,10 +62,11 @@ class Params(BaseModel):
     replay_learning_rate: float = Field(gt=0)
     replay_schedule: Schedule = Field(description="a schedule of transformers.Trainer that decays")
     replay_long_share: float = Field(ge=0, lt=1, description="share of replay steps on stage-1 samples; paper: 0")
+    replay_fact_share: float = Field(ge=0, le=0.9, description="share of short replay samples with planted facts")
     merge_weight: float = Field(ge=0, le=1, description="weight of the original model; paper: 0.5")
 
     save_steps: int = Field(ge=1, description="a resumable checkpoint every so many steps")
-    eval_documents: int = Field(ge=2, description="documents measured at each length, one prompt for each fact")
+    eval_documents: int = Field(ge=2, description="documents measured at T, one prompt for each fact")
     eval_facts: int = Field(ge=1, description="facts hidden in each document")
 
     @property

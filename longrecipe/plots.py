@@ -55,8 +55,9 @@ def token_shift(analysis: Analysis, anchors: Sequence[str], window: int) -> Figu
             axis.invert_yaxis()
             axis.grid(axis="y", visible=False)
         smooth = analysis.by_position.rolling(33, center=True, min_periods=1).mean()
+        others = itertools.cycle(["#D55E00", "#999999", "#009E73", "#E69F00"])
         for name in ranking["type"].head(4):
-            style = {"color": COLOURS["extended"], "lw": 2} if name in anchors else {"lw": 1}
+            style = {"color": COLOURS["extended"], "lw": 2} if name in anchors else {"color": next(others), "lw": 1}
             right.plot(smooth.index + 1, smooth[name], label=name, **style)
         right.axvline(window, color="black", lw=0.8, ls="--")
         right.annotate(" base window", (window, 0.97), xycoords=("data", "axes fraction"), va="top", fontsize=8)

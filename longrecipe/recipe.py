@@ -103,7 +103,10 @@ class Recipe:
         def rows() -> list[dict]:
             rng = self._rng(_REPLAY_SHORT)
             count = (p.replay_steps - n_long) * p.replay_batch_size
-            short = (facts.short_sample(self.text.train, self.facts, p.window, rng) for _ in range(count))
+            short = (
+                facts.short_sample(self.text.train, self.facts, p.window, rng, p.replay_fact_share)
+                for _ in range(count)
+            )
             short_rows = train.rows_of(((ids, np.array([len(ids)])) for ids in short), long=False)
             long_rows = self._long_rows(n_long * p.replay_batch_size, analysis, _REPLAY_LONG) if n_long else []
             return train.interleave(long_rows, short_rows, p.replay_batch_size)
@@ -127,11 +130,15 @@ class Recipe:
         self.tokenizer.save_pretrained(out)
         return models.load(out)
 
-    def measure(self, network: PreTrainedModel) -> evaluate.Report:
-        """Recall by length and depth, NIAH(M), short perplexity; the same held-out documents for every model."""
+    def measure(self, network: PreTrainedModel, share: float = 1.0) -> evaluate.Report:
+        """Recall by length and depth, NIAH(M), short perplexity; the same held-out documents for every model.
+
+        share: of the run's eval_documents; below 1 for models that only stand beside the others.
+        """
         p = self.params
+        n_documents = max(2, round(share * p.eval_documents))
         return evaluate.report(
-            network, self.text.held_out, self.facts, p.eval_lengths, p.eval_documents, p.eval_facts, p.seed
+            network, self.text.held_out, self.facts, p.eval_lengths, n_documents, p.eval_facts, p.seed
         )
 
     def _rng(self, stream: int) -> np.random.Generator:

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import longrecipe.evaluate as module
-from longrecipe.evaluate import NIAH_TASKS, Reader, Report, interval, niah_multi, perplexity, recall, report
+from longrecipe.evaluate import Reader, Report, interval, multi_value, niah_rows, perplexity, recall, report
 
 SOURCE = np.arange(400, 600)
+NIAH_TASKS = ("multi-key", "multi-query", "multi-value")
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +99,8 @@ def test_an_oracle_recalls_everything_and_the_deaf_nothing(monkeypatch, source, 
     for knows, expected in ((lambda *_: True, 1), (lambda *_: False, 0)):
         monkeypatch.setattr(module, "Reader", make_oracle(facts, knows))
         frame = recall(None, source, facts, 200, n_documents=7, n_facts=3, rng=rng)
-        assert list(frame.columns) == ["length", "document", "depth", "correct"]
-        assert (frame["correct"] == expected).all()
+        assert list(frame.columns) == ["length", "document", "depth", "correct", "in_conversation"]
+        assert (frame[["correct", "in_conversation"]] == expected).all(axis=None)
         assert (frame["length"] == 200).all()
         assert frame["document"].value_counts().to_dict() == dict.fromkeys(range(7), 3)
         assert frame["depth"].between(0, 1, inclusive="left").all() and frame["depth"].nunique() > 10
@@ -113,26 +114,29 @@ def test_answers_are_booked_on_their_own_document_and_depth(monkeypatch, source,
     monkeypatch.setattr(module, "Reader", make_oracle(facts, lambda index, length: index - later >= length / 2))
     frame = recall(None, source, facts, 300, n_documents=11, n_facts=4, rng=rng)
     np.testing.assert_array_equal(frame["correct"], (frame["depth"] >= 0.5).astype(int))
+    np.testing.assert_array_equal(frame["in_conversation"], frame["correct"])
     assert 0 < frame["correct"].mean() < 1
     assert frame["document"].value_counts().to_dict() == dict.fromkeys(range(11), 4)
 
 
-def test_a_prompt_has_the_length_it_says(monkeypatch, source, facts, rng):
+def test_a_conversation_fills_the_length_it_says(monkeypatch, source, facts, rng):
     seen = []
 
     class Measured(make_oracle(facts)):
-        def ask(self, questions):
-            seen.append(self.ids.shape[1] + questions.shape[1] + 1)
-            return super().ask(questions)
+        def converse(self, turns, stop):
+            # Each turn, its answer, and a stop after all answers but the last.
+            spoken = sum(turn.shape[1] + 1 for turn in turns) + (len(turns) - 1) * len(stop)
+            seen.append(self.ids.shape[1] + spoken)
+            return super().converse(turns, stop)
 
     monkeypatch.setattr(module, "Reader", Measured)
-    recall(None, source, facts, 128, n_documents=2, n_facts=2, rng=rng)
-    assert seen == [128, 128]
+    recall(None, source, facts, 128, n_documents=2, n_facts=3, rng=rng)
+    assert seen == [128]
 
 
 def test_facts_beyond_the_length_are_refused(tiny, source, facts, rng):
-    with pytest.raises(ValueError, match="9 facts need 45 tokens"):
-        recall(tiny, source, facts, 48, n_documents=2, n_facts=9, rng=rng)
+    with pytest.raises(ValueError, match="9 facts need"):
+        recall(tiny, source, facts, 100, n_documents=2, n_facts=9, rng=rng)
 
 
 def test_recall_counts_the_models_own_argmax(tiny, source, facts, monkeypatch):
@@ -147,7 +151,8 @@ def test_recall_counts_the_models_own_argmax(tiny, source, facts, monkeypatch):
     biased.lm_head.bias = torch.nn.Parameter(1e4 * (torch.arange(1024) == value).float())
     again = recall(biased, source, facts, 64, n_documents=3, n_facts=2, rng=np.random.default_rng(4))
     assert again["correct"].tolist() == truth
-    pd.testing.assert_frame_equal(again.drop(columns="correct"), frame.drop(columns="correct"))
+    rest = ["length", "document", "depth"]
+    pd.testing.assert_frame_equal(again[rest], frame[rest])
 
 
 # NIAH(M)
@@ -155,9 +160,12 @@ def test_recall_counts_the_models_own_argmax(tiny, source, facts, monkeypatch):
 
 def niah_means(monkeypatch, source, facts, knows):
     monkeypatch.setattr(module, "Reader", make_oracle(facts, knows))
-    frame = niah_multi(None, source, facts, 300, n_documents=30, rng=np.random.default_rng(0))
+    recalled = recall(None, source, facts, 300, n_documents=30, n_facts=4, rng=np.random.default_rng(0))
+    valued = multi_value(None, source, facts, 300, n_documents=20, rng=np.random.default_rng(1))
+    frame = niah_rows(recalled, valued)
     assert list(frame.columns) == ["length", "document", "task", "score"]
-    assert frame.groupby("document")["task"].apply(tuple).to_dict() == dict.fromkeys(range(30), NIAH_TASKS)
+    counts = frame.groupby("task")["document"].nunique().to_dict()
+    assert counts == {"multi-key": 30, "multi-query": 30, "multi-value": 20} and len(frame) == 80
     assert frame["score"].isin([0, 0.25, 0.5, 0.75, 1]).all()
     return frame.groupby("task")["score"].mean().to_dict()
 
@@ -169,20 +177,41 @@ def test_niah_is_one_for_an_oracle_and_zero_for_the_deaf(monkeypatch, source, fa
     assert all(0.35 < score < 0.65 for score in half.values())
 
 
+def test_niah_keeps_tasks_and_documents_apart():
+    recalled = pd.DataFrame(
+        {
+            "length": 64,
+            "document": [0, 0, 1, 1],
+            "depth": 0.5,
+            "correct": [1, 1, 1, 0],
+            "in_conversation": [0, 0, 1, 0],
+        }
+    )
+    valued = pd.DataFrame({"length": [64], "document": [0], "score": [0.25]})
+    rows = niah_rows(recalled, valued).set_index(["task", "document"])["score"].to_dict()
+    assert rows == {
+        ("multi-key", 0): 1.0,
+        ("multi-key", 1): 0.5,
+        ("multi-query", 0): 0.0,
+        ("multi-query", 1): 0.5,
+        ("multi-value", 0): 0.25,
+    }
+
+
 def test_multi_value_wants_all_four(monkeypatch, source, facts):
     class Forgetful(make_oracle(facts)):
         def known(self, row, key):
-            return super().known(row, key)[:1]
+            found = super().known(row, key)
+            assert len(found) == 4
+            return found[:1]
 
     monkeypatch.setattr(module, "Reader", Forgetful)
-    frame = niah_multi(None, source, facts, 256, n_documents=4, rng=np.random.default_rng(0))
-    means = frame.groupby("task")["score"].mean().to_dict()
-    assert means["multi-key"] == means["multi-query"] == 1
+    frame = multi_value(None, source, facts, 256, n_documents=4, rng=np.random.default_rng(0))
     # One value known, and the other three largest logits are not values of this key but for a rare chance.
-    assert means["multi-value"] == 0.25
+    assert frame["score"].mean() == 0.25
 
 
-def test_multi_query_keeps_its_answers_and_multi_key_does_not(tiny, source, facts, monkeypatch):
+def test_a_conversation_asks_the_questions_asked_alone(tiny, source, facts, monkeypatch):
     asked, conversed = [], []
 
     class Watched(Reader):
@@ -195,13 +224,12 @@ def test_multi_query_keeps_its_answers_and_multi_key_does_not(tiny, source, fact
             return super().converse(turns, stop)
 
     monkeypatch.setattr(module, "Reader", Watched)
-    niah_multi(tiny, source, facts, 256, n_documents=2, rng=np.random.default_rng(0))
+    recall(tiny, source, facts, 256, n_documents=2, n_facts=4, rng=np.random.default_rng(0))
     ((turns, stop),) = conversed
     np.testing.assert_array_equal(stop, facts.stop)
-    assert len(asked) == 5 and len(turns) == 4
-    np.testing.assert_array_equal(np.stack(asked[:4]), np.stack(turns))
+    np.testing.assert_array_equal(np.stack(asked), np.stack(turns))
     keys = np.stack(asked)[:, :, -1]
-    assert all(len(set(column)) == 5 for column in keys.T), "four keys of one value and the one of four"
+    assert all(len(set(column)) == 4 for column in keys.T)
 
 
 # perplexity
@@ -267,8 +295,10 @@ def tiny_report(tiny, source, facts):
 
 def test_a_report_measures_every_length(tiny_report, tiny, source):
     prompts = tiny_report.recall.groupby("length").size().to_dict()
-    assert prompts == {128: 4 * 2 * 3, 192: 2 * 3, 256: 2 * 3}
-    assert tiny_report.niah.groupby("length")["document"].nunique().to_dict() == {128: 4, 256: 1}
+    assert prompts == {128: 4 * 2 * 3, 192: 3, 256: 2 * 3}
+    tasks = tiny_report.niah.groupby(["length", "task"])["document"].nunique().unstack("task")
+    assert tasks["multi-key"].to_dict() == tasks["multi-query"].to_dict() == {128: 8, 256: 2}
+    assert tasks["multi-value"].to_dict() == {128: 2, 256: 1}
     assert tiny_report.perplexity == pytest.approx(perplexity(tiny, source, 128))
 
 
@@ -277,13 +307,13 @@ def test_the_reports_numbers(tiny_report):
     assert set(numbers) == {"recall", "niah_m", "perplexity"}
     assert set(numbers["recall"]) == {128, 192, 256} and set(numbers["niah_m"]) == {128, 256}
     assert all(set(values) == {"mean", "low", "high", "prompts"} for values in numbers["recall"].values())
-    assert all(set(v) == {"mean", "low", "high", "documents", *NIAH_TASKS} for v in numbers["niah_m"].values())
+    assert all(set(v) == {"mean", "low", "high", *NIAH_TASKS} for v in numbers["niah_m"].values())
     assert numbers == tiny_report.numbers()
 
 
 def test_numbers_are_means_of_the_rows():
     rows = pd.DataFrame({"length": 256, "document": [0, 0, 1, 1], "depth": 0.5, "correct": [1, 1, 1, 0]})
-    niah = pd.DataFrame({"length": 256, "document": 0, "task": NIAH_TASKS, "score": [1.0, 0.5, 0.75]})
+    niah = pd.DataFrame({"length": 256, "document": 0, "task": NIAH_TASKS, "score": [1.0, 0.75, 0.5]})
     made = Report(rows, niah, 12.5)
     numbers = made.numbers()
     assert numbers["recall"][256]["mean"] == made.recall_at(256) == 0.75
@@ -292,7 +322,6 @@ def test_numbers_are_means_of_the_rows():
         "mean": 0.75,
         "low": 0.75,
         "high": 0.75,
-        "documents": 1,
         "multi-key": 1.0,
         "multi-value": 0.5,
         "multi-query": 0.75,
