@@ -5,8 +5,9 @@
 
 import json
 import platform
+import statistics
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import torch
 from longrecipe.params import Params
 from longrecipe.paths import results_dir, root, write_text
 
+# 97.5 % quantiles of Student's t by degrees of freedom.
+_STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
 
 
@@ -66,32 +69,55 @@ def stage_table(numbers: Mapping[str, Mapping]) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis("stage")
 
 
+def seed_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean over seeds and its 95 % interval by Student's t, mean +- t s / sqrt(n) with n - 1 degrees of freedom.
+
+    Raises ValueError for fewer than 2 and more than 10 seeds.
+    """
+    count = len(values)
+    if count - 1 not in _STUDENT_T:
+        raise ValueError(f"an interval over seeds needs 2 to {max(_STUDENT_T) + 1} of them, not {count}.")
+    mean, half = statistics.mean(values), _STUDENT_T[count - 1] * statistics.stdev(values) / count**0.5
+    return mean, mean - half, mean + half
+
+
 def summary() -> str:
-    """The text of results/README.md: every finished run of the train experiment, a row each."""
-    rows = []
+    """The text of results/README.md: the finished runs of the train experiment, seeds of one setting together."""
+    groups: dict[str, list[dict]] = {}
     for path in sorted((results_dir() / "train").glob("*/metrics.json")):
         record = load(path.parent)
-        params, numbers = record["params"], record["numbers"]
-        target = str(params["target_length"])
-        for stage, measured in numbers["stages"].items():
-            cell = measured["recall"][target]
-            recall = f"{cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
-            niah = f"{measured['niah_m'][target]['mean']:.3f}"
-            cells = (params["model"], params["method"], target, params["seed"], stage, recall, niah)
-            rows.append(" | ".join(map(str, (*cells, f"{measured['perplexity']:.2f}"))))
-    head = "model | method | T, tokens | seed | stage | recall at T [95 %] | NIAH(M) at T | perplexity at W"
+        groups.setdefault(json.dumps(record["params"] | {"seed": None}, sort_keys=True), []).append(record)
+    rows = [row for records in groups.values() for row in _summary_rows(records)]
+    head = "model | method | T, tokens | seeds | stage | recall at T [95 %] | NIAH(M) at T [95 %] | perplexity at W"
     lines = [
         "# Results",
         "",
-        "Written by `python -m longrecipe.results` from the metrics.json of each run; do not edit.",
-        "All rows are measured, at scale mini. Recall is that of one of 4 planted facts, its interval a bootstrap over",
-        "the documents of one run (not over seeds). `paper/` holds the paper's numbers, quoted.",
+        "Written by `python -m longrecipe.results` from the metrics.json of each run; do not edit. All rows are",
+        "measured, at scale mini. Recall is that of one of 4 planted facts. Intervals of several seeds are Student's t",
+        "over seeds; those of a single seed are a bootstrap over its documents and say nothing of other seeds.",
+        "`paper/` holds the paper's numbers, quoted.",
         "",
         f"| {head} |",
         "|" + " --- |" * 8,
         *(f"| {row} |" for row in rows),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _summary_rows(records: list[dict]) -> list[str]:
+    params = records[0]["params"]
+    target, rows = str(params["target_length"]), []
+    for stage in records[0]["numbers"]["stages"]:
+        measured = [record["numbers"]["stages"][stage] for record in records]
+        cells = []
+        for values in ([m["recall"][target] for m in measured], [m["niah_m"][target] for m in measured]):
+            means = [value["mean"] for value in values]
+            triple = seed_interval(means) if len(means) > 1 else (means[0], values[0]["low"], values[0]["high"])
+            cells.append("{:.3f} [{:.3f}, {:.3f}]".format(*triple))
+        perplexity = f"{statistics.mean(m['perplexity'] for m in measured):.2f}"
+        seeds = ", ".join(str(record["seed"]) for record in records)
+        rows.append(" | ".join((params["model"], params["method"], target, seeds, stage, *cells, perplexity)))
+    return rows
 
 
 def _git_commit() -> str:

@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -28,11 +31,14 @@ SHORT = {
 }
 
 
+def command(notebook: str, out: Path, **parameters) -> list[str]:
+    words = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / notebook), str(out), "--no-progress-bar"]
+    return words + [word for name, value in parameters.items() for word in ("-p", name, str(value))]
+
+
 def papermill(notebook: str, out: Path, environment: dict, **parameters) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / notebook), str(out), "--no-progress-bar"]
-    for name, value in parameters.items():
-        command += ["-p", name, str(value)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=out.parent, timeout=280)
+    words = command(notebook, out, **parameters)
+    return subprocess.run(words, capture_output=True, text=True, env=environment, cwd=out.parent, timeout=280)
 
 
 @pytest.fixture
@@ -106,3 +112,36 @@ def test_every_method_runs_end_to_end(method, tmp_path, environment):
     assert set(stages["base"]["recall"]) == {"256", "512", "1024"}
     assert ("merged" in stages) == (method != "none")
     assert list((metrics.parent / "figures").glob("*.png"))
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been_killed(tmp_path, environment):
+    parameters = SHORT | {"extend_steps": 8, "save_steps": 1, "precision": "fp32"}
+    run = subprocess.Popen(
+        command("03_train.ipynb", tmp_path / "killed.ipynb", **parameters),
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "cache").glob("*/extend/checkpoints/checkpoint-[23]/trainer_state.json")):
+        assert run.poll() is None and time.monotonic() < deadline, "the run ended before it could be killed"
+        time.sleep(0.02)
+    # papermill and its kernel are one process group.
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    again = papermill("03_train.ipynb", tmp_path / "again.ipynb", environment, **parameters)
+    assert again.returncode == 0, again.stderr[-2000:]
+    printed = "".join(
+        output.text for cell in code_cells(tmp_path / "again.ipynb") for output in cell.outputs if "text" in output
+    )
+    assert re.search(r"extended .* resumed from step [2-7]\b", printed)
+    environment["LONGRECIPE_CACHE"] = str(tmp_path / "other")
+    whole = papermill("03_train.ipynb", tmp_path / "whole.ipynb", environment, **parameters)
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    resumed, in_one_go = (
+        json.loads(next((tmp_path / cache).glob("*/extend/stage.json")).read_text()) for cache in ("cache", "other")
+    )
+    assert len(in_one_go["losses"]) == 8
+    assert resumed["losses"] == in_one_go["losses"]

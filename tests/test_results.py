@@ -125,5 +125,20 @@ def test_summary_lists_finished_runs_only(clone, params):
         ["llama3", "rpes", "1024", "9", "base"],
         ["llama3", "rpes", "1024", "9", "merged"],
     ]
-    assert rows[-1][5:] == ["0.875 [0.825, 0.925]", "0.500", "31.46"]
+    assert rows[-1][5] == "0.875 [0.825, 0.925]" and rows[-1][6].startswith("0.500 [") and rows[-1][7] == "31.46"
     assert results.summary() == results.summary()
+
+
+def test_summary_puts_seeds_of_one_setting_together(clone, params):
+    for seed, recall in ((0, 0.8), (1, 0.9), (2, 0.85)):
+        run = params.model_copy(update={"seed": seed})
+        results.save(results.run_dir(run), run, {"stages": {"base": stage_numbers(recall)}}, 1.0)
+    _, _, row = rows_of(results.summary())
+    assert row[3] == "0, 1, 2"
+    # t = 4.303 at 2 degrees of freedom, standard deviation 0.05
+    assert row[5] == "0.850 [0.726, 0.974]"
+
+
+def test_an_interval_over_one_seed_is_refused():
+    with pytest.raises(ValueError, match="2 to 10 of them, not 1"):
+        results.seed_interval([0.9])
