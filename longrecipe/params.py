@@ -99,6 +99,11 @@ class Params(BaseModel):
                 f"probe_window = {self.probe_window}: must lie above window = {self.window} "
                 f"and at most at target_length = {self.target_length}"
             )
+        if round(self.analysis_top_share * self.analysis_documents) < 1:
+            raise ValueError(
+                f"analysis_top_share = {self.analysis_top_share}: leaves no token of analysis_documents = "
+                f"{self.analysis_documents} at a position; their product must round to 1 or more"
+            )
         if self.n_documents < self.extend_batch_size:
             raise ValueError(
                 f"n_documents = {self.n_documents}: must fill a batch of extend_batch_size = {self.extend_batch_size}"

@@ -20,7 +20,7 @@ SHORT = {
     "target_length": 1024,
     "probe_steps": 2,
     "probe_batch_size": 2,
-    "analysis_documents": 10,
+    "analysis_documents": 20,
     "n_documents": 32,
     "extend_steps": 3,
     "extend_batch_size": 2,

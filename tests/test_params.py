@@ -146,6 +146,7 @@ def test_unknown_model_scale_and_method_list_what_there_is():
         ({"extend_schedule": "nope"}, r"extend_schedule = 'nope': .*'linear'.*'cosine'"),
         ({"replay_schedule": "nope"}, r"replay_schedule = 'nope': .*'linear'.*'cosine'"),
         ({"n_documents": 4, "extend_batch_size": 8}, r"n_documents = 4: .*extend_batch_size = 8"),
+        ({"analysis_documents": 9}, r"analysis_top_share = 0\.05: .*analysis_documents = 9"),
         ({"extend_steps": 0}, r"extend_steps = 0: "),
         ({"replay_long_share": 1.0}, r"replay_long_share = 1\.0: .*paper: 0"),
     ],
