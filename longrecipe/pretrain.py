@@ -83,7 +83,7 @@ def make_mini(model: str, folder: Path, seed: int = 0, settings: Curriculum | No
             rows = pretrain(network, text, facts, rng, settings)
             break
         except CurriculumError as error:
-            # About half of the initialisations settle in the optimum "one of two keys" and never leave it.
+            # Many initialisations settle at "one of two keys" and had not left it after hundreds of steps.
             log.info("attempt %d: %s", attempt + 1, error)
             if attempt + 1 == settings.attempts:
                 raise
