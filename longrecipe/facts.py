@@ -27,16 +27,22 @@ class FactFormat:
         """Ids of ` Note: KEY NN.` or ` Recall: KEY NN.`, after opening = note or recall."""
         return np.concatenate([opening, [key, value], self.stop])
 
-    def question(self, key: int) -> np.ndarray:
-        """Ids of ` Recall: KEY`, to which the value is the answer."""
-        return np.append(self.recall, key)
+
+def is_key(text: str) -> bool:
+    """Whether a token's text can be the key of a planted fact: a blank and a word of 4 letters or more."""
+    return re.fullmatch(r" [a-z]{4,}", text) is not None
+
+
+def is_value(text: str) -> bool:
+    """Whether a token's text can be the value of a planted fact: a blank and a two-digit number."""
+    return re.fullmatch(r" [1-9]\d", text) is not None
 
 
 def fact_format(tokenizer: PreTrainedTokenizerBase) -> FactFormat:
     """The fact format of a tokenizer. Raises ValueError where it has too few one-token words or numbers."""
     strings = token_strings(tokenizer)
-    keys = [i for i, text in enumerate(strings) if re.fullmatch(r" [a-z]{4,}", text)]
-    values = [i for i, text in enumerate(strings) if re.fullmatch(r" [1-9]\d", text)]
+    keys = [i for i, text in enumerate(strings) if is_key(text)]
+    values = [i for i, text in enumerate(strings) if is_value(text)]
     if len(keys) < 32 or len(values) < 32:
         raise ValueError(
             f"the tokenizer has {len(keys)} one-token words and {len(values)} one-token two-digit numbers; planted "
@@ -76,52 +82,37 @@ def document(
     return np.concatenate(parts)[:length]
 
 
-@dataclass(frozen=True)
-class Haystack:
-    """Text with hidden facts: ids int64 [length]; pairs [F, 2] of (key, value); depths [F] in 0..1 from the start."""
+def hide(
+    source: np.ndarray, needles: list[np.ndarray], length: int, rng: np.random.Generator, shuffle: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hide needles at uniform random places of a random stretch of source, in random order or (no shuffle) in theirs.
 
-    ids: np.ndarray
-    pairs: np.ndarray
-    depths: np.ndarray
-
-
-def haystack(
-    source: np.ndarray, facts: FactFormat, length: int, pairs: np.ndarray, rng: np.random.Generator
-) -> Haystack:
-    """Hide facts at uniform random places of a random stretch of source, in random order.
-
-    Args: length in tokens, facts included; pairs [F, 2] of (key, value). Returns a Haystack, depth i being the place
-    of fact i as a share of the length. Raises ValueError where the facts do not fit.
+    Args: needles: arrays of ids; length in tokens, needles included. Returns ids int64 [length] and the depths of the
+    needles, where each starts as a share of the length. Raises ValueError where they do not fit.
     """
-    needles = [facts.statement(facts.note, key, value) for key, value in pairs]
     room = length - sum(map(len, needles))
     if room < 0:
         raise ValueError(f"{len(needles)} facts need {length - room} tokens, the haystack has {length}: hide fewer.")
     text, cuts = excerpt(source, room, rng), np.sort(rng.integers(0, room + 1, size=len(needles)))
-    order = rng.permutation(len(needles))
+    order = rng.permutation(len(needles)) if shuffle else np.arange(len(needles))
     parts, depths, done, total = [], np.empty(len(needles)), 0, 0
     for cut, which in zip(cuts, order, strict=True):
         parts += [text[done:cut], needles[which]]
         depths[which] = (total + cut - done) / length
         total, done = total + cut - done + len(needles[which]), cut
-    return Haystack(np.concatenate([*parts, text[done:]]), np.asarray(pairs), depths)
-
-
-def draw_pairs(facts: FactFormat, n_keys: int, rng: np.random.Generator, values_of_first: int = 1) -> np.ndarray:
-    """Random distinct keys with distinct random values each, `[F, 2]`; the first key gets values_of_first of them."""
-    keys = rng.choice(facts.keys, size=n_keys, replace=False)
-    values = rng.choice(facts.values, size=n_keys + values_of_first - 1, replace=False)
-    return np.stack([np.concatenate([np.repeat(keys[:1], values_of_first), keys[1:]]), values], axis=1)
+    return np.concatenate([*parts, text[done:]]), depths
 
 
 def quiz(
     source: np.ndarray, facts: FactFormat, length: int, n_facts: int, n_questions: int, rng: np.random.Generator
 ) -> np.ndarray:
     """A training sample that ends in questions: a haystack, then n_questions recalls of random facts of it."""
-    pairs = draw_pairs(facts, n_facts, rng)
+    pairs = [rng.choice(each, size=n_facts, replace=False) for each in (facts.keys, facts.values)]
+    pairs = np.stack(pairs, axis=1)
     asked = [facts.statement(facts.recall, *pairs[i]) for i in rng.integers(0, n_facts, size=n_questions)]
-    hay = haystack(source, facts, length - sum(map(len, asked)), pairs, rng)
-    return np.concatenate([hay.ids, *asked])
+    notes = [facts.statement(facts.note, *pair) for pair in pairs]
+    ids, _ = hide(source, notes, length - sum(map(len, asked)), rng)
+    return np.concatenate([ids, *asked])
 
 
 def short_sample(

@@ -3,9 +3,10 @@
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # What is not copied beside the merged weights: weights in any form, trainer states, and lists of shards.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".gguf", ".onnx", ".index.json")
 HEAD = "lm_head.weight"
+RULES = ("uniform", "spare_qk")
+_QK = re.compile(r"\b[qk]_proj\.")
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +73,11 @@ def interpolate(original: torch.Tensor, tuned: torch.Tensor, weight: float) -> t
 
 
 def merge(
-    original_dir: str | os.PathLike, tuned_dir: str | os.PathLike, out_dir: str | os.PathLike, weight: float = 0.5
+    original_dir: str | os.PathLike,
+    tuned_dir: str | os.PathLike,
+    out_dir: str | os.PathLike,
+    weight: float = 0.5,
+    rule: str = "uniform",
 ) -> Path:
     """Write the model theta = weight * original + (1 - weight) * tuned to a new folder (section 4.3, stage 3).
 
@@ -86,22 +93,33 @@ def merge(
         tuned_dir: the extended, replayed model, likewise.
         out_dir: a folder that does not exist yet, or is empty.
         weight: lambda1, the original's share, within [0, 1]; the paper's is 0.5.
+        rule: `uniform`, the paper's: all tensors are averaged. `spare_qk`, ours: the projections of queries and keys
+            stay as they were tuned. RoPE turns these alone, so they are made for one RoPE base, the tuned ones for the
+            raised base and the original's for its own, and an average of both suits neither.
 
     Returns:
         out_dir.
 
     Raises:
-        MergeError: a weight outside [0, 1], missing or unreadable files, pickles only, tensors whose names or shapes
-            differ or that have no average, or an out_dir in use.
+        MergeError: a weight outside [0, 1], an unknown rule, missing or unreadable files, pickles only, tensors whose
+            names or shapes differ or that have no average, or an out_dir in use.
     """
     if not 0 <= weight <= 1:
         raise MergeError(f"weight is {weight}, but must be within [0, 1]: the original's share, 0.5 in the paper")
+    if rule not in RULES:
+        raise MergeError(f"rule is {rule!r}, but must be one of {', '.join(RULES)}")
     original, tuned, out = read_checkpoint(Path(original_dir)), read_checkpoint(Path(tuned_dir)), Path(out_dir)
     if out.resolve() in (original.folder.resolve(), tuned.folder.resolve()):
         raise MergeError(f"out_dir {out} is one of the models to merge; choose a folder that does not exist yet")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise MergeError(f"out_dir {out} exists and is not an empty folder; choose another, or remove it first")
     names = _names_in_common(original, tuned)
+    weights = dict.fromkeys(names, weight)
+    if rule == "spare_qk":
+        spared = [name for name in names if _QK.search(name)]
+        if not spared:
+            raise MergeError(f"{tuned.folder} has no tensors named q_proj or k_proj to spare; merge by rule 'uniform'")
+        weights |= dict.fromkeys(spared, 0.0)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     # A sibling, so that the last step is a rename on one disk; the inner folder has ordinary permissions.
@@ -110,7 +128,7 @@ def merge(
         folder.mkdir()
         n_bytes = 0
         for shard in sorted({tuned.files[name] for name in names}):
-            n_bytes += _merge_shard(original, tuned, shard, names, folder / shard, weight)
+            n_bytes += _merge_shard(original, tuned, shard, weights, folder / shard)
             logger.info("merged %s of %s and %s", shard, original.folder, tuned.folder)
         if SINGLE not in tuned.files.values():
             index = _read_index(tuned.folder)
@@ -192,10 +210,10 @@ def _ties_head(model: Checkpoint) -> bool:
 
 
 def _merge_shard(
-    original: Checkpoint, tuned: Checkpoint, shard: str, names: Iterable[str], target: Path, weight: float
+    original: Checkpoint, tuned: Checkpoint, shard: str, weights: Mapping[str, float], target: Path
 ) -> int:
     merged = {}
-    for name in names:
+    for name, weight in weights.items():
         if tuned.files[name] == shard:
             try:
                 merged[name] = interpolate(_load(original, name), _load(tuned, name), weight).contiguous()

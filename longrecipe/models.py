@@ -9,9 +9,11 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
+    MistralConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    Qwen2Config,
 )
 
 from longrecipe.paths import mini_model_dir
@@ -35,12 +37,24 @@ _MINI_SHAPE = {
 }
 
 
+# Each family's own RoPE base: it leaves low frequencies unused inside the window, room that extension needs.
 def _llama3() -> PreTrainedConfig:
-    # Llama-3's own RoPE base: it leaves low frequencies unused inside the window, room that extension needs.
     return LlamaConfig(**_MINI_SHAPE, rope_parameters={"rope_type": "default", "rope_theta": 5.0e5})
 
 
-ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {"llama3": _llama3}
+def _mistral() -> PreTrainedConfig:
+    # As Mistral-7B-v0.3: output weights of their own, and no sliding window (v0.1 had one).
+    own = {"tie_word_embeddings": False, "sliding_window": None, "rms_norm_eps": 1.0e-5}
+    return MistralConfig(**_MINI_SHAPE | own, rope_parameters={"rope_type": "default", "rope_theta": 1.0e6})
+
+
+def _qwen2() -> PreTrainedConfig:
+    # Biases of queries, keys and values are part of the architecture; embeddings tied, as in Qwen2's smaller sizes.
+    own = {"rms_norm_eps": 1.0e-6, "use_sliding_window": False}
+    return Qwen2Config(**_MINI_SHAPE | own, rope_parameters={"rope_type": "default", "rope_theta": 1.0e6})
+
+
+ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {"llama3": _llama3, "mistral": _mistral, "qwen2": _qwen2}
 
 
 def new_mini(model: str, seed: int) -> PreTrainedModel:

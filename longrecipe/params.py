@@ -73,8 +73,11 @@ class Params(BaseModel):
     replay_learning_rate: float = Field(gt=0)
     replay_schedule: Schedule = Field(description="a schedule of transformers.Trainer that decays")
     replay_long_share: float = Field(ge=0, lt=1, description="share of replay steps on stage-1 samples; paper: 0")
+    # This and merge_rule have defaults, so that runs made before they existed keep their keys.
+    replay_kl_weight: float = Field(0.0, ge=0, description="of KL(original || model) on short replay text; paper: 0")
     replay_fact_share: float = Field(ge=0, le=0.9, description="share of short replay samples with planted facts")
     merge_weight: float = Field(ge=0, le=1, description="weight of the original model; paper: 0.5")
+    merge_rule: Literal["uniform", "spare_qk"] = Field("uniform", description="spare_qk: queries and keys stay tuned")
 
     save_steps: int = Field(ge=1, description="a resumable checkpoint every so many steps")
     eval_documents: int = Field(ge=2, description="documents measured at T, one prompt for each fact")
@@ -102,7 +105,19 @@ class Params(BaseModel):
     @property
     def key(self) -> str:
         """A short hash of all settings: runs with equal keys are the same run."""
-        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:10]
+        return _hash(self.model_dump(exclude_defaults=True))
+
+    def stage_key(self, stage: str) -> str:
+        """A short hash of the settings that a stage reads, its own and those of the stages before it.
+
+        stage: analysis (H' and the scores), extend or replay. Raises KeyError for another.
+        """
+        settings = self.model_dump(exclude_defaults=True)
+        if stage == "analysis":
+            common = ("model", "scale", "seed", "precision", "window", "warmup_steps", "save_steps")
+            return _hash({k: v for k, v in settings.items() if k in common or k.startswith(("probe_", "analysis_"))})
+        later = {"extend": ("replay_", "merge_", "eval_"), "replay": ("merge_", "eval_")}[stage]
+        return _hash({k: v for k, v in settings.items() if not k.startswith(later)})
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Params":
@@ -134,6 +149,10 @@ class Params(BaseModel):
                 f"so ratio >= {16 / self.target_length:.4f}"
             )
         return self
+
+
+def _hash(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def available() -> dict[str, list[str]]:
@@ -175,13 +194,9 @@ def changed(params: Params, **changes: Any) -> Params:
     return _check(params.model_dump() | changes, source="a changed run")
 
 
-def from_notebook(namespace: Mapping[str, Any]) -> Params:
-    """The settings of a notebook: the plain values in its namespace (`globals()`) override the params file.
-
-    Call it in the cell after the parameters cell, before other names are made. papermill only warns about a `-p` name
-    that a notebook does not know; here it is an error. Raises ParamsError.
-    """
-    plain = {
+def plain_values(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values of a notebook's namespace: what its parameters cell and papermill's -p have set."""
+    return {
         name: value
         for name, value in namespace.items()
         if not name.startswith("_")
@@ -189,6 +204,15 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
         and not isinstance(value, types.ModuleType)
         and not callable(value)
     }
+
+
+def from_notebook(namespace: Mapping[str, Any]) -> Params:
+    """The settings of a notebook: the plain values in its namespace (`globals()`) override the params file.
+
+    Call it in the cell after the parameters cell, before other names are made. papermill only warns about a `-p` name
+    that a notebook does not know; here it is an error. Raises ParamsError.
+    """
+    plain = plain_values(namespace)
     return load(plain.pop("model", "llama3"), plain.pop("scale", "mini"), **plain)
 
 

@@ -169,6 +169,11 @@ def pretrain(
     Raises CurriculumError where phase A does not pass within its step limit.
     """
     settings = settings or Curriculum()
+    own_head = not network.config.tie_word_embeddings
+    inputs, head = network.get_input_embeddings(), network.get_output_embeddings()
+    if own_head:
+        # Phase A ties them all the same: with output weights of their own, seven of seven attempts found no recall.
+        head.weight = inputs.weight
     step, rows = _stepper(network, settings), []
     network.train()
     with tqdm(desc="phase A, pairs") as bar:
@@ -186,6 +191,9 @@ def pretrain(
                 rows.append({"phase": "A", "pairs": n_pairs, "loss": loss, "accuracy": accuracy})
                 bar.update()
             log.info("phase A: %d pairs known after %d steps", n_pairs, len(rows))
+    if own_head:
+        head.weight = torch.nn.Parameter(inputs.weight.detach().clone())
+        step = _stepper(network, settings)
     for i in tqdm(range(settings.text_steps), desc="phase B, text"):
         done = i / settings.text_steps
         length = WINDOW // 4 if done < 0.15 else WINDOW // 2 if done < 0.35 else WINDOW

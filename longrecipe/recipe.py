@@ -1,13 +1,13 @@
 """The recipe of one run, stage by stage, from settings: what the notebooks call and sweeps repeat.
 
-H' and token analysis -> stage-1 set -> stage 1, extension -> stage 2, replay -> stage 3, merge; each stage is kept in
-the run's cache folder, so that a run which was killed goes on where it was.
+H' and token analysis -> stage-1 set -> stage 1, extension -> stage 2, replay -> stage 3, merge; each stage is kept in a
+cache folder, so that a run which was killed goes on where it was, and runs that agree up to a stage share it.
 """
 
 import functools
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from datasets import Dataset, load_from_disk
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from longrecipe import corpus, evaluate, facts, models, positions, tokens, train
+from longrecipe import corpus, evaluate, facts, models, positions, samples, tokens, train
 from longrecipe.merge import merge
 from longrecipe.params import Params, changed
 from longrecipe.paths import PACKAGE, cache_dir
@@ -28,14 +28,13 @@ _PROBE, _ANALYSIS, _EXTEND, _REPLAY_LONG, _REPLAY_SHORT, _SHOWN = range(6)
 
 @dataclass(frozen=True)
 class Recipe:
-    """A run's settings, its data and its cache folder; make one with `prepare`."""
+    """A run's settings and its data; make one with `prepare`."""
 
     params: Params
     tokenizer: PreTrainedTokenizerBase
     text: corpus.Corpus
     facts: facts.FactFormat | None
     ends: np.ndarray
-    folder: Path
 
     @property
     def method(self) -> Method:
@@ -79,16 +78,16 @@ class Recipe:
                     f"H' needs {length:,} more: ask for fewer analysis_documents, or for shorter ones."
                 )
             documents = self._documents(count, length, rng, source)
-            return train.rows_of(map(corpus.as_it_stands, documents))
+            return samples.rows_of(map(corpus.as_it_stands, documents))
 
         stage = self._stage("H'", p.probe_steps, p.probe_batch_size, p.probe_learning_rate, "linear")
         method = METHODS["flt" if length == p.probe_window else "pose"]
         return train.run_stage(
             lambda: models.load(p.model, p.scale, p.probe_window),
-            self._stored("probe", rows),
-            train.Collator(method, p.probe_window, p.seed),
+            self._stored("analysis", "probe", rows),
+            samples.Collator(method, p.probe_window, p.seed),
             stage,
-            self.folder / "probe",
+            self.folder("analysis") / "probe",
         )
 
     def scored(self, score: str | None = None) -> list[tokens.Scored]:
@@ -107,7 +106,7 @@ class Recipe:
             self.base(),
             self.probe().load(),
             ((f"{i:05d}", ids) for i, ids in enumerate(documents)),
-            self.folder / f"scores-{score}",
+            self.folder("analysis") / f"scores-{score}",
             score,
         )
 
@@ -128,8 +127,7 @@ class Recipe:
         """The same model and text under other settings, by name. Raises ParamsError for what cannot be run."""
         if changes.keys() & {"model", "scale"}:
             raise ValueError("model and scale come with other files: prepare another recipe.")
-        params = changed(self.params, **changes)
-        return replace(self, params=params, folder=_folder(params))
+        return replace(self, params=changed(self.params, **changes))
 
     def shown(self, count: int) -> list[corpus.Sample]:
         """Samples of the run's length, to look at without a token analysis: where the run's selection goes by anchors,
@@ -137,40 +135,38 @@ class Recipe:
         p, rng = self.params, self._rng(_SHOWN)
         how = "first" if p.selection == "first" else "random"
         documents = self.documents(count)
-        return [train.sample_of(ids, self.method, p.train_length, self.ends, None, rng, how) for ids in documents]
+        return [samples.sample_of(ids, self.method, p.train_length, self.ends, None, rng, how) for ids in documents]
 
     def drawn_positions(self, count: int, n_documents: int | None = None) -> list[np.ndarray]:
         """position_ids of the samples that `shown` gives, as stage 1 draws them in its first epoch.
 
         n_documents: so many documents in turn, which is quicker; None takes one for each sample.
         """
-        rows, collator = train.rows_of(self.shown(min(count, n_documents or count))), self.collator()
+        rows, collator = samples.rows_of(self.shown(min(count, n_documents or count))), self.collator()
         return [collator.positions(rows[key % len(rows)] | {"key": key}) for key in range(count)]
 
     def stage_one_set(self, analysis: tokens.Analysis | None) -> Dataset:
         """The stage-1 set, stored: from each document of T tokens the n tokens that the method trains on."""
-        return self._stored("stage_one", lambda: self._long_rows(self.params.n_documents, analysis, _EXTEND))
+        return self._stored("extend", "stage_one", lambda: self._long_rows(self.params.n_documents, analysis, _EXTEND))
 
-    def collator(self, stream: int = 0) -> train.Collator:
+    def collator(self, stream: int = 0) -> samples.Collator:
         """What makes batches of this run's samples: stream 0 draws the positions of stage 1, stream 1 of replay."""
-        return train.Collator(self.method, self.params.target_length, seed=2 * self.params.seed + stream)
+        return samples.Collator(self.method, self.params.target_length, seed=2 * self.params.seed + stream)
 
     def extend(self, dataset: Dataset) -> train.Trained:
         """Stage 1, extension: train the model with raised RoPE base on the stage-1 set, at the method's positions."""
         p = self.params
         stage = self._stage("extend", p.extend_steps, p.extend_batch_size, p.extend_learning_rate, p.extend_schedule)
-        return train.run_stage(self.raised, dataset, self.collator(0), stage, self.folder / "extend")
+        return train.run_stage(self.raised, dataset, self.collator(0), stage, self.folder("extend") / "extend")
 
-    def replay(
-        self, extended: train.Trained, analysis: tokens.Analysis | None, long_share: float | None = None
-    ) -> train.Trained:
-        """Stage 2, replay: short general text at a decaying rate, with long_share of the steps on stage-1 samples.
+    def replay(self, extended: train.Trained, analysis: tokens.Analysis | None) -> train.Trained:
+        """Stage 2, replay: short general text at a decaying rate.
 
-        long_share defaults to the run's replay_long_share; 0 is the paper's setting.
+        replay_long_share of the steps read stage-1 samples; on short text replay_kl_weight * KL(original || model) is
+        added to the loss. The paper's setting of both is 0.
         """
         p = self.params
-        share = p.replay_long_share if long_share is None else long_share
-        n_long = round(p.replay_steps * share)
+        n_long = round(p.replay_steps * p.replay_long_share)
 
         def rows() -> list[dict]:
             rng = self._rng(_REPLAY_SHORT)
@@ -179,38 +175,45 @@ class Recipe:
                 facts.short_sample(self.text.train, self.facts, p.window, rng, p.replay_fact_share)
                 for _ in range(count)
             )
-            short_rows = train.rows_of(map(corpus.as_it_stands, short), long=False)
+            short_rows = samples.rows_of(map(corpus.as_it_stands, short), long=False)
             long_rows = self._long_rows(n_long * p.replay_batch_size, analysis, _REPLAY_LONG) if n_long else []
-            return train.interleave(long_rows, short_rows, p.replay_batch_size)
+            return samples.interleave(long_rows, short_rows, p.replay_batch_size)
 
-        name = f"replay-{n_long}-of-{p.replay_steps}-long"
         stage = self._stage("replay", p.replay_steps, p.replay_batch_size, p.replay_learning_rate, p.replay_schedule)
-        stage = replace(stage, warmup_steps=0)
-        dataset = self._stored(name, rows)
-        return train.run_stage(extended.load, dataset, self.collator(1), stage, self.folder / name)
+        stage = replace(stage, warmup_steps=0, kl_weight=p.replay_kl_weight)
+        dataset = self._stored("replay", "replay", rows)
+        folder = self.folder("replay") / "replay"
+        return train.run_stage(extended.load, dataset, self.collator(1), stage, folder, original=self.base)
 
-    def merge(self, replayed: train.Trained, weight: float | None = None) -> PreTrainedModel:
-        """Stage 3, merge: weight * original + (1 - weight) * replayed, in the extended configuration.
+    def merge(self, replayed: train.Trained) -> PreTrainedModel:
+        """Stage 3, merge: merge_weight * original + (1 - merge_weight) * replayed, in the extended configuration.
 
-        weight defaults to the run's merge_weight; the paper's is 0.5.
+        By merge_rule all tensors are averaged (the paper's), or all but queries and keys (see `merge.merge`).
         """
         p = self.params
-        weight = p.merge_weight if weight is None else weight
-        out = self.folder / f"{replayed.folder.parent.name}-merged-{weight:g}"
+        out = replayed.folder.with_name(f"merged-{p.merge_rule}-{p.merge_weight:g}")
         shutil.rmtree(out, ignore_errors=True)
-        merge(models.folder_of(p.model, p.scale), replayed.folder, out, weight)
+        merge(models.folder_of(p.model, p.scale), replayed.folder, out, p.merge_weight, p.merge_rule)
         self.tokenizer.save_pretrained(out)
         return models.load(out)
 
-    def measure(self, network: PreTrainedModel, share: float = 1.0) -> evaluate.Report:
-        """Recall by length and depth, NIAH(M), short perplexity; the same held-out documents for every model.
+    def measure(
+        self,
+        network: PreTrainedModel,
+        share: float = 1.0,
+        others: Collection[str] = (),
+        lengths: list[int] | None = None,
+    ) -> evaluate.Report:
+        """NIAH(M) by length and depth, and general scores; the same held-out documents for every model.
 
-        share: of the run's eval_documents; below 1 for models that only stand beside the others.
+        share: of the run's eval_documents; below 1 for models that only stand beside the others. others: further tasks
+        to ask, of `evaluate.OTHERS`. lengths: None takes the run's eval_lengths, the window doubled up to the target.
         """
         p = self.params
         n_documents = max(2, round(share * p.eval_documents))
+        wording = evaluate.planted(self.tokenizer)
         return evaluate.report(
-            network, self.text.held_out, self.facts, p.eval_lengths, n_documents, p.eval_facts, p.seed
+            network, self.text.held_out, wording, lengths or p.eval_lengths, n_documents, p.eval_facts, p.seed, others
         )
 
     def _rng(self, stream: int) -> np.random.Generator:
@@ -236,13 +239,23 @@ class Recipe:
 
         def sample(ids: np.ndarray) -> corpus.Sample:
             is_anchor = None if anchors is None else self.types.mask(ids, anchors)
-            return train.sample_of(ids, self.method, p.train_length, self.ends, is_anchor, rng, p.selection)
+            return samples.sample_of(ids, self.method, p.train_length, self.ends, is_anchor, rng, p.selection)
 
-        return train.rows_of(map(sample, self._documents(count, p.target_length, rng)))
+        return samples.rows_of(map(sample, self._documents(count, p.target_length, rng)))
 
-    def _stored(self, name: str, make_rows: Callable[[], list[dict]]) -> Dataset:
-        folder = self.folder / "data" / name
-        return load_from_disk(str(folder)) if folder.is_dir() else train.store(make_rows(), folder)
+    def folder(self, stage: str) -> Path:
+        """The cache folder of a stage, analysis, extend or replay: runs that agree in all it reads share it.
+
+        Its name holds a hash of those settings and of this package's code, so that a stage never goes on with what
+        other settings or other code had left.
+        """
+        p = self.params
+        name = p.model if stage == "analysis" else f"{p.model}-{p.method_slug}-{p.target_length}"
+        return cache_dir() / f"{name}-{stage}-{p.stage_key(stage)}-{_code_hash(p.model)}"
+
+    def _stored(self, stage: str, name: str, make_rows: Callable[[], list[dict]]) -> Dataset:
+        folder = self.folder(stage) / "data" / name
+        return load_from_disk(str(folder)) if folder.is_dir() else samples.store(make_rows(), folder)
 
     def _stage(self, name: str, steps: int, batch_size: int, rate: float, schedule: str) -> train.Stage:
         p = self.params
@@ -250,11 +263,10 @@ class Recipe:
 
 
 def prepare(params: Params, analysis_only: bool = False) -> Recipe:
-    """Load what a run needs: tokenizer, text, fact format (mini: facts are planted); and name its cache folder.
+    """Load what a run needs: tokenizer, text, fact format (mini: facts are planted).
 
     analysis_only: for the token analysis, and to look at positions, at every scale; training works at mini today.
-    The folder's name holds the hash of all settings and of this package's code, so that a run never goes on with what
-    other settings or other code had left. Raises ValueError where the scale cannot be trained yet.
+    Raises ValueError where the scale cannot be trained yet.
     """
     if params.scale != "mini" and not analysis_only:
         raise ValueError(f"scale = {params.scale!r}: training works at scale 'mini' today, the analysis at all.")
@@ -263,17 +275,17 @@ def prepare(params: Params, analysis_only: bool = False) -> Recipe:
     text = corpus.load_english(tokenizer, planted=planted)
     fact_format = facts.fact_format(tokenizer) if planted else None
     ends = corpus.sentence_end_ids(tokenizer)
-    return Recipe(params, tokenizer, text, fact_format, ends, _folder(params))
-
-
-def _folder(params: Params) -> Path:
-    return cache_dir() / f"{params.model}-{params.method_slug}-{params.key}-{_code_hash()}"
+    return Recipe(params, tokenizer, text, fact_format, ends)
 
 
 @functools.cache
-def _code_hash() -> str:
+def _code_hash(model: str) -> str:
+    # What is made of finished models, how settings are read, and other models change no model.
+    after = ("plots", "evaluate", "results", "sweep", "cost", "explore", "params")
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*")):
-        if path.suffix in (".py", ".safetensors", ".json"):
+        first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        of_another = first == "assets" and path.parent.name != model
+        if path.suffix in (".py", ".safetensors", ".json") and first not in after and not of_another:
             digest.update(path.read_bytes())
     return digest.hexdigest()[:8]

@@ -1,16 +1,16 @@
-"""Training: samples with positions, and stages run by transformers.Trainer that resume where they were killed."""
+"""Training: stages run by transformers.Trainer that resume where they were killed."""
 
 import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from datasets import Dataset, load_from_disk
+import torch.nn.functional as F
+from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import (
     PreTrainedModel,
@@ -21,97 +21,11 @@ from transformers import (
 )
 
 from longrecipe.attention import check_skipped_positions
-from longrecipe.corpus import Sample, as_it_stands, select, sentence_lengths
 from longrecipe.models import autocast_dtype, load
 from longrecipe.paths import write_text
-from longrecipe.positions import Method
+from longrecipe.samples import Collator, tokens_seen
 
 log = logging.getLogger(__name__)
-
-
-def sample_of(
-    ids: np.ndarray,
-    method: Method,
-    n_tokens: int,
-    ends: np.ndarray,
-    is_anchor: np.ndarray | None,
-    rng: np.random.Generator,
-    selection: str = "anchored",
-) -> Sample:
-    """One training sample of a document: n_tokens of it, in sentences, as the method reads text.
-
-    Args: ids int64 [T]; ends bool [vocabulary]; is_anchor bool [T]; selection, of `corpus.SELECTIONS`, for methods that
-    select sentences. Raises ValueError where the selection goes by anchors and is_anchor is None.
-    """
-    if method.text != "selected":
-        return as_it_stands(ids[:n_tokens], sentence_lengths(ids[:n_tokens], ends))
-    return select(ids, sentence_lengths(ids, ends), is_anchor, n_tokens, rng, selection)
-
-
-def rows_of(samples: Iterable[Sample], long: bool = True) -> list[dict]:
-    """Dataset rows of samples; long rows get the method's positions, others 0, 1, 2, ..."""
-    return [
-        {"input_ids": ids, "segment_lengths": lengths, "segment_starts": starts, "long": long}
-        for ids, lengths, starts in samples
-    ]
-
-
-def store(rows: list[dict], folder: Path) -> Dataset:
-    """Write rows to folder with `datasets`, each with its own key, and return the stored, memory-mapped set."""
-    rows = [{"key": i, **row} for i, row in enumerate(rows)]
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    Dataset.from_list(rows).save_to_disk(str(temporary))
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
-    return load_from_disk(str(folder))
-
-
-def interleave(long_rows: list[dict], short_rows: list[dict], batch_size: int) -> list[dict]:
-    """Order rows so that every batch is all long or all short, the long batches spread evenly among the short.
-
-    Rows of different lengths cannot share a batch without padding. Rows beyond the last whole batch are left out.
-    """
-
-    def placed(rows: list[dict]) -> list[tuple[float, list[dict]]]:
-        count = len(rows) // batch_size
-        return [((i + 0.5) / count, rows[i * batch_size : (i + 1) * batch_size]) for i in range(count)]
-
-    return [row for _, batch in sorted(placed(long_rows) + placed(short_rows), key=lambda b: b[0]) for row in batch]
-
-
-class Collator:
-    """Stack rows of one length into a batch, drawing each sample's positions anew for every epoch.
-
-    The generator is seeded from (seed, epoch, key of the row) alone, so that any number of loader workers, and a run
-    that was resumed, give the same positions. Every batch carries an all-ones attention mask: without one,
-    transformers takes positions that jump for packed documents and cuts attention (see `longrecipe.attention`).
-    """
-
-    def __init__(self, method: Method, target_length: int, seed: int, epoch: int = 0):
-        self.method, self.target_length, self.seed = method, target_length, seed
-        # Shared, so that workers that outlive an epoch see the next one begin.
-        self._epoch = torch.tensor(epoch).share_memory_()
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that positions are drawn for, in every process of the loader."""
-        return int(self._epoch)
-
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
-        self._epoch.fill_(epoch)
-
-    def positions(self, row: dict) -> np.ndarray:
-        """position_ids int64 [n] of a row."""
-        if not row["long"]:
-            return np.arange(len(row["input_ids"]))
-        return self.method.draw(row, self.target_length, np.random.default_rng([self.seed, self.epoch, row["key"]]))
-
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        ids = torch.from_numpy(np.stack([np.asarray(row["input_ids"], dtype=np.int64) for row in rows]))
-        positions = torch.from_numpy(np.stack([self.positions(row) for row in rows]))
-        return {"input_ids": ids, "position_ids": positions, "attention_mask": torch.ones_like(ids), "labels": ids}
 
 
 class _Epoch(TrainerCallback):
@@ -138,9 +52,24 @@ class _Bar(TrainerCallback):
         self.bar.close()
 
 
+class _Clock(TrainerCallback):
+    """Keep the seconds trained so far beside every checkpoint, so that a resumed run counts those before the kill."""
+
+    def __init__(self, before: float):
+        self.start = time.perf_counter() - before
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def on_save(self, args, state, control, **kwargs):
+        write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "seconds.json", str(self.seconds))
+
+
 @dataclass(frozen=True)
 class Stage:
-    """Settings of one stage of training; learning_rate per optimizer step, batch_size in samples."""
+    """Settings of one stage of training; learning_rate per optimizer step, batch_size in samples, kl_weight of the
+    term that keeps the model near the original one on text within its window (0: none)."""
 
     name: str
     steps: int
@@ -151,6 +80,7 @@ class Stage:
     save_steps: int = 10
     seed: int = 0
     precision: str = "auto"
+    kl_weight: float = 0.0
     options: dict = field(default_factory=dict)
 
 
@@ -159,7 +89,7 @@ class Trained:
     """A finished stage: its model folder, loss by step, seconds, tokens, and the step it was resumed from, if any.
 
     resumed_from is None for a run in one go, a step for one that a kill had stopped, and equals the number of steps for
-    a stage that had been finished before. seconds count the last process only.
+    a stage that had been finished before. seconds leave out what a kill made undone.
     """
 
     name: str
@@ -174,14 +104,47 @@ class Trained:
         return load(self.folder)
 
 
+class _KeptNear(Trainer):
+    """Cross-entropy plus weight * KL(original || network) on batches that fit the original's window."""
+
+    original: PreTrainedModel
+    kl_weight: float
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, out = super().compute_loss(model, inputs, True, num_items_in_batch)
+        # Few tokens may stand at positions far beyond the window, where the original knows nothing.
+        if inputs["position_ids"].max() < self.original.config.max_position_embeddings:
+            with torch.no_grad():
+                wanted = self.original(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False).logits
+            # Trainer gives the tokens of all accumulated batches where it averages over them by itself.
+            share = 1.0 if num_items_in_batch is None else inputs["labels"].numel() / num_items_in_batch
+            loss = loss + self.kl_weight * share * kl_divergence(wanted, out.logits)
+        return (loss, out) if return_outputs else loss
+
+
+def kl_divergence(wanted: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    r"""Mean over tokens of $KL(p || q) = \sum_v p_v (\log p_v - \log q_v)$, in nats.
+
+    Args: wanted, logits of p; logits, those of q; both [..., vocabulary]. Computed in float32.
+    """
+    p, q = (F.log_softmax(x.float().flatten(0, -2), dim=-1) for x in (wanted, logits))
+    return F.kl_div(q, p, reduction="batchmean", log_target=True)
+
+
 def run_stage(
-    make_network: Callable[[], PreTrainedModel], dataset: Dataset, collator: Collator, stage: Stage, folder: Path
+    make_network: Callable[[], PreTrainedModel],
+    dataset: Dataset,
+    collator: Collator,
+    stage: Stage,
+    folder: Path,
+    original: Callable[[], PreTrainedModel] | None = None,
 ) -> Trained:
     """Train one stage with transformers.Trainer and keep the result in folder, or take up what is already there.
 
     A finished stage is loaded, an interrupted one goes on from its last whole checkpoint and ends bit for bit as if it
     had not been interrupted (same machine, same thread count). Before training with skipped positions the guard
-    `check_skipped_positions` must pass. Args: make_network: builds the model to start from. Returns a Trained.
+    `check_skipped_positions` must pass. Args: make_network: builds the model to start from; original: builds the model
+    that a stage with a kl_weight above 0 is kept near. Returns a Trained.
     Raises SkippedPositionsError from the guard, and ValueError where folder holds a stage of other settings.
     """
     if len(dataset) < stage.batch_size:
@@ -206,23 +169,29 @@ def run_stage(
     if checkpoint:
         log.info("%s resumed from step %d", stage.name, resumed_from)
     write_text(done, json.dumps(record, indent=1))
-    start = time.perf_counter()
+    clock = _Clock(_seconds_before(checkpoint))
     if resumed_from == stage.steps:
         # Killed after its last step; Trainer would take one step more.
         network = load(checkpoint)
         history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     else:
-        trainer = _trainer(network, dataset, collator, stage, checkpoints)
+        trainer = _trainer(network, dataset, collator, stage, checkpoints, original)
+        trainer.add_callback(clock)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         history = trainer.state.log_history
-    seconds = time.perf_counter() - start
+    seconds = clock.seconds
     losses = [entry["loss"] for entry in history if "loss" in entry]
-    n_tokens = _tokens_seen(dataset, stage)
+    n_tokens = tokens_seen(dataset, stage.steps, stage.batch_size)
     network.save_pretrained(folder / "model")
     record |= {"losses": losses, "seconds": seconds, "n_tokens": n_tokens}
     write_text(done, json.dumps(record, indent=1))
     shutil.rmtree(checkpoints, ignore_errors=True)
     return Trained(stage.name, folder / "model", losses, seconds, n_tokens, resumed_from)
+
+
+def _seconds_before(checkpoint: Path | None) -> float:
+    path = checkpoint / "seconds.json" if checkpoint else None
+    return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else 0.0
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -241,7 +210,14 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _trainer(network: PreTrainedModel, dataset: Dataset, collator: Collator, stage: Stage, folder: Path) -> Trainer:
+def _trainer(
+    network: PreTrainedModel,
+    dataset: Dataset,
+    collator: Collator,
+    stage: Stage,
+    folder: Path,
+    original: Callable[[], PreTrainedModel] | None,
+) -> Trainer:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -267,14 +243,13 @@ def _trainer(network: PreTrainedModel, dataset: Dataset, collator: Collator, sta
         **stage.options,
     )
     callbacks = [_Epoch(collator), _Bar(stage.name)]
-    trainer = Trainer(model=network, args=arguments, train_dataset=dataset, data_collator=collator, callbacks=callbacks)
+    settings = {"args": arguments, "train_dataset": dataset, "data_collator": collator, "callbacks": callbacks}
+    if stage.kl_weight and original is not None:
+        trainer = _KeptNear(model=network, **settings)
+        trainer.kl_weight = stage.kl_weight
+        trainer.original = original().to(device).requires_grad_(False)
+    else:
+        trainer = Trainer(model=network, **settings)
     # Without a bar of its own Trainer prints every log line.
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _tokens_seen(dataset: Dataset, stage: Stage) -> int:
-    sizes = np.array([len(ids) for ids in dataset["input_ids"]])
-    whole = len(sizes) // stage.batch_size * stage.batch_size
-    rows = np.arange(stage.steps * stage.batch_size) % whole
-    return int(sizes[rows].sum())

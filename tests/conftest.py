@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers.models import BPE
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from longrecipe import corpus as corpora
+from longrecipe import samples
+from longrecipe.evaluate import planted, sentences
 from longrecipe.facts import fact_format
 from longrecipe.models import load_tokenizer
 
@@ -28,6 +32,30 @@ def corpus(tokenizer):
 @pytest.fixture(scope="session")
 def facts(tokenizer):
     return fact_format(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def bpe():
+    """A second tokenizer, byte-level BPE of 1024 tokens learned on the spot: long words are several tokens."""
+    bare = Tokenizer(BPE())
+    bare.pre_tokenizer, bare.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bare.train_from_iterator(
+        corpora.reference_texts(), trainers.BpeTrainer(vocab_size=1024, initial_alphabet=alphabet, show_progress=False)
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=bare)
+
+
+@pytest.fixture(scope="session", params=["planted", "sentences"])
+def wording(request, tokenizer, bpe):
+    """Both wordings: the mini models' own, and English sentences with tokenizer bpe."""
+    return planted(tokenizer) if request.param == "planted" else sentences(bpe, "\n".join(corpora.reference_texts()))
+
+
+@pytest.fixture(scope="session")
+def prose(wording):
+    """Real text without numbers, as ids int64 of the wording's tokenizer."""
+    return wording.encode("\n".join(corpora.reference_texts())[:60_000])
 
 
 @pytest.fixture(scope="session")
@@ -66,3 +94,31 @@ def tiny(make_tiny):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def one_thread():
+    """Sums in another order, by another number of threads, are other numbers."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def random_rows():
+    """A function from a count to as many dataset rows of random tokens, four sentences each."""
+
+    def make(count, seed=0, n_tokens=32, long=True):
+        rng = np.random.default_rng(seed)
+        lengths = np.full(4, n_tokens // 4)
+        drawn = (corpora.as_it_stands(rng.integers(0, 1024, size=n_tokens), lengths) for _ in range(count))
+        return samples.rows_of(drawn, long)
+
+    return make
+
+
+@pytest.fixture
+def dataset(random_rows, tmp_path):
+    """Five batches of two samples of four sentences, 32 tokens each."""
+    return samples.store(random_rows(10), tmp_path / "data")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longrecipe.facts import document, draw_pairs, fact_format, haystack, quiz, short_sample
+from longrecipe.facts import document, fact_format, hide, is_key, is_value, quiz, short_sample
 
 seeds = st.integers(0, 2**32 - 1)
 # The planted tokens are told from the text by being numbers, so any other ids serve as text.
@@ -40,7 +40,6 @@ def test_statements_read_as_they_should(tokenizer, facts):
     assert key in facts.keys
     assert tokenizer.decode(facts.statement(facts.note, key, value)) == " Note: name 17."
     assert tokenizer.decode(facts.statement(facts.recall, key, value)) == " Recall: name 17."
-    assert tokenizer.decode(facts.question(key)) == " Recall: name"
     assert all(getattr(facts, name).dtype == np.int64 for name in ("note", "recall", "stop", "keys", "values"))
 
 
@@ -53,10 +52,26 @@ def test_keys_are_words_and_values_numbers_of_one_token(tokenizer, facts):
     assert len(set(facts.keys)) == len(facts.keys) >= 32
 
 
-def test_a_question_and_its_answer_are_the_statement(facts):
-    key, value = facts.keys[3], facts.values[4]
-    whole = np.concatenate([facts.question(key), [value], facts.stop])
-    np.testing.assert_array_equal(whole, facts.statement(facts.recall, key, value))
+@pytest.mark.parametrize("text", [" name", " class", " underlying"])
+def test_keys_are_words_after_a_blank(text):
+    assert is_key(text)
+    for other in (
+        text[1:],
+        " " + text,
+        text[:4],
+        text + " ",
+        text + "\n",
+        text.title(),
+        text + "7",
+        text + "'s",
+        text + ".",
+    ):
+        assert not is_key(other)
+
+
+def test_values_are_two_digit_numbers_after_a_blank():
+    assert [text for text in (f" {i}" for i in range(200)) if is_value(text)] == [f" {i}" for i in range(10, 100)]
+    assert not any(is_value(text) for text in ("12", "  12", " 12 ", " 12\n", " 1.2", " 012", " 05", " \u0661\u0662"))
 
 
 def test_a_tokenizer_without_whole_numbers_is_refused(monkeypatch):
@@ -99,63 +114,61 @@ def test_documents_repeat_by_seed_only(source, facts):
 # haystacks
 
 
+def notes(facts, count, rng):
+    """Statements of facts with keys and values of their own."""
+    keys, values = (rng.choice(each, size=count, replace=False) for each in (facts.keys, facts.values))
+    return [facts.statement(facts.note, key, value) for key, value in zip(keys, values, strict=True)]
+
+
 @settings(deadline=None, max_examples=40)
-@given(n_facts=st.integers(1, 8), spare=st.integers(0, 400), seed=seeds)
-def test_a_haystack_holds_each_fact_once_where_it_says(source, facts, n_facts, spare, seed):
+@given(n_facts=st.integers(1, 8), spare=st.integers(0, 400), shuffle=st.booleans(), seed=seeds)
+def test_a_haystack_holds_each_needle_once_where_it_says(source, facts, n_facts, spare, shuffle, seed):
     rng = np.random.default_rng(seed)
-    pairs = draw_pairs(facts, n_facts, rng)
-    fact_tokens = len(facts.note) + 2 + len(facts.stop)
-    length = n_facts * fact_tokens + spare
-    hay = haystack(source, facts, length, pairs, rng)
-    assert len(hay.ids) == length
-    np.testing.assert_array_equal(hay.pairs, pairs)
-    assert {(key, value) for _, key, value, _ in statements(hay.ids, facts)} == set(map(tuple, pairs.tolist()))
-    assert np.isin(hay.ids, facts.values).sum() == n_facts
-    assert ((hay.depths >= 0) & (hay.depths < 1)).all()
-    for (key, value), depth in zip(pairs, hay.depths, strict=True):
+    # Needles may differ in length.
+    needles = [needle[i % 3 :] for i, needle in enumerate(notes(facts, n_facts, rng))]
+    length = sum(map(len, needles)) + spare
+    ids, depths = hide(source, needles, length, rng, shuffle)
+    assert len(ids) == length and ids.dtype == np.int64
+    assert np.isin(ids, facts.values).sum() == n_facts == len(depths)
+    assert ((depths >= 0) & (depths < 1)).all()
+    for needle, depth in zip(needles, depths, strict=True):
         start = round(depth * length)
         assert depth * length == pytest.approx(start)
-        np.testing.assert_array_equal(hay.ids[start : start + fact_tokens], facts.statement(facts.note, key, value))
+        np.testing.assert_array_equal(ids[start : start + len(needle)], needle)
+    if not shuffle:
+        assert (np.diff(depths) > 0).all(), "in the order given"
 
 
-def test_the_text_around_facts_is_one_stretch(facts, rng):
-    source = np.arange(5000) + 10_000
-    hay = haystack(source, facts, 400, draw_pairs(facts, 4, rng), rng)
-    text = hay.ids[hay.ids >= 10_000]
-    assert len(text) == 400 - 4 * (len(facts.note) + 2 + len(facts.stop))
+def test_the_text_around_needles_is_one_stretch(facts, rng):
+    source, needles = np.arange(5000) + 10_000, notes(facts, 4, rng)
+    ids, _ = hide(source, needles, 400, rng)
+    text = ids[ids >= 10_000]
+    assert len(text) == 400 - sum(map(len, needles))
     assert set(np.diff(text)) <= {1, 1 - len(source)}
 
 
-def test_facts_lie_anywhere_in_any_order(source, facts, rng):
-    pairs = draw_pairs(facts, 4, rng)
-    depths = np.stack([haystack(source, facts, 512, pairs, rng).depths for _ in range(2000)])
-    # Uniform places on 0 .. 1: each fact's mean depth is near the middle, each quarter of the text gets its share.
-    assert np.abs(depths.mean(axis=0) - 0.5).max() < 0.04
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_needles_lie_anywhere_in_any_order(source, facts, rng, shuffle):
+    needles = notes(facts, 4, rng)
+    depths = np.stack([hide(source, needles, 512, rng, shuffle)[1] for _ in range(2000)])
+    # Uniform places on 0 .. 1: each quarter of the text gets its share.
     shares = np.histogram(depths, bins=4, range=(0, 1))[0] / depths.size
     assert np.abs(shares - 0.25).max() < 0.03
-    assert np.abs(np.bincount(depths.argmin(axis=1), minlength=4) / 2000 - 0.25).max() < 0.05
+    firsts = np.bincount(depths.argmin(axis=1), minlength=4) / 2000
+    if shuffle:
+        # Each fact's mean depth is near the middle, and each is as often the first.
+        assert np.abs(depths.mean(axis=0) - 0.5).max() < 0.04
+        assert np.abs(firsts - 0.25).max() < 0.05
+    else:
+        assert firsts.tolist() == [1, 0, 0, 0]
 
 
-def test_facts_that_do_not_fit_are_refused(source, facts, rng):
-    pairs = draw_pairs(facts, 4, rng)
-    need = 4 * (len(facts.note) + 2 + len(facts.stop))
+def test_needles_that_do_not_fit_are_refused(source, facts, rng):
+    needles = notes(facts, 4, rng)
+    need = sum(map(len, needles))
     with pytest.raises(ValueError, match=f"4 facts need {need} tokens, the haystack has {need - 1}"):
-        haystack(source, facts, need - 1, pairs, rng)
-    assert len(haystack(source, facts, need, pairs, rng).ids) == need
-
-
-# pairs
-
-
-@settings(deadline=None)
-@given(n_keys=st.integers(1, 30), values_of_first=st.integers(1, 6), seed=seeds)
-def test_pairs_are_distinct(facts, n_keys, values_of_first, seed):
-    pairs = draw_pairs(facts, n_keys, np.random.default_rng(seed), values_of_first)
-    assert pairs.shape == (n_keys + values_of_first - 1, 2)
-    keys, values = pairs.T
-    assert len(set(values.tolist())) == len(values) and np.isin(values, facts.values).all()
-    assert len(set(keys.tolist())) == n_keys and np.isin(keys, facts.keys).all()
-    assert (keys == keys[0]).sum() == values_of_first and (keys[:values_of_first] == keys[0]).all()
+        hide(source, needles, need - 1, rng)
+    assert len(hide(source, needles, need, rng)[0]) == need
 
 
 # questions
@@ -171,7 +184,7 @@ def test_a_quiz_ends_in_right_answers(source, facts, n_facts, n_questions, spare
     found = statements(ids, facts)
     noted = {key: value for kind, key, value, _ in found if kind == "note"}
     asked = [(key, value) for kind, key, value, _ in found if kind == "recall"]
-    assert (len(noted), len(asked)) == (n_facts, n_questions)
+    assert (len(noted), len(set(noted.values())), len(asked)) == (n_facts, n_facts, n_questions)
     assert all(noted[key] == value for key, value in asked)
     assert [kind for kind, *_ in found] == ["note"] * n_facts + ["recall"] * n_questions
     assert holds(ids, length, facts.stop)

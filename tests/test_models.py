@@ -3,6 +3,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from longrecipe.attention import check_skipped_positions
 from longrecipe.models import (
     ARCHITECTURES,
     VOCABULARY,
@@ -28,16 +29,42 @@ def same(first, second):
 # new models
 
 
+# By hand: 4 layers of queries, keys, values and output, three matrices of the MLP, and two norms; the last norm.
+BODY = 4 * (128 * 128 + 2 * 128 * 64 + 128 * 128 + 3 * 128 * 384 + 2 * 128) + 128
+EMBEDDINGS, BIASES = 1024 * 128, 4 * (128 + 64 + 64)
+SIZES = {"llama3": BODY + EMBEDDINGS, "mistral": BODY + 2 * EMBEDDINGS, "qwen2": BODY + EMBEDDINGS + BIASES}
+
+
 @every_architecture
 def test_new_minis_have_the_shape_and_size_agreed(model):
     network = new_mini(model, seed=0)
-    assert 0.8e6 < network.num_parameters() < 1.1e6
+    assert network.num_parameters() == SIZES[model]
     config = network.config
-    assert config.model_type == model.rstrip("0123456789") or config.model_type == model
+    assert type(network).__name__ == {"llama3": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}[model] + "ForCausalLM"
     assert (config.vocab_size, config.max_position_embeddings) == (VOCABULARY, WINDOW)
-    assert network.get_output_embeddings().weight is network.get_input_embeddings().weight
+    assert rope_theta(config) == (5.0e5 if model == "llama3" else 1.0e6)
+    biases = {name.split(".", 3)[3] for name, _ in network.named_parameters() if name.endswith("bias")}
+    assert biases == ({f"self_attn.{part}_proj.bias" for part in "qkv"} if model == "qwen2" else set())
     logits = network(torch.zeros(2, 5, dtype=torch.int64)).logits
     assert logits.shape == (2, 5, VOCABULARY) and logits.dtype == torch.float32
+
+
+@every_architecture
+def test_mistral_alone_has_output_weights_of_its_own_also_when_saved(model, tokenizer, tmp_path):
+    network = new_mini(model, seed=0)
+    for each in (network, load(save(network, tokenizer, tmp_path))):
+        inputs, outputs = each.get_input_embeddings().weight, each.get_output_embeddings().weight
+        tied = model != "mistral"
+        assert each.config.tie_word_embeddings == (inputs is outputs) == torch.equal(inputs, outputs) == tied
+    assert same(network, each)
+
+
+@every_architecture
+def test_no_mini_slides_a_window_and_all_cross_skipped_positions(model):
+    network = new_mini(model, seed=0)
+    assert getattr(network.config, "sliding_window", None) is None
+    assert {*(getattr(network.config, "layer_types", None) or ())} <= {"full_attention"}
+    check_skipped_positions(network)
 
 
 @every_architecture

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import re
 from pathlib import Path
 from typing import get_args
@@ -189,6 +191,7 @@ def test_changed_settings_are_checked_as_loaded_ones_are():
         ({"selection": "last"}, r"selection = 'last': .*'anchored', 'density', 'random' or 'first'"),
         ({"extend_steps": 0}, r"extend_steps = 0: "),
         ({"replay_long_share": 1.0}, r"replay_long_share = 1\.0: .*paper: 0"),
+        ({"replay_kl_weight": -0.5}, r"replay_kl_weight = -0\.5: .*greater than or equal to 0 .*paper: 0"),
     ],
 )
 def test_impossible_values_are_refused_by_name_and_value(changes, message):
@@ -294,6 +297,87 @@ def test_the_key_tells_settings_apart():
     keys = {base.key} | {load("llama3", **{name: value}).key for name, value in others.items()}
     assert len(keys) == len(others) + 1
     assert all(re.fullmatch(r"[0-9a-f]{10}", key) for key in keys)
+
+
+def test_settings_added_later_leave_the_keys_of_older_runs_alone(tmp_path):
+    later = {"replay_kl_weight": 0.0, "merge_rule": "uniform"}
+    # As the files were before there were such keys.
+    older = load(str(written(tmp_path, without=later)))
+    named = load(str(written(tmp_path, **later)))
+    assert named == older and named.key == older.key
+    settings = older.model_dump()
+    assert {name: settings.pop(name) for name in later} == later
+    assert older.key == hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
+    others = [changed(older, replay_kl_weight=1.0), changed(older, merge_rule="spare_qk")]
+    assert len({older.key, *(other.key for other in others)}) == 3
+
+
+STAGES = ("analysis", "extend", "replay")
+
+
+@pytest.mark.parametrize(
+    ("stages", "changes"),
+    [
+        ((), {"merge_weight": 0.9, "merge_rule": "uniform", "eval_documents": 9, "eval_facts": 2}),
+        (
+            ("replay",),
+            {
+                "replay_steps": 9,
+                "replay_batch_size": 9,
+                "replay_learning_rate": 0.5,
+                "replay_schedule": "constant",
+                "replay_long_share": 0.9,
+                "replay_kl_weight": 0.5,
+                "replay_fact_share": 0.9,
+            },
+        ),
+        (
+            ("extend", "replay"),
+            {
+                "method": "pose",
+                "target_length": 8192,
+                "ratio": 0.9,
+                "rope_factor": 9.0,
+                "token_types": "pos",
+                "anchor_count": 9,
+                "selection": "random",
+                "n_documents": 99,
+                "extend_steps": 99,
+                "extend_learning_rate": 0.5,
+            },
+        ),
+        (
+            STAGES,
+            {
+                "seed": 9,
+                "precision": "bf16",
+                "window": 128,
+                "warmup_steps": 9,
+                "save_steps": 9,
+                "probe_window": 4096,
+                "probe_length": 64,
+                "probe_steps": 9,
+                "analysis_documents": 99,
+                "analysis_length": 999,
+            },
+        ),
+    ],
+    ids=lambda value: " and ".join(value) if isinstance(value, tuple) else "",
+)
+def test_the_key_of_a_stage_holds_what_it_reads_and_no_more(stages, changes):
+    base = load("llama3")
+    for name, value in changes.items():
+        other = changed(base, **{name: value})
+        assert other.key != base.key
+        found = tuple(stage for stage in STAGES if other.stage_key(stage) != base.stage_key(stage))
+        assert found == stages, name
+
+
+def test_keys_of_stages_are_of_one_form_and_no_stage_is_made_up():
+    keys = {load("llama3").stage_key(stage) for stage in STAGES}
+    assert len(keys) == 3 and all(re.fullmatch(r"[0-9a-f]{10}", key) for key in keys)
+    with pytest.raises(KeyError, match="merge"):
+        load("llama3").stage_key("merge")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from longrecipe import plots
+from longrecipe.evaluate import Report
 from longrecipe.tokens import Kept, Scored, TokenTypes, binned, rank
 
 
@@ -157,3 +158,19 @@ def test_figure_3_puts_quoted_points_on_measured_lines():
     assert lines["longrecipe"].get_ydata().tolist() == [6.7, 26.5]
     assert lines["longrecipe, quoted"].get_marker() == "x"
     assert lines["longrecipe, quoted"].get_color() == lines["longrecipe"].get_color() != lines["cream"].get_color()
+
+
+# training
+
+
+def test_recall_heatmaps_show_multi_key_by_length_and_depth():
+    rows = [("multi-key", length, 0, depth, float(depth > 0.5)) for length in (64, 256) for depth in (0.0, 0.3, 0.9)]
+    rows += [("multi-key", 256, 1, 0.9, 0.0), ("multi-query", 256, 1, 0.0, 1.0), ("multi-value", 64, 0, np.nan, 1.0)]
+    made = Report(pd.DataFrame(rows, columns=["task", "length", "document", "depth", "score"]), {})
+    figure = plots.recall_heatmaps({"base": made, "mine": made}, n_depths=3)
+    left, right = figure.axes[:2]
+    assert [axis.get_title() for axis in (left, right)] == ["base", "mine"]
+    assert [label.get_text() for label in left.get_xticklabels()] == ["64", "256"]
+    # Rows are thirds of the text from its start, columns lengths.
+    assert texts(left) == texts(right) == ["0.00", "0.00", "1.00", "0.50"]
+    figure.canvas.draw()

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import longrecipe.pretrain as module
 from longrecipe.corpus import token_strings
 from longrecipe.facts import fact_format
-from longrecipe.models import VOCABULARY, WINDOW, load
+from longrecipe.models import ARCHITECTURES, VOCABULARY, WINDOW, load, new_mini
 from longrecipe.pretrain import (
     IGNORE,
     Curriculum,
@@ -99,6 +99,36 @@ def test_the_curriculum_runs_through(make_tiny, corpus, facts):
         assert accuracy[-1] >= QUICK.pass_mark and max([0, *accuracy[:-1]]) < QUICK.pass_mark
     assert pairs[0]["loss"] > 6 and pairs[-1]["loss"] < pairs[0]["loss"] - 0.1
     assert all(np.isfinite(row["loss"]) for row in log)
+
+
+@pytest.mark.parametrize("model", ARCHITECTURES)
+def test_every_architecture_finds_recall_with_tied_weights_and_keeps_its_own(model, corpus, facts, monkeypatch):
+    settings = replace(QUICK, pairs=(1,), pair_tokens_per_step=96, level_steps_at_most=200, text_steps=3)
+    network, make_stepper, seen = new_mini(model, seed=0), module._stepper, []
+
+    def watched(network, settings):
+        step = make_stepper(network, settings)
+
+        def watched_step(ids, labels, rate_share):
+            inputs, head = network.get_input_embeddings().weight, network.get_output_embeddings().weight
+            before = inputs.detach().clone(), head.detach().clone()
+            found = step(ids, labels, rate_share)
+            # Both are trained, in either phase.
+            assert not torch.equal(inputs, before[0]) and not torch.equal(head, before[1])
+            equal = torch.equal(*before), torch.equal(inputs, head)
+            seen.append(("B" if ids is labels else "A", inputs is head, *equal))
+            return found
+
+        return watched_step
+
+    monkeypatch.setattr(module, "_stepper", watched)
+    log = pretrain(network, corpus, facts, np.random.default_rng(0), settings)
+    assert [row["phase"] for row in log] == [phase for phase, *_ in seen]
+    assert {each[1:] for each in seen if each[0] == "A"} == {(True, True, True)}
+    text = [each[1:] for each in seen if each[0] == "B"]
+    # Phase B starts from equal weights; from its first step on they are two.
+    own = [(False, True, False)] + 2 * [(False, False, False)]
+    assert text == (own if model == "mistral" else 3 * [(True, True, True)])
 
 
 def test_a_mark_out_of_reach_is_an_error(make_tiny, corpus, facts):

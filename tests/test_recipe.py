@@ -1,9 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
-from longrecipe import params, positions, recipe
-from longrecipe.params import ParamsError
+from longrecipe import params, positions, recipe, samples
+from longrecipe.params import Params, ParamsError
 from longrecipe.positions import METHODS
+
+STAGES = ("analysis", "extend", "replay")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +35,9 @@ def test_a_varied_recipe_is_another_run_of_the_same_text(prepared):
     assert other.params == params.load(
         "llama3", method="pose:n_chunks=3", ratio=0.1, seed=4, target_length=2048, probe_window=512
     )
-    assert other.text is prepared.text and other.folder != prepared.folder and ":" not in other.folder.name
+    assert other.text is prepared.text
+    for stage in ("analysis", "extend", "replay"):
+        assert other.folder(stage) != prepared.folder(stage) and ":" not in other.folder(stage).name
     for each in other.drawn_positions(20):
         assert len(each) == 204 and (np.diff(each) > 1).sum() <= 2
     # At its true positions a sample is the document with holes.
@@ -45,11 +52,19 @@ def test_a_recipe_cannot_be_varied_to_what_cannot_be_run(prepared):
         prepared.varied(model="smollm2")
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains(method, prepared, tmp_path, monkeypatch):
+SHORT = {"n_documents": 4, "extend_steps": 2, "extend_batch_size": 2, "target_length": 512, "probe_window": 272}
+SHORT |= {"replay_steps": 4, "replay_batch_size": 2, "replay_long_share": 0.5, "probe_steps": 2, "probe_batch_size": 2}
+SHORT |= {"analysis_documents": 5, "merge_rule": "uniform"}
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path))
-    short = {"n_documents": 4, "extend_steps": 2, "extend_batch_size": 2, "selection": "random", "target_length": 512}
-    run = prepared.varied(method=method, **short)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains(method, prepared, own_cache):
+    run = prepared.varied(method=method, selection="random", **SHORT)
     dataset = run.stage_one_set(run.analyse())
     assert len(dataset) == 4 and set(map(len, dataset["input_ids"])) == {run.params.train_length}
     trained = run.extend(dataset)
@@ -60,3 +75,110 @@ def test_every_method_trains(method, prepared, tmp_path, monkeypatch):
         # The kept sentences stand where they stood, and there are holes between them.
         starts = np.repeat(dataset[0]["segment_starts"], dataset[0]["segment_lengths"])
         assert (batch["position_ids"][0].numpy() - starts >= 0).all() and starts.max() > run.params.train_length
+
+
+# stages that runs share
+
+
+def trained(run):
+    """All stages of a run: the extended, the replayed and the merged one."""
+    analysis = run.analyse()
+    extended = run.extend(run.stage_one_set(analysis))
+    replayed = run.replay(extended, analysis)
+    return extended, replayed, run.merge(replayed)
+
+
+def test_runs_share_the_stages_up_to_where_they_differ(prepared, own_cache, monkeypatch):
+    first = prepared.varied(method="pose", **SHORT)
+    extended, replayed, merged = trained(first)
+    assert extended.resumed_from is replayed.resumed_from is None and merged.config.max_position_embeddings == 512
+    stored, store = [], samples.store
+    monkeypatch.setattr(samples, "store", lambda rows, folder: stored.append(folder) or store(rows, folder))
+
+    # Another merge trains nothing anew.
+    other_merge = first.varied(merge_weight=1.0)
+    assert [other_merge.folder(stage) == first.folder(stage) for stage in STAGES] == [True] * 3
+    again, replayed_again, original = trained(other_merge)
+    assert (again.resumed_from, replayed_again.resumed_from, stored) == (2, 4, [])
+    assert (again.folder, replayed_again.folder) == (extended.folder, replayed.folder)
+    assert all(torch.equal(a, b) for a, b in zip(original.parameters(), first.base().parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(original.parameters(), merged.parameters(), strict=True))
+
+    # By another rule, queries and keys stay as they were tuned.
+    *_, spared = trained(first.varied(merge_weight=1.0, merge_rule="spare_qk"))
+    tuned, base = replayed.load().state_dict(), original.state_dict()
+    for name, tensor in spared.state_dict().items():
+        assert torch.equal(tensor, (tuned if "q_proj" in name or "k_proj" in name else base)[name]), name
+    assert stored == []
+
+    # Another replay goes on from the same extended model, on samples of its own.
+    other_replay = first.varied(replay_kl_weight=0.0)
+    assert first.params.replay_kl_weight > 0
+    assert [other_replay.folder(stage) == first.folder(stage) for stage in STAGES] == [True, True, False]
+    again, plain, _ = trained(other_replay)
+    assert (again.resumed_from, plain.resumed_from) == (2, None)
+    assert [folder.parents[1] for folder in stored] == [other_replay.folder("replay")]
+    # The first batch is long, the second one short: there the term that keeps the model near is missing.
+    assert plain.losses[0] == replayed.losses[0] and plain.losses[1] < replayed.losses[1]
+
+    # Another method shares the analysis alone.
+    other_method = first.varied(method="rpes")
+    assert [other_method.folder(stage) == first.folder(stage) for stage in STAGES] == [True, False, False]
+
+
+def test_runs_of_other_code_share_nothing(prepared, monkeypatch):
+    before = [prepared.folder(stage) for stage in STAGES]
+    monkeypatch.setattr(recipe, "_code_hash", lambda: "0" * 8)
+    assert not {*before} & {prepared.folder(stage) for stage in STAGES}
+    assert all(path.name.endswith("-00000000") for path in map(prepared.folder, STAGES))
+
+
+class Watched(Params):
+    """Settings that tell which of them were read."""
+
+    def __getattribute__(self, name):
+        if name in Params.model_fields:
+            READ.add(name)
+        return super().__getattribute__(name)
+
+
+READ: set[str] = set()
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_the_folder_of_a_stage_goes_by_all_that_the_stage_reads(prepared, own_cache, monkeypatch):
+    plain = prepared.varied(**SHORT).params
+    run = replace(prepared, params=Watched(**plain.model_dump()))
+    # Names of folders are no use of a setting.
+    monkeypatch.setattr(Params, "method_slug", "longrecipe")
+    stages = {
+        "analysis": lambda made: run.scored(),
+        "extend": lambda made: run.extend(run.stage_one_set(run.analyse())),
+        "replay": lambda made: run.replay(made["extend"], run.analyse()),
+    }
+    made = {}
+    for stage, make in stages.items():
+        READ.clear()
+        made[stage] = make(made)
+        assert {"seed", "model"} <= READ
+        for name in READ:
+            value = getattr(plain, name)
+            other = plain.model_copy(update={name: "other" if isinstance(value, str) else 7 + (value or 0)})
+            assert other.stage_key(stage) != plain.stage_key(stage), f"{stage} reads {name}"
+
+
+# measuring
+
+
+def test_models_beside_the_others_are_measured_on_a_share_of_the_documents(prepared, monkeypatch):
+    asked = []
+    monkeypatch.setattr(recipe.evaluate, "report", lambda *arguments: asked.append(arguments))
+    run = prepared.varied(eval_documents=10, eval_facts=3, seed=5)
+    run.measure("network")
+    run.measure("network", share=0.4, others=["single"])
+    run.measure("network", share=0.01, lengths=[256])
+    assert [each[4] for each in asked] == [10, 4, 2] and [each[-1] for each in asked] == [(), ["single"], ()]
+    assert [each[3] for each in asked] == [[256, 512, 1024], [256, 512, 1024], [256]]
+    for network, source, _, _, _, n_facts, seed, _ in asked:
+        assert (network, n_facts, seed) == ("network", 3, 5)
+        assert source is run.text.held_out

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import subprocess
@@ -7,46 +8,21 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
-from torch.utils.data import DataLoader
+from torch.distributions import Categorical
 
 import longrecipe.train as module
-from longrecipe import positions
 from longrecipe.attention import SkippedPositionsError
-from longrecipe.corpus import SELECTIONS, as_it_stands, select, sentence_lengths
 from longrecipe.models import load
 from longrecipe.positions import METHODS
-from longrecipe.train import Collator, Stage, interleave, latest_checkpoint, rows_of, run_stage, sample_of, store
+from longrecipe.samples import Collator, interleave, store
+from longrecipe.train import Stage, kl_divergence, latest_checkpoint, run_stage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TARGET, N_TOKENS = 128, 32
 LONGRECIPE = METHODS["longrecipe"]
-
-
-@pytest.fixture
-def one_thread():
-    """Sums in another order, by another number of threads, are other numbers."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def random_rows(count, seed=0, n_tokens=N_TOKENS):
-    rng = np.random.default_rng(seed)
-    lengths = np.full(4, n_tokens // 4)
-    return rows_of(as_it_stands(rng.integers(0, 1024, size=n_tokens), lengths) for _ in range(count))
-
-
-@pytest.fixture
-def dataset(tmp_path):
-    """Five batches of two samples of four sentences."""
-    return store(random_rows(10), tmp_path / "data")
 
 
 def collator(seed=3, **changes):
@@ -63,142 +39,6 @@ class Recorder(Collator):
 
 
 STAGE = Stage("extend", steps=12, batch_size=2, learning_rate=1.0e-2, save_steps=2, precision="fp32")
-
-
-# samples
-
-
-def test_each_method_reads_its_own_text(rng):
-    ids, ends = np.array([1, 9, 5, 9, 2, 9]), np.arange(10) == 9
-    for name, expected in {"pose": [1, 9, 5], "rpes": [1, 9, 5], "flt": [1, 9, 5], "none": [1, 9, 5]}.items():
-        sample = sample_of(ids, METHODS[name], 3, ends, None, rng)
-        assert [each.tolist() for each in sample] == [expected, [2, 1], [0, 2]]
-    sample = sample_of(ids, LONGRECIPE, 2, ends, ids == 5, rng)
-    assert [each.tolist() for each in sample] == [[5, 9], [2], [2]]
-    with pytest.raises(ValueError, match="run the token analysis first"):
-        sample_of(ids, LONGRECIPE, 3, ends, None, rng)
-
-
-@pytest.mark.parametrize("how", SELECTIONS)
-def test_the_selection_of_a_sample_is_the_one_named(how):
-    rng = np.random.default_rng(1)
-    ids, ends = rng.integers(0, 10, size=200), np.arange(10) == 9
-    found = sample_of(ids, LONGRECIPE, 60, ends, ids == 5, np.random.default_rng(7), how)
-    expected = select(ids, sentence_lengths(ids, ends), ids == 5, 60, np.random.default_rng(7), how)
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
-    # The four are four, and methods that read text as it stands know none of them.
-    others = [sample_of(ids, LONGRECIPE, 60, ends, ids == 5, np.random.default_rng(7), each) for each in SELECTIONS]
-    assert sum(np.array_equal(found[0], other[0]) for other in others) == 1
-    plain, *_ = sample_of(ids, METHODS["pose"], 60, ends, None, np.random.default_rng(7), how)
-    np.testing.assert_array_equal(plain, ids[:60])
-
-
-# the stored set
-
-
-def test_a_stored_set_is_whole_and_leaves_nothing_behind(tmp_path):
-    folder = tmp_path / "deep" / "set"
-    (tmp_path / "deep" / "set.tmp").mkdir(parents=True)
-    (tmp_path / "deep" / "set.tmp" / "half").write_text("left by a kill")
-    rows = random_rows(5) + rows_of([as_it_stands(np.arange(7), np.array([3, 4]))], long=False)
-    for count in (6, 4):
-        found = store(rows[-count:], folder)
-        assert [path.name for path in folder.parent.iterdir()] == ["set"]
-        for stored in (found, module.load_from_disk(str(folder))):
-            assert stored["key"] == list(range(count))
-            for row, expected in zip(stored, rows[-count:], strict=True):
-                assert row["input_ids"] == expected["input_ids"].tolist()
-                assert row["segment_lengths"] == expected["segment_lengths"].tolist()
-                assert row["segment_starts"] == expected["segment_starts"].tolist()
-                assert row["long"] is expected["long"]
-
-
-@given(n_long=st.integers(0, 30), n_short=st.integers(0, 30), size=st.integers(1, 5))
-def test_interleaved_batches_are_of_one_kind_and_evenly_spread(n_long, n_short, size):
-    rows = [{"long": i < n_long, "number": i} for i in range(n_long + n_short)]
-    mixed = interleave(rows[:n_long], rows[n_long:], size)
-    counts = n_long // size, n_short // size
-    batches = [mixed[i : i + size] for i in range(0, len(mixed), size)]
-    assert len(batches) == sum(counts) and len(mixed) == size * sum(counts)
-    kinds = [{row["long"] for row in batch} for batch in batches]
-    assert all(len(kind) == 1 for kind in kinds)
-    # Nothing twice, and each kind in its own order.
-    for long, count, start in ((True, counts[0], 0), (False, counts[1], n_long)):
-        numbers = [row["number"] for row in mixed if row["long"] is long]
-        assert numbers == list(range(start, start + count * size))
-    so_far = np.cumsum([kind == {True} for kind in kinds])
-    if batches:
-        even = counts[0] * np.arange(1, len(batches) + 1) / len(batches)
-        assert np.abs(so_far - even).max() <= 1
-
-
-# the collator
-
-
-def test_positions_depend_on_seed_epoch_and_key_alone(dataset):
-    rows = list(dataset)
-    together = collator()(rows)["position_ids"]
-    alone = torch.cat([collator()([row])["position_ids"] for row in reversed(rows)]).flip(0)
-    assert torch.equal(together, alone)
-    for other in (collator(seed=4), collator(epoch=1)):
-        assert (other(rows)["position_ids"] != together).any(dim=1).all()
-    moved = [{**row, "key": row["key"] + 100} for row in rows]
-    assert (collator()(moved)["position_ids"] != together).any(dim=1).all()
-    for row, found in zip(rows, together, strict=True):
-        rng = np.random.default_rng([3, 0, row["key"]])
-        np.testing.assert_array_equal(found, LONGRECIPE.positions(row["segment_lengths"], TARGET, rng))
-
-
-# More workers than processors is what is wanted here.
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("name", ["longrecipe", "source", "pose:n_chunks=4"])
-@pytest.mark.parametrize("workers", [2, 4])
-def test_loader_workers_draw_the_same_positions(dataset, workers, name):
-    ours = Collator(positions.method(name), TARGET, seed=3, epoch=2)
-    alone, many = (list(DataLoader(dataset, batch_size=2, collate_fn=ours, num_workers=n)) for n in (0, workers))
-    assert len(alone) == len(many) == 5
-    for first, second in zip(alone, many, strict=True):
-        assert first.keys() == second.keys()
-        assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_that_outlive_an_epoch_see_the_next_one(dataset, context):
-    ours = collator()
-    loader = DataLoader(
-        dataset, batch_size=2, collate_fn=ours, num_workers=2, persistent_workers=True, multiprocessing_context=context
-    )
-    for epoch in range(3):
-        ours.epoch = epoch
-        found = torch.cat([batch["position_ids"] for batch in loader])
-        assert torch.equal(found, collator(epoch=epoch)(list(dataset))["position_ids"])
-
-
-def test_true_positions_are_those_of_the_document(rng):
-    ids, ends = rng.integers(0, 10, size=TARGET), np.arange(10) == 9
-    rows = rows_of([sample_of(ids, METHODS["source"], N_TOKENS, ends, None, rng, "random")])
-    found = Collator(METHODS["source"], TARGET, seed=0)([row | {"key": 0} for row in rows])
-    np.testing.assert_array_equal(found["input_ids"][0], ids[found["position_ids"][0]])
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_batch_is_what_the_model_wants(dataset, name):
-    batch = Collator(METHODS[name], TARGET, seed=0)(list(dataset)[:3])
-    assert set(batch) == {"input_ids", "position_ids", "attention_mask", "labels"}
-    assert all(tensor.shape == (3, N_TOKENS) and tensor.dtype == torch.int64 for tensor in batch.values())
-    assert torch.equal(batch["input_ids"], torch.tensor(dataset["input_ids"][:3]))
-    assert torch.equal(batch["labels"], batch["input_ids"])
-    # The mask is what keeps transformers from cutting attention at jumps.
-    assert batch["attention_mask"].eq(1).all()
-    contiguous = batch["position_ids"].eq(torch.arange(N_TOKENS)).all()
-    # The segments of these rows follow one another in their document too.
-    assert contiguous == (name in ("flt", "none", "source"))
-
-
-def test_short_rows_keep_their_own_positions():
-    (row,) = rows_of([as_it_stands(np.arange(20), np.array([5, 15]))], long=False)
-    assert torch.equal(collator()([row | {"key": 0}])["position_ids"], torch.arange(20)[None])
 
 
 # checkpoints
@@ -219,7 +59,7 @@ def test_a_broken_checkpoint_is_passed_over(tmp_path):
 # a stage
 
 
-def test_a_tiny_model_learns_its_samples_by_heart(make_tiny, tmp_path):
+def test_a_tiny_model_learns_its_samples_by_heart(make_tiny, random_rows, tmp_path):
     dataset = store(random_rows(2), tmp_path / "data")
     stage = replace(STAGE, steps=60, learning_rate=2.0e-2, save_steps=100)
     trained = run_stage(make_tiny, dataset, collator(), stage, tmp_path / "stage")
@@ -258,7 +98,7 @@ def test_workers_of_the_loader_change_nothing(make_tiny, dataset, tmp_path, one_
     assert losses[0] == losses[1] == losses[2]
 
 
-def test_tokens_are_counted_batch_by_batch(make_tiny, tmp_path):
+def test_tokens_are_counted_batch_by_batch(make_tiny, random_rows, tmp_path):
     mixed = interleave(random_rows(4), random_rows(5, n_tokens=16), 2)
     dataset = store([*mixed, mixed[-1]], tmp_path / "data")
     recorder = Recorder(LONGRECIPE, TARGET, 3)
@@ -284,6 +124,74 @@ def test_a_set_smaller_than_a_batch_is_refused(make_tiny, dataset, tmp_path):
         run_stage(make_tiny, dataset, collator(), replace(STAGE, batch_size=11), tmp_path / "stage")
 
 
+# kept near the original
+
+
+def test_the_divergence_is_that_of_the_definition():
+    wanted, logits = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log() + 3
+    assert kl_divergence(wanted, logits).item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+    assert kl_divergence(logits, wanted).item() == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5))
+    generator = torch.Generator().manual_seed(0)
+    wanted, logits = (3 * torch.randn(2, 5, 7, generator=generator) for _ in range(2))
+    expected = torch.distributions.kl_divergence(Categorical(logits=wanted), Categorical(logits=logits)).mean()
+    torch.testing.assert_close(kl_divergence(wanted, logits), expected)
+    assert kl_divergence(wanted, wanted).item() == 0
+    # In full precision, whatever the logits are stored in.
+    halves = wanted.bfloat16(), logits.bfloat16()
+    found = kl_divergence(*halves)
+    assert found.dtype == torch.float32 and torch.equal(found, kl_divergence(*(each.float() for each in halves)))
+
+
+def test_a_stage_with_kl_weight_stays_near_the_original(make_tiny, random_rows, tmp_path):
+    dataset = store(random_rows(10, long=False), tmp_path / "data")
+    held_out = collator()([row | {"key": 0} for row in random_rows(8, seed=1, long=False)])
+    original = make_tiny(5)
+    distances, networks = {}, []
+    for weight in (0.0, 20.0):
+        stage = replace(STAGE, save_steps=100, kl_weight=weight)
+        make_original = lambda: networks.append(make_tiny(5)) or networks[-1]  # noqa: E731
+        trained = run_stage(make_tiny, dataset, collator(), stage, tmp_path / str(weight), original=make_original)
+        with torch.inference_mode():
+            distances[weight] = kl_divergence(original(**held_out).logits, trained.load()(**held_out).logits)
+    assert distances[20.0] < 0.8 * distances[0.0]
+    # Built only where it is needed, and not trained along.
+    (kept,) = networks
+    assert all(torch.equal(tensor, kept.state_dict()[name]) for name, tensor in original.state_dict().items())
+    assert all(parameter.grad is None for parameter in kept.parameters())
+
+
+def test_only_batches_inside_the_originals_window_are_kept_near_it(make_tiny, random_rows, tmp_path):
+    # Of as many tokens as the short ones, but EndPrompt's last tokens stand at the end of the target.
+    rows = [*random_rows(2, n_tokens=16), *random_rows(4, n_tokens=16, long=False), *random_rows(2, n_tokens=64)]
+    dataset, original, seen = store(rows, tmp_path / "data"), make_tiny(5, max_position_embeddings=32), []
+    original.register_forward_pre_hook(lambda _, args, given: seen.append(given), with_kwargs=True)
+    losses = []
+    for weight in (0.0, 2.0):
+        stage = replace(STAGE, steps=4, save_steps=100, kl_weight=weight)
+        ends = Collator(METHODS["endprompt"], TARGET, seed=3)
+        trained = run_stage(make_tiny, dataset, ends, stage, tmp_path / str(weight), original=lambda: original)
+        losses.append(trained.losses)
+    assert [batch["input_ids"].tolist() for batch in seen] == [dataset["input_ids"][i : i + 2] for i in (2, 4)]
+    assert all(torch.equal(batch["position_ids"], torch.arange(16).expand(2, 16)) for batch in seen)
+    assert losses[0][0] == losses[1][0] and losses[1][1] > losses[0][1] + 0.1
+
+
+def test_accumulated_gradients_are_those_of_one_batch(make_tiny, random_rows, tmp_path, one_thread):
+    dataset = store(random_rows(8, long=False), tmp_path / "data")
+    # Plain SGD, as Adam makes large steps of rounding where gradients are near 0.
+    whole = replace(STAGE, steps=3, learning_rate=0.5, kl_weight=3.0, options={"optim": "sgd"})
+    parts = replace(whole, batch_size=1, options=whole.options | {"gradient_accumulation_steps": 2})
+    first, second = (
+        run_stage(make_tiny, dataset, collator(), stage, tmp_path / name, original=lambda: make_tiny(5))
+        for name, stage in {"whole": whole, "parts": parts}.items()
+    )
+    assert first.losses == pytest.approx(second.losses, rel=1e-5)
+    before, ones, others = make_tiny().state_dict(), weights(first.folder), weights(second.folder)
+    for name, tensor in ones.items():
+        torch.testing.assert_close(tensor, others[name], rtol=1e-4, atol=1e-6)
+    assert max((tensor - before[name]).abs().max() for name, tensor in ones.items()) > 1e-2
+
+
 # kill and resume
 
 KILLED_RUN = """
@@ -292,7 +200,8 @@ from pathlib import Path
 import torch
 from longrecipe.models import load
 from longrecipe.positions import METHODS
-from longrecipe.train import Collator, Stage, load_from_disk, run_stage
+from longrecipe.samples import Collator, load_from_disk
+from longrecipe.train import Stage, run_stage
 
 class Stuck(Collator):
     calls = 0
@@ -382,13 +291,16 @@ def test_other_settings_need_another_folder(make_tiny, dataset, tmp_path, change
         run_stage(make_tiny, dataset, collator(), replace(stage, **change), tmp_path / "stage")
 
 
-def test_an_interrupted_stage_of_other_settings_is_not_taken_up(make_tiny, dataset, tmp_path):
-    class Stopped(Collator):
-        def __call__(self, rows):
-            if self.epoch:
-                raise KeyboardInterrupt
-            return super().__call__(rows)
+class Stopped(Collator):
+    """A collator that is interrupted where the second epoch begins."""
 
+    def __call__(self, rows):
+        if self.epoch:
+            raise KeyboardInterrupt
+        return super().__call__(rows)
+
+
+def test_an_interrupted_stage_of_other_settings_is_not_taken_up(make_tiny, dataset, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_stage(make_tiny, dataset, Stopped(LONGRECIPE, TARGET, 3), STAGE, tmp_path / "stage")
     assert latest_checkpoint(tmp_path / "stage" / "checkpoints") is not None
@@ -396,8 +308,21 @@ def test_an_interrupted_stage_of_other_settings_is_not_taken_up(make_tiny, datas
         run_stage(make_tiny, dataset, collator(), replace(STAGE, learning_rate=1.0e-3), tmp_path / "stage")
 
 
-def test_sentences_of_a_stored_row_are_its_segments(rng):
-    ids, ends = rng.integers(0, 10, size=60), np.arange(10) == 9
-    (row,) = rows_of([sample_of(ids, METHODS["pose"], 40, ends, None, rng)])
-    np.testing.assert_array_equal(row["segment_lengths"], sentence_lengths(ids[:40], ends))
-    assert row["long"] is True
+def test_seconds_before_a_kill_count(make_tiny, dataset, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(make_tiny, dataset, Stopped(LONGRECIPE, TARGET, 3), STAGE, tmp_path / "stage")
+    checkpoints = tmp_path / "stage" / "checkpoints"
+    assert latest_checkpoint(checkpoints).name == "checkpoint-4"
+    seconds = [json.loads((checkpoints / f"checkpoint-{step}" / "seconds.json").read_text()) for step in (2, 4)]
+    assert 0 < seconds[0] < seconds[1] < 500
+    (checkpoints / "checkpoint-4" / "seconds.json").write_text("1000.0")
+    (checkpoints / "checkpoint-2" / "seconds.json").write_text("5000.0")
+    # Keeps the checkpoints, to look at them.
+    monkeypatch.setattr(module.shutil, "rmtree", lambda *args, **options: None)
+    trained = run_stage(make_tiny, dataset, collator(), STAGE, tmp_path / "stage")
+    last = json.loads((checkpoints / "checkpoint-12" / "seconds.json").read_text())
+    assert trained.resumed_from == 4 and 1000 < last <= trained.seconds < 2000
+    assert run_stage(make_tiny, dataset, collator(), STAGE, tmp_path / "stage").seconds == trained.seconds
+    # Killed once more, before its record was written.
+    (tmp_path / "stage" / "stage.json").unlink()
+    assert last < run_stage(make_tiny, dataset, collator(), STAGE, tmp_path / "stage").seconds < 2000

@@ -1,7 +1,8 @@
 """Figures as a paper prints them: labelled axes with units, one colour a stage throughout. Each returns a Figure."""
 
+from longrecipe.plots.experiments import cost, depth_maps, fronts, methods, ratios, stages
 from longrecipe.plots.positions import distances, figure_3, position_map, position_maps
-from longrecipe.plots.style import COLOURS, save
+from longrecipe.plots.style import COLOURS, NAME_COLOURS, save
 from longrecipe.plots.tokens import (
     measured_shares,
     passage,
@@ -14,20 +15,27 @@ from longrecipe.plots.training import losses, pretraining, recall_heatmaps, rete
 
 __all__ = [
     "COLOURS",
+    "NAME_COLOURS",
+    "cost",
+    "depth_maps",
     "distances",
     "figure_3",
+    "fronts",
     "losses",
     "measured_shares",
+    "methods",
     "passage",
     "position_map",
     "position_maps",
     "position_shares",
     "pretraining",
     "quoted_shares",
+    "ratios",
     "recall_heatmaps",
     "retention",
     "save",
     "selections",
+    "stages",
     "token_shift",
     "wavelengths",
 ]

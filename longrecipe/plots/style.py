@@ -26,6 +26,19 @@ METHOD_COLOURS = {
     "endprompt": "#882255",
     "flt": "#000000",
 }
+# By the names in tables, see results.tables.NAMES.
+NAME_COLOURS = {
+    "base": COLOURS["base"],
+    "RoPE rule alone": COLOURS["RoPE rule alone"],
+    "FLT": METHOD_COLOURS["flt"],
+    "RPES": METHOD_COLOURS["rpes"],
+    "PoSE": METHOD_COLOURS["pose"],
+    "LongRecipe": METHOD_COLOURS["longrecipe"],
+    "LongRecipe, first tokens": "#56B4E9",
+    "LongRecipe, random sentences": "#0099AD",
+    "contiguous": "#7F7F7F",
+    "contiguous, first tokens": "#B5B5B5",
+}
 STYLE = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,

@@ -70,7 +70,7 @@ def recall_heatmaps(reports: Mapping[str, Report], n_depths: int = 5) -> Figure:
         )
         for axis, (name, report) in zip(axes[0], reports.items(), strict=True):
             rows = report.recall.assign(bin=pd.cut(report.recall["depth"], edges, labels=labels, include_lowest=True))
-            table = rows.pivot_table(index="bin", columns="length", values="correct", observed=False)
+            table = rows.pivot_table(index="bin", columns="length", values="score", observed=False)
             sns.heatmap(
                 table, ax=axis, vmin=0, vmax=1, cmap="viridis", annot=True, fmt=".2f", cbar=False, annot_kws={"size": 7}
             )

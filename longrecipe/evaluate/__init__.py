@@ -1,0 +1,43 @@
+"""Measures: RULER-like long-context tasks for any tokenizer, NIAH(M), and what a model could do before (general).
+
+`report` measures a model with all of them; a `Wording` says how facts are put into words, `planted` for the mini
+models, `sentences` for any tokenizer and real text. Every mean carries a bootstrap interval over documents.
+"""
+
+from longrecipe.evaluate.general import copying, perplexity
+from longrecipe.evaluate.reader import Reader
+from longrecipe.evaluate.report import Report, report
+from longrecipe.evaluate.suite import ask, cell, interval
+from longrecipe.evaluate.tasks import (
+    NIAH_M,
+    OTHERS,
+    Document,
+    Question,
+    common_words,
+    needles,
+    single,
+    tracking,
+)
+from longrecipe.evaluate.wording import Wording, planted, sentences
+
+__all__ = [
+    "NIAH_M",
+    "OTHERS",
+    "Document",
+    "Question",
+    "Reader",
+    "Report",
+    "Wording",
+    "ask",
+    "cell",
+    "common_words",
+    "copying",
+    "interval",
+    "needles",
+    "perplexity",
+    "planted",
+    "report",
+    "sentences",
+    "single",
+    "tracking",
+]

@@ -1,0 +1,64 @@
+"""Read long texts once, ask them often: batches of texts kept as a key-value cache.
+
+A prompt (text and one question) then costs a forward pass of a few tokens, and only the logits of the last positions
+are ever made. Skipped positions play no part here: evaluation reads whole texts at positions 0, 1, 2, ...
+"""
+
+import numpy as np
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+# Tokens that one batch of texts may hold; bounds memory whatever the length.
+BATCH_TOKENS = 16_384
+
+
+class Reader:
+    """Texts of one length, ids int64 [B, n], read once by a model, to be asked again and again."""
+
+    def __init__(self, network: PreTrainedModel, ids: np.ndarray):
+        self.network, self.cache = network, DynamicCache(config=network.config)
+        self.length = ids.shape[1]
+        self._forward(ids)
+
+    def _forward(self, ids: np.ndarray, last: int = 1) -> torch.Tensor:
+        x = torch.from_numpy(np.ascontiguousarray(ids)).to(self.network.device)
+        out = self.network(input_ids=x, past_key_values=self.cache, use_cache=True, logits_to_keep=last)
+        return out.logits.float()
+
+    def _greedy(self, ids: np.ndarray, n_tokens: int) -> np.ndarray:
+        tokens = []
+        for _ in range(n_tokens):
+            ids = self._forward(ids)[:, -1:].argmax(-1).cpu().numpy()
+            tokens.append(ids)
+        return np.concatenate(tokens, axis=1)
+
+    def _forget(self) -> None:
+        self.cache.crop(self.length - self.cache.get_seq_length())
+
+    def ask(self, questions: np.ndarray, last: int = 1) -> torch.Tensor:
+        """Logits [B, last, vocabulary] after each of the last tokens of the questions, ids [B, q]; then forget them."""
+        logits = self._forward(questions, last)
+        self._forget()
+        return logits
+
+    def generate(self, questions: np.ndarray, n_tokens: int) -> np.ndarray:
+        """The greedy continuation [B, n_tokens] of the questions, ids [B, q]; then forget it."""
+        answers = self._greedy(questions, n_tokens)
+        self._forget()
+        return answers
+
+    def converse(self, turns: list[np.ndarray], n_tokens: int, close: np.ndarray) -> np.ndarray:
+        """Ask several questions one after the other, each greedy answer of n_tokens staying in the context.
+
+        Args: turns: Q arrays of ids [B, q]; close: ids that end an answer. Returns answers [B, Q, n_tokens]; then
+        forgets all.
+        """
+        answers: list[np.ndarray] = []
+        for turn in turns:
+            if answers:
+                # The last token of an answer has been given, but not read yet.
+                closed = np.tile(close, (len(turn), 1))
+                turn = np.concatenate([answers[-1][:, -1:], closed, turn], axis=1)
+            answers.append(self._greedy(turn, n_tokens))
+        self._forget()
+        return np.stack(answers, axis=1)

@@ -1,0 +1,89 @@
+"""All measures of one model after one stage, and their plain numbers."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedModel
+
+from longrecipe.evaluate.general import copying, perplexity
+from longrecipe.evaluate.suite import ask, cell
+from longrecipe.evaluate.tasks import NIAH_M, OTHERS, Document, needles
+from longrecipe.evaluate.wording import Wording
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a model can do: a row a prompt of the long-context tasks, and the general scores at the base window.
+
+    prompts: task, length, document, depth, score. general: perplexity, copying and, as copying's yardstick, first copy.
+    """
+
+    prompts: pd.DataFrame
+    general: dict[str, float]
+
+    @property
+    def recall(self) -> pd.DataFrame:
+        """The prompts of multi-key needles: recall of one of several facts."""
+        return self.prompts.query("task == 'multi-key'")
+
+    def recall_at(self, length: int) -> float:
+        """Mean recall at a length, 0..1."""
+        return float(self.recall.query("length == @length")["score"].mean())
+
+    def numbers(self) -> dict:
+        """The report as plain numbers, with 95 % intervals: recall, NIAH(M), every task by length; general scores."""
+        rng, tasks = np.random.default_rng(0), {}
+        by_length = {int(n): rows for n, rows in self.prompts.groupby("length")}
+        for n, rows in by_length.items():
+            tasks[n] = {task: cell(each, rng) for task, each in rows.groupby("task")}
+        return {
+            "recall": {n: each["multi-key"] for n, each in tasks.items()},
+            "niah_m": {n: cell(rows[rows["task"].isin(NIAH_M)], rng) for n, rows in by_length.items()},
+            "tasks": tasks,
+            **self.general,
+        }
+
+
+def report(
+    network: PreTrainedModel,
+    source: np.ndarray,
+    wording: Wording,
+    lengths: list[int],
+    n_documents: int,
+    n_facts: int,
+    seed: int,
+    others: Collection[str] = (),
+) -> Report:
+    """Measure a model: NIAH(M) at every length, perplexity and copying at the shortest, the base window.
+
+    others: further tasks, of `tasks.OTHERS`, to ask at the shortest and the longest length. Every model measured with
+    one seed reads the same documents, so that differences between stages are paired. The longest length gets
+    n_documents, each with n_facts facts asked one by one; the base window, where retention is judged, twice as many,
+    since it costs next to nothing; the lengths between, half. Raises ValueError for an unknown task, and where
+    the facts do not fit a length.
+    """
+    if unknown := set(others) - set(OTHERS):
+        raise ValueError(f"others = {sorted(unknown)}: allowed are {', '.join(OTHERS)}.")
+    was_training = network.training
+    network.eval()
+    window, target = min(lengths), max(lengths)
+    count = dict.fromkeys(lengths, -(-n_documents // 2)) | {target: n_documents} | {window: 2 * n_documents}
+
+    def hidden(wording: Wording, source: np.ndarray, length: int, rng: np.random.Generator) -> Document:
+        return needles(wording, source, length, rng, n_keys=n_facts)
+
+    frames = [
+        ask(network, wording, hidden, source, n, count[n], np.random.default_rng([seed, n])) for n in sorted(lengths)
+    ]
+    for i, (name, make) in enumerate(OTHERS.items()):
+        frames += [
+            ask(network, wording, make, source, n, count[n], np.random.default_rng([seed, n, i + 1]))
+            for n in sorted({window, target})
+            if name in others
+        ]
+    second, first = copying(network, source, window, 2 * n_documents, np.random.default_rng([seed, 0]))
+    general = {"perplexity": perplexity(network, source, window), "copying": second, "first_copy": first}
+    network.train(was_training)
+    return Report(pd.concat(frames, ignore_index=True), general)

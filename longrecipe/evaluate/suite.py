@@ -1,0 +1,98 @@
+"""Ask a model the questions of the tasks: one row a prompt; means with bootstrap intervals over documents."""
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedModel
+
+from longrecipe.evaluate.reader import BATCH_TOKENS, Reader
+from longrecipe.evaluate.tasks import Document, Maker, Question
+from longrecipe.evaluate.wording import Wording
+
+COLUMNS = ["task", "length", "document", "depth", "score"]
+
+
+@torch.inference_mode()
+def ask(
+    network: PreTrainedModel,
+    wording: Wording,
+    make: Maker,
+    source: np.ndarray,
+    length: int,
+    n_documents: int,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """Make documents of a task and ask the model all their questions; documents are read in batches, once each.
+
+    A question with one answer scores 1 where greedy decoding gives all its tokens. One with k answers scores the share
+    of them that is given: among the k largest logits where each is one token, else in the text of a greedy continuation
+    (as long as all answers with 4 tokens between). In a conversation the model's own answers stay in the context.
+    Args: source int64 ids of held-out text; length in tokens, answers included. Returns one row a prompt: task, length,
+    document, depth (0 = start of the text, 1 = its end), score in 0..1. Raises ValueError for too short a length.
+    """
+    rows, size = [], max(1, BATCH_TOKENS // length)
+    for start in range(0, n_documents, size):
+        documents = [make(wording, source, length, rng) for _ in range(min(size, n_documents - start))]
+        reader = Reader(network, np.stack([document.ids for document in documents]))
+        asked = [(questions, _scores(reader, questions, wording)) for questions in _columns(documents, "questions")]
+        turns = _columns(documents, "turns")
+        if turns:
+            close = wording.encode(wording.close)
+            given = reader.converse([_ids(t) for t in turns], len(turns[0][0].answers[0]), close)
+            asked += [(turn, _equal(given[:, i], turn)) for i, turn in enumerate(turns)]
+        rows += [
+            (question.task, length, start + i, question.depth, score)
+            for questions, scores in asked
+            for i, (question, score) in enumerate(zip(questions, scores, strict=True))
+        ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _columns(documents: list[Document], name: str) -> list[tuple[Question, ...]]:
+    """The first questions of all documents together, the second ones, and so on: they are of one form."""
+    return list(zip(*(getattr(document, name) for document in documents), strict=True))
+
+
+def _ids(questions: tuple[Question, ...]) -> np.ndarray:
+    return np.stack([question.ids for question in questions])
+
+
+def _equal(given: np.ndarray, questions: tuple[Question, ...]) -> np.ndarray:
+    return (given == np.stack([question.answers[0] for question in questions])).all(axis=1).astype(float)
+
+
+def _scores(reader: Reader, questions: tuple[Question, ...], wording: Wording) -> np.ndarray:
+    ids, answers = _ids(questions), [question.answers for question in questions]
+    count, longest = len(answers[0]), max(len(answer) for each in answers for answer in each)
+    if count == 1:
+        # Teacher-forced: right answers all along are what greedy decoding would have given.
+        wanted = np.stack([each[0] for each in answers])
+        logits = reader.ask(np.concatenate([ids, wanted[:, :-1]], axis=1), last=wanted.shape[1])
+        return _equal(logits.argmax(-1).cpu().numpy(), questions)
+    if longest == 1:
+        top = reader.ask(ids)[:, -1].topk(count).indices.cpu().numpy()
+        return np.array([np.isin([a[0] for a in each], row).mean() for each, row in zip(answers, top, strict=True)])
+    given = reader.generate(ids, sum(map(len, answers[0])) + 4 * count)
+    texts = [wording.decode(row) for row in given]
+    decoded = [[wording.decode(answer).strip() for answer in each] for each in answers]
+    return np.array([np.mean([a in text for a in each]) for each, text in zip(decoded, texts, strict=True)])
+
+
+def interval(
+    frame: pd.DataFrame, rng: np.random.Generator, level: float = 0.95, draws: int = 2000
+) -> tuple[float, float, float]:
+    """Mean score and its percentile bootstrap interval, drawn over documents, not prompts.
+
+    Prompts of one document share its text, so they are no independent draws; documents are. The mean is that of the
+    tasks' means; a document is drawn with all its tasks, which share its text as well. Every document has been asked
+    every task of the frame. Returns mean, low, high.
+    """
+    scores = frame.groupby(["document", "task"])["score"].mean().unstack().mean(axis=1, skipna=False).to_numpy()
+    means = scores[rng.integers(0, len(scores), size=(draws, len(scores)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(scores.mean()), float(low), float(high)
+
+
+def cell(frame: pd.DataFrame, rng: np.random.Generator) -> dict[str, float]:
+    """Mean score of rows with its 95 % interval and the number of prompts, by the names mean, low, high, prompts."""
+    return dict(zip(("mean", "low", "high"), interval(frame, rng), strict=True)) | {"prompts": len(frame)}

@@ -1,0 +1,151 @@
+"""Figures of the grids: methods, cost against skill, token ratio, what stages keep, fronts of merging."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from longrecipe.plots.style import COLOURS, NAME_COLOURS, STYLE
+
+
+def _points(axis: Axes, x: np.ndarray, table: pd.DataFrame, column: str, colour: str, **style) -> None:
+    """Means of a column of `over_seeds` with its intervals."""
+    mean, low, high = (table[column, kind].to_numpy(dtype=float) for kind in ("mean", "low", "high"))
+    error = np.nan_to_num([mean - low, high - mean])
+    axis.errorbar(x, mean, yerr=error, color=colour, capsize=2, elinewidth=0.9, **{"fmt": "o", "ms": 5} | style)
+
+
+def methods(ours: Mapping[str, pd.DataFrame], quoted: Mapping[str, pd.Series], column: str = "NIAH(M)") -> Figure:
+    """A score of every method: ours with intervals over seeds (filled), the paper's beside (hollow, quoted).
+
+    ours: tables of `over_seeds` by name, a panel each; quoted: the paper's score by the same names of methods.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(ours), figsize=(4.2 * len(ours), 2.9), sharey=True, squeeze=False)
+        for axis, (title, table) in zip(axes[0], ours.items(), strict=True):
+            for i, name in enumerate(table.index):
+                _points(axis, np.array([i - 0.1]), table.loc[[name]], column, NAME_COLOURS[name], ms=7)
+                value = quoted[title].get(name, float("nan"))
+                axis.plot(i + 0.15, value, "o", ms=7, mfc="white", mec=NAME_COLOURS[name], mew=1.5)
+            axis.set_xticks(range(len(table)), table.index, rotation=30, ha="right")
+            axis.set(title=title, ylim=(-4, 104))
+        axes[0, 0].set_ylabel(f"{column}, percent")
+        axes[0, -1].plot([], [], "o", color="grey", ms=7, label="measured here, 95 % over seeds")
+        axes[0, -1].plot([], [], "o", mfc="white", mec="grey", mew=1.5, ms=7, label="quoted from the paper")
+        axes[0, -1].legend(fontsize=7, loc="lower right")
+    return figure
+
+
+def depth_maps(depths: pd.DataFrame) -> Figure:
+    """Recall by text length and depth of the fact, a heatmap a method; depths as `tables.depths` gives them."""
+    names = list(dict.fromkeys(depths["name"]))
+    labels = [f"{20 * i} to {20 * i + 20} %" for i in range(5)]
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        figure, axes = plt.subplots(1, len(names), figsize=(1.2 + 2.1 * len(names), 2.6), sharey=True, squeeze=False)
+        for axis, name in zip(axes[0], names, strict=True):
+            table = depths[depths["name"] == name].pivot(index="depth", columns="length", values="score")
+            table = table.reindex(range(5)).set_axis(labels)
+            sns.heatmap(
+                table, ax=axis, vmin=0, vmax=1, cmap="viridis", annot=True, fmt=".2f", cbar=False, annot_kws={"size": 7}
+            )
+            axis.set(title=name, xlabel="text length, tokens", ylabel="")
+            axis.tick_params(length=0)
+            axis.set_xticklabels(axis.get_xticklabels(), rotation=45)
+        axes[0, 0].set_ylabel("depth of the fact")
+    return figure
+
+
+def cost(table: pd.DataFrame, lines: Mapping[str, pd.DataFrame], column: str = "NIAH(M)") -> Figure:
+    """Long-context score against the seconds of stage 1: one point a method, one line over token ratios a variant.
+
+    table: `over_seeds` by name, of NIAH(M) and "stage 1 seconds"; lines: such tables by ratio, under their names.
+    """
+    seconds = ("stage 1 seconds", "mean")
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(6.4, 3.7))
+        for name, rows in lines.items():
+            style = {"fmt": "o-" if name == "LongRecipe" else "s--", "ms": 4, "lw": 1.3}
+            _points(axis, rows[seconds].to_numpy(), rows, column, NAME_COLOURS[name], label=name, **style)
+            for ratio, x, y in zip(rows.index, rows[seconds], rows[column, "mean"], strict=True):
+                if name == "LongRecipe":
+                    offset = (0, 9)
+                    axis.annotate(f"{ratio:.0%}", (x, y), offset, textcoords="offset points", fontsize=7, ha="center")
+        for name in table.index.difference(list(lines), sort=False):
+            rows = table.loc[[name]]
+            _points(axis, rows[seconds].to_numpy(), rows, column, NAME_COLOURS[name], ms=8, label=name)
+        axis.set(xscale="log", xlabel="seconds of stage 1 on two CPU cores", ylabel=f"{column} at the target, percent")
+        axis.legend(fontsize=7, loc="lower right")
+    return figure
+
+
+def ratios(lines: Mapping[str, pd.DataFrame], quoted: pd.DataFrame, column: str = "NIAH(M)") -> Figure:
+    """Figure 2: a score by the share of the target's tokens that a sample holds; ours left, the paper's right.
+
+    lines: tables of `over_seeds` by ratio, under their names; quoted: the paper's fig2_token_ratio.
+    """
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.0))
+        for name, rows in lines.items():
+            style = {"fmt": "o-" if name == "LongRecipe" else "s--", "ms": 4, "lw": 1.3}
+            _points(left, 100 * rows.index.to_numpy(), rows, column, NAME_COLOURS[name], label=name, **style)
+        left.set(title="measured here, mini model", ylabel=f"{column}, percent")
+        left.legend(fontsize=7, loc="lower right")
+        for key, name in (("niah_m", "NIAH(M)"), ("ruler", "RULER"), ("longbench", "LongBench")):
+            right.plot(quoted["ratio_percent"], quoted[key], "o-", ms=4, mfc="white", label=name)
+        right.set(title="quoted from the paper, Llama-3-8B to 80k", ylabel="score, percent")
+        right.legend(fontsize=7)
+        for axis in (left, right):
+            axis.set(xscale="log", xlabel="tokens of a sample, percent of the target")
+            axis.set_xticks([5, 10, 20, 30, 40, 100], ["5", "10", "20", "30", "40", "100"], minor=False)
+            axis.minorticks_off()
+    return figure
+
+
+def stages(table: pd.DataFrame, columns: list[str]) -> Figure:
+    """Table 3 as a figure: what each stage keeps of the base, in percent; a panel a score, a group a method.
+
+    table: `over_seeds` by name and stage.
+    """
+    names, kinds = (list(dict.fromkeys(table.index.get_level_values(i))) for i in range(2))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(columns), figsize=(3.1 * len(columns), 2.9), squeeze=False)
+        for axis, column in zip(axes[0], columns, strict=True):
+            for i, stage in enumerate(kinds):
+                rows = table.xs(stage, level=1)
+                x = np.array([names.index(name) for name in rows.index]) + 0.22 * (i - 1)
+                _points(axis, x, rows, column, COLOURS[stage], label=stage)
+            axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
+            axis.set_title(column)
+        axes[0, 0].set_ylabel("percent")
+        axes[0, -1].legend(fontsize=7)
+    return figure
+
+
+def fronts(rows: pd.DataFrame, x: str = "perplexity kept", y: str = "NIAH(M)") -> Figure:
+    """Long-context score against general score over the merge weight; left by method and rule, right by replay.
+
+    rows: `tables.fronts`: name, rule, weight, replay, and both scores, means over seeds. Up and to the right is better.
+    """
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.6), sharey=True)
+        default = rows[rows["replay"] == rows["replay"].iloc[0]]
+        for (name, rule), line in default.groupby(["name", "rule"], sort=False):
+            style = {"ls": "-" if rule == "spare_qk" else ":", "marker": "o", "ms": 4, "lw": 1.2}
+            left.plot(line[x], line[y], color=NAME_COLOURS[name], label=f"{name}, {rule}", **style)
+        ours = rows[(rows["name"] == "LongRecipe") & (rows["rule"] == "spare_qk")]
+        for (replay, line), colour in zip(
+            ours.groupby("replay", sort=False), sns.color_palette("colorblind"), strict=False
+        ):
+            right.plot(line[x], line[y], "o-", ms=4, lw=1.2, color=colour, label=replay)
+        for axis, title in ((left, "methods; solid: queries and keys spared"), (right, "LongRecipe, by replay")):
+            axis.set(title=title, xlabel=f"{x}, percent of the base")
+            axis.legend(fontsize=6.5, loc="lower left")
+        left.set_ylabel(f"{y} at the target, percent")
+        for _, point in ours[ours["replay"] == rows["replay"].iloc[0]].iterrows():
+            at = (point[x], point[y])
+            right.annotate(f"{point['weight']:g}", at, (0, 6), textcoords="offset points", fontsize=7, ha="center")
+    return figure

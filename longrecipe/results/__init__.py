@@ -1,0 +1,9 @@
+"""Results: runs on disk, the paper's tables made from them, and results/README.md.
+
+`python -m longrecipe.results` writes `results/README.md` anew from the finished runs.
+"""
+
+from longrecipe.results.runs import finished, load, run_dir, save, seed_interval, stage_table, verdict
+from longrecipe.results.summary import summary
+
+__all__ = ["finished", "load", "run_dir", "save", "seed_interval", "stage_table", "summary", "verdict"]

@@ -1,0 +1,143 @@
+"""Results on disk: one folder a run, with its settings, numbers and tables; every figure is made from these."""
+
+import json
+import platform
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from longrecipe.params import Params
+from longrecipe.paths import results_dir, root, write_text
+
+# 97.5 % quantiles of Student's t by degrees of freedom.
+_STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
+
+
+def run_dir(params: Params, experiment: str = "train") -> Path:
+    """The folder of a run: `results/<experiment>/<model>-<method>-<T>-seed<seed>-<key of the settings it reads>`.
+
+    Token analysis and positions read no settings of the stages after the first.
+    """
+    key = params.stage_key("extend") if experiment in ("tokens", "positions") else params.key
+    name = f"{params.model}-{params.method_slug}-{params.target_length}-seed{params.seed}-{key}"
+    return results_dir() / experiment / name
+
+
+def save(
+    folder: Path, params: Params, numbers: Mapping, seconds: float, tables: Mapping[str, pd.DataFrame] | None = None
+) -> Path:
+    """Write a run: its tables as CSV, then metrics.json (settings, seed, commit, device, versions, seconds, numbers;
+    what is not a finite number is null).
+
+    metrics.json comes last, so a folder that has one is complete. Returns its path.
+    """
+    record = {
+        "label": "measured",
+        "params": params.model_dump(),
+        "seed": params.seed,
+        "git_commit": _git_commit(),
+        "device": _device(),
+        "packages": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "seconds": round(seconds, 1),
+        "numbers": numbers,
+    }
+    for name, table in (tables or {}).items():
+        write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    # Through text once, so that numpy's numbers are plain; JSON knows no NaN.
+    plain = json.loads(json.dumps(record, default=float), parse_constant=lambda name: None)
+    write_text(folder / "metrics.json", json.dumps(plain, indent=1, allow_nan=False) + "\n")
+    return folder / "metrics.json"
+
+
+def load(folder: Path) -> dict:
+    """The metrics of a finished run. Raises FileNotFoundError where the run has not finished."""
+    path = folder / "metrics.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: the run has not finished, or was never started.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def finished(experiment: str, **wanted: object) -> list[tuple[Path, dict]]:
+    """The finished runs of an experiment whose settings have the wanted values: their folders and metrics, by name."""
+    paths = sorted((results_dir() / experiment).glob("*/metrics.json"))
+    runs = [(path.parent, load(path.parent)) for path in paths]
+    return [run for run in runs if all(run[1]["params"].get(key) == value for key, value in wanted.items())]
+
+
+def stage_table(numbers: Mapping[str, Mapping]) -> pd.DataFrame:
+    """One row a stage from `Report.numbers()`: recall by length, NIAH(M) at window and target, perplexity, copying."""
+    rows = {}
+    for stage, measured in numbers.items():
+        row = {f"recall @{length}": values["mean"] for length, values in measured["recall"].items()}
+        # Whether fresh or read from JSON, lengths stand in rising order.
+        ends = [list(measured["niah_m"].items())[i] for i in (0, -1)]
+        row |= {f"NIAH(M) @{length}": values["mean"] for length, values in ends}
+        rows[stage] = row | {"perplexity": measured["perplexity"], "copying": measured["copying"]}
+    return pd.DataFrame(rows).T.rename_axis("stage")
+
+
+def verdict(numbers: Mapping[str, Mapping], params: Params) -> dict[str, bool]:
+    """The claims that a run is judged by, from the stages' `Report.numbers()`: for each, whether it holds.
+
+    Thresholds are this kit's own for its default run: the base cannot read T tokens, the extended and the merged model
+    can, and the merged one keeps what the base could do in its window.
+    """
+
+    def recall(stage: str, length: int) -> float:
+        return numbers[stage]["recall"][length]["mean"]
+
+    window, target = params.window, params.target_length
+    checks = {f"base: recall at {target} tokens is 0.05 or less": recall("base", target) <= 0.05}
+    if "merged" in numbers:
+        final, base = numbers["merged"], numbers["base"]
+        checks |= {
+            f"extended: recall at {target} tokens is 0.85 or more": recall("extended", target) >= 0.85,
+            f"merged: recall at {target} tokens is 0.85 or more": recall("merged", target) >= 0.85,
+            f"merged: recall at {window} tokens is the base's minus 0.02 or more": (
+                recall("merged", window) >= recall("base", window) - 0.02
+            ),
+            f"merged: perplexity at {window} tokens is 1.05 times the base's or less": (
+                final["perplexity"] <= 1.05 * base["perplexity"]
+            ),
+        }
+    else:
+        control = recall("RoPE rule alone", target)
+        checks[f"RoPE rule alone: recall at {target} tokens is 0.85 or more"] = control >= 0.85
+    return checks
+
+
+def seed_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean over seeds and its 95 % interval by Student's t, mean +- t s / sqrt(n) with n - 1 degrees of freedom.
+
+    Raises ValueError for fewer than 2 and more than 10 seeds.
+    """
+    count = len(values)
+    if count - 1 not in _STUDENT_T:
+        raise ValueError(f"an interval over seeds needs 2 to {max(_STUDENT_T) + 1} of them, not {count}.")
+    mean, half = statistics.mean(values), _STUDENT_T[count - 1] * statistics.stdev(values) / count**0.5
+    return mean, mean - half, mean + half
+
+
+def _git_commit() -> str:
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(command, cwd=root(), capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _device() -> dict:
+    if torch.cuda.is_available():
+        return {"kind": "cuda", "name": torch.cuda.get_device_name()}
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = (line.partition(":") for line in info.read_text().splitlines())
+        name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
+    return {"kind": "cpu", "name": name, "threads": torch.get_num_threads()}

@@ -1,0 +1,238 @@
+"""The paper's tables from the finished runs of the grid: ours with intervals over seeds, the paper's quoted beside.
+
+Scores are in percent, as the paper's. `scores()` is the one long table from which all others are made.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from longrecipe.evaluate import NIAH_M
+from longrecipe.merge import RULES
+from longrecipe.params import Params
+from longrecipe.paths import results_dir
+from longrecipe.results.runs import finished, load, run_dir, seed_interval
+
+GRID, FRONT = "grid", "front"
+# RULER-like score: the tasks that the mini bases can do inside their own window.
+RULER = ("single", *NIAH_M)
+GENERAL = ("perplexity kept", "short recall kept", "copying kept")
+TRAINING = ("stage 1 seconds", "training seconds", "training tokens", "training TFLOP", "analysis seconds")
+NAMES = {
+    "none": "RoPE rule alone",
+    "flt": "FLT",
+    "rpes": "RPES",
+    "pose": "PoSE",
+    "longrecipe": "LongRecipe",
+    "longrecipe:max_gap=0": "contiguous",
+}
+SELECTED = {"anchored": "", "first": ", first tokens", "random": ", random sentences"}
+# What the paper calls our models and targets: 10 and 16 windows, as its 80k and 128k for Llama-3.
+_FAMILIES = {"llama3": "llama3-8b-instruct", "mistral": "mistral-7b", "qwen2": "qwen2-7b"}
+
+
+def scores(grid: Iterable[Params] | None = None) -> pd.DataFrame:
+    """One row a run and stage: model, method, name, target, ratio, seed, stage; NIAH(M), RULER-like and recall at the
+    target and NIAH(M) at the window, in percent; general scores in percent of the base's; what training took.
+
+    grid: these settings, all of which must have finished; None takes every finished run. General scores: the base's
+    perplexity over the model's, and the model's short recall and copying over the base's, all at the window W.
+    Raises FileNotFoundError for a run that has not finished, or whose base (method none) has not been measured.
+    """
+    records = [load(run_dir(p, GRID)) for p in grid] if grid is not None else [run for _, run in finished(GRID)]
+    bases = {_base_key(record["params"]): record for record in records if record["params"]["method"] == "none"}
+    rows = []
+    for record in records:
+        p, stages = record["params"], record["numbers"]["stages"]
+        if _base_key(p) not in bases:
+            raise FileNotFoundError(
+                f"{p['model']}, T = {p['target_length']}, seed {p['seed']}: run method none as well."
+            )
+        base = bases[_base_key(p)]["numbers"]["stages"]["base"]
+        about = {
+            "model": p["model"],
+            "method": p["method"],
+            "name": NAMES.get(p["method"], p["method"]) + SELECTED.get(p["selection"], f", {p['selection']}"),
+            "target": p["target_length"],
+            "ratio": 1.0 if p["method"] == "flt" else p["ratio"],
+            "seed": p["seed"],
+        }
+        training = record["numbers"].get("training", {})
+        for stage, measured in stages.items():
+            rows.append(
+                about | {"stage": stage} | _long(measured, p) | _kept(measured, base, p) | _trained(training, stage)
+            )
+    return pd.DataFrame(rows)
+
+
+def _base_key(p: Mapping) -> tuple:
+    return p["model"], p["target_length"], p["seed"]
+
+
+def _long(measured: Mapping, p: Mapping) -> dict[str, float]:
+    # The longest length measured: the target, but where the base was only asked inside its window.
+    target, window = max(measured["tasks"], key=int), str(p["window"])
+    tasks = {task: cell["mean"] for task, cell in measured["tasks"][target].items()}
+    return {
+        "NIAH(M)": 100 * measured["niah_m"][target]["mean"],
+        "RULER-like": 100 * sum(tasks.get(task, float("nan")) for task in RULER) / len(RULER),
+        "recall": 100 * measured["recall"][target]["mean"],
+        "NIAH(M) at W": 100 * measured["niah_m"][window]["mean"],
+    } | {f"{task} at T": 100 * mean for task, mean in tasks.items()}
+
+
+def _kept(measured: Mapping, base: Mapping, p: Mapping) -> dict[str, float]:
+    window = str(p["window"])
+    return {
+        "perplexity kept": 100 * base["perplexity"] / measured["perplexity"],
+        "short recall kept": 100 * measured["recall"][window]["mean"] / base["recall"][window]["mean"],
+        "copying kept": 100 * measured["copying"] / base["copying"],
+    }
+
+
+def _trained(training: Mapping, stage: str) -> dict[str, float]:
+    """Compute of stage 1, of replay and of both together (what a merged model took); token analysis apart."""
+    used = [training[name] for name in _STAGES_OF.get(stage, ()) if name in training]
+    total = {key: sum(each[key] for each in used) for key in ("seconds", "n_tokens", "flops")}
+    return {
+        "training seconds": total["seconds"],
+        "stage 1 seconds": training["extended"]["seconds"] if used else float("nan"),
+        "training tokens": total["n_tokens"],
+        "training TFLOP": total["flops"] / 1e12,
+        "analysis seconds": training.get("token analysis", {}).get("seconds", 0.0) if used else 0.0,
+    }
+
+
+_STAGES_OF = {"extended": ("extended",), "replayed": ("extended", "replayed"), "merged": ("extended", "replayed")}
+
+
+def final(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `scores` that tables compare: merged models, and the untrained base by the names of its stages."""
+    untrained = frame["method"].eq("none") & frame["stage"].isin(["base", "RoPE rule alone"])
+    rows = frame[untrained | frame["stage"].eq("merged")].copy()
+    rows.loc[rows["method"] == "none", "name"] = rows["stage"]
+    order = {name: i for i, name in enumerate(["base", *NAMES.values()])}
+    return rows.sort_values(
+        "name", key=lambda names: names.map(lambda name: order.get(name, len(order))), kind="stable"
+    )
+
+
+def over_seeds(frame: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Mean of columns over the seeds of each group, in the order of first appearance, with 95 % intervals.
+
+    Columns of the result: (name, mean), (name, low), (name, high), and (seeds, number). One seed has no interval (NaN).
+    """
+    rows = {}
+    for key, group in frame.groupby(list(by), sort=False):
+        row: dict[tuple[str, str], float] = {("seeds", "number"): len(group)}
+        for column in columns:
+            values = group[column].dropna().tolist()
+            alone = (values[0] if values else float("nan"), float("nan"), float("nan"))
+            triple = seed_interval(values) if len(values) > 1 else alone
+            row |= {(column, name): value for name, value in zip(("mean", "low", "high"), triple, strict=True)}
+        rows[key] = row
+    index = pd.MultiIndex.from_tuples(rows, names=list(by))
+    table = pd.DataFrame(list(rows.values()), index=index if len(by) > 1 else index.get_level_values(0))
+    table.columns = pd.MultiIndex.from_tuples(table.columns)
+    return table
+
+
+def shown(table: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
+    """A table of `over_seeds` as text, mean ± half of the interval."""
+    names = list(dict.fromkeys(name for name, kind in table.columns if kind == "mean"))
+    columns = {"seeds": table["seeds", "number"].astype(int)} if ("seeds", "number") in table else {}
+    for name in names:
+        mean, high = table[name, "mean"], table[name, "high"]
+        columns[name] = [_plus_minus(m, h - m, digits) for m, h in zip(mean, high, strict=True)]
+    return pd.DataFrame(columns, index=table.index)
+
+
+def _plus_minus(mean: float, half: float, digits: int) -> str:
+    if pd.isna(mean):
+        return ""
+    return f"{mean:,.{digits}f}" + ("" if pd.isna(half) else f" ± {half:,.{digits}f}")
+
+
+def difference(frame: pd.DataFrame, one: str, other: str, column: str) -> tuple[float, float, float]:
+    """Mean over seeds of a column's difference, one name minus another, paired by seed, with its 95 % interval.
+
+    frame: rows of `scores`, one a name and seed. Raises ValueError where there are several, or fewer than two pairs.
+    """
+    table = frame.pivot(index="seed", columns="name", values=column)
+    return seed_interval((table[one] - table[other]).dropna().tolist())
+
+
+def claims(frame: pd.DataFrame, claimed: Iterable[tuple[str, str, float]], column: str = "NIAH(M)") -> pd.DataFrame:
+    """Claims of the form "one is at least another plus points", judged by the paired difference over seeds.
+
+    frame: rows of `scores`, one a name and seed; claimed: (one, other, points). holds: the interval of the difference
+    lies at or above the points; DOES NOT HOLD: below; not settled: the points lie inside.
+    """
+    rows = []
+    for one, other, points in claimed:
+        mean, low, high = difference(frame, one, other, column)
+        verdict = "holds" if low >= points else "DOES NOT HOLD" if high < points else "not settled"
+        margin = f" {'+' if points > 0 else '-'} {abs(points):g}" if points else ""
+        rows.append((f"{column}: {one} >= {other}{margin}", mean, low, high, verdict))
+    return pd.DataFrame(rows, columns=["claim", "difference", "low", "high", "verdict"]).set_index("claim")
+
+
+def share(frame: pd.DataFrame, one: str, other: str, column: str) -> tuple[float, float, float]:
+    """Mean over seeds of a column's ratio between two names, in percent, paired by seed, with its 95 % interval."""
+    table = frame.pivot(index="seed", columns="name", values=column)
+    return seed_interval((100 * table[one] / table[other]).dropna().tolist())
+
+
+def depths(grid: Iterable[Params], stage: str = "merged", task: str = "multi-key") -> pd.DataFrame:
+    """Scores by text length and depth of what is asked for, all seeds together: name, length, depth (fifth), score."""
+    frames = []
+    for p in grid:
+        path = run_dir(p, GRID) / "depths.csv"
+        rows = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["stage", "task"])
+        rows = rows[(rows["stage"] == stage) & (rows["task"] == task)]
+        frames.append(rows.assign(name=NAMES.get(p.method, p.method), hits=rows.get("mean", 0) * rows.get("count", 0)))
+    sums = pd.concat(frames).groupby(["name", "length", "depth"], sort=False)[["hits", "count"]].sum()
+    return (sums["hits"] / sums["count"]).rename("score").reset_index()
+
+
+def fronts(grid: Iterable[Params], untrained: Iterable[Params]) -> pd.DataFrame:
+    """The merges of finished front runs, means over seeds: name, replay, rule, weight, seeds, NIAH(M), general scores.
+
+    Weight 0 is the replayed model, the same by every rule. untrained: finished runs of method none with the same
+    targets and seeds. Raises FileNotFoundError for a run that has not finished.
+    """
+    bases = {_base_key(record["params"]): record for record in (load(run_dir(p, GRID)) for p in untrained)}
+    rows = []
+    for p in grid:
+        record = load(run_dir(p, FRONT))
+        base = bases[_base_key(record["params"])]["numbers"]["stages"]["base"]
+        replay = f"{p.replay_steps} steps, {p.replay_long_share:.0%} long, KL {p.replay_kl_weight:g}"
+        about = {"name": NAMES.get(p.method, p.method), "replay": replay, "seed": p.seed}
+        for each in record["numbers"]["merges"]:
+            scored = _long(each["numbers"], record["params"]) | _kept(each["numbers"], base, record["params"])
+            for rule in [each["rule"]] if each["weight"] else RULES:
+                rows.append(about | {"rule": rule, "weight": each["weight"]} | scored)
+    frame = pd.DataFrame(rows)
+    by = frame.groupby(["name", "replay", "rule", "weight"], sort=False)
+    means = by[["NIAH(M)", *GENERAL]].mean()
+    return means.assign(seeds=by["seed"].count()).reset_index().sort_values("weight", kind="stable")
+
+
+def paper(table: str) -> pd.DataFrame:
+    """A table of the paper, quoted, by the name of its file in results/paper."""
+    return pd.read_csv(results_dir() / "paper" / f"{table}.csv")
+
+
+def paper_methods(model: str, windows: int) -> pd.DataFrame:
+    """Table 1 of the paper for a family, by method; windows: the target in windows of Llama-3, 10 (80k) or 16 (128k).
+
+    General scores are in percent of the base's too, as `<name> kept`. Qwen2's flt is the paper's FLT*, the base with
+    YaRN and DCA, untrained. Raises KeyError for a model that stands for none of the paper's families.
+    """
+    rows = paper("table1_methods")
+    rows = rows[rows["family"] == _FAMILIES[model]]
+    base = rows[rows["method"] == "base"].iloc[0]
+    found = rows[rows["target_k"] == 8 * windows].set_index("method").rename({"flt_star": "flt"})
+    for name in ("mmlu", "gsm8k", "humaneval"):
+        found[f"{name} kept"] = 100 * found[name] / base[name]
+    return found.drop(columns=["family", "target_k"])

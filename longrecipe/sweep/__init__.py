@@ -1,0 +1,23 @@
+"""Grids of runs, one after the other: every setting and seed that the paper's tables need, each a folder of results.
+
+`python -m longrecipe.sweep methods --models llama3 --seeds 0 1 2`; in a notebook `sweep.run(sweep.methods("llama3"))`.
+What is finished is skipped, a run that was killed goes on from its last checkpoint, and one sweep runs at a time.
+"""
+
+from longrecipe.sweep.grids import GRIDS, HOW, ablation, from_notebook, front, methods, ratio
+from longrecipe.sweep.runs import folder_of, is_finished, merges, one, run
+
+__all__ = [
+    "GRIDS",
+    "HOW",
+    "ablation",
+    "folder_of",
+    "from_notebook",
+    "front",
+    "is_finished",
+    "merges",
+    "methods",
+    "one",
+    "ratio",
+    "run",
+]

@@ -1,0 +1,41 @@
+"""The command line of the sweep: a grid by name, its models, seeds and targets."""
+
+import argparse
+import logging
+
+from tqdm.auto import tqdm
+
+from longrecipe.sweep.grids import GRIDS, HOW
+from longrecipe.sweep.runs import folder_of, is_finished, run
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line: a grid by name, its models, seeds and targets; --dry-run lists what is left."""
+    parser = argparse.ArgumentParser(
+        prog="python -m longrecipe.sweep", description="Grids of runs, for the paper's tables."
+    )
+    parser.add_argument(
+        "grid", choices=GRIDS, help="methods: Tables 1, 3; ablation: Table 2; ratio: Figure 2; front: merges"
+    )
+    parser.add_argument("--models", nargs="+", metavar="MODEL", help="default: all three for methods, else llama3")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
+    parser.add_argument("--targets", nargs="+", type=int, metavar="T", help="target lengths, tokens (methods only)")
+    parser.add_argument("--force", action="store_true", help="run what is finished, too")
+    parser.add_argument("--dry-run", action="store_true", help="only list the runs, and which are finished")
+    chosen = parser.parse_args(arguments)
+    if chosen.targets and chosen.grid != "methods":
+        parser.error("--targets is for the grid methods; the others run at the target of the params file")
+    options = {"models": chosen.models, "targets": chosen.targets}
+    grid = GRIDS[chosen.grid](seeds=chosen.seeds, **{k: v for k, v in options.items() if v})
+    if chosen.dry_run:
+        for p in dict.fromkeys(grid):
+            state = "finished" if is_finished(p, HOW[chosen.grid]) else "left"
+            tqdm.write(f"{state:10}{folder_of(p, HOW[chosen.grid]).name}")
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    run(grid, HOW[chosen.grid], chosen.force)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The grids: which settings and seeds each of the paper's tables and figures needs."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from longrecipe import params
+from longrecipe.params import Params
+
+MODELS, METHODS, TARGETS = ("llama3", "mistral", "qwen2"), ("flt", "rpes", "pose", "longrecipe"), (2560, 4096)
+# Llama's are the runs that the claims rest on.
+SEEDS = {"llama3": 5}
+RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4)
+# Equation 6 with M = 0: the selected sentences at contiguous positions.
+CONTIGUOUS = "longrecipe:max_gap=0"
+
+
+def methods(
+    models: str | Iterable[str] = MODELS, seeds: Sequence[int] = (0, 1, 2), targets: Sequence[int] = TARGETS, **changes
+) -> list[Params]:
+    """Tables 1 and 3: every method at every target, and the untrained base with raised RoPE base."""
+    models = [models] if isinstance(models, str) else models
+    return [
+        params.load(model, method=method, target_length=target, seed=seed, **changes)
+        for model in models
+        for target in targets
+        for seed in seeds
+        for method in ("none", *METHODS)
+    ]
+
+
+def ablation(models: str | Iterable[str] = "llama3", seeds: Sequence[int] = (0, 1, 2), **changes) -> list[Params]:
+    """Table 2: LongRecipe without token analysis, with random sentences, in full; its sentences and the first tokens at
+    contiguous positions; PoSE; no training."""
+    models = [models] if isinstance(models, str) else models
+    variants = [
+        {"method": "none"},
+        {"method": "pose"},
+        {"method": "longrecipe", "selection": "first"},
+        {"method": "longrecipe", "selection": "random"},
+        {"method": "longrecipe"},
+        {"method": CONTIGUOUS},
+        {"method": CONTIGUOUS, "selection": "first"},
+    ]
+    return [params.load(m, seed=seed, **variant, **changes) for m in models for seed in seeds for variant in variants]
+
+
+def ratio(models: str | Iterable[str] = "llama3", seeds: Sequence[int] = (0, 1, 2), **changes) -> list[Params]:
+    """Figure 2: the share of the target's tokens that a sample holds, also at contiguous positions; 100 % is FLT."""
+    models = [models] if isinstance(models, str) else models
+    runs = [("flt", None), *((method, share) for share in RATIOS for method in ("longrecipe", CONTIGUOUS))]
+    return [
+        params.load(m, method=method, ratio=share, seed=seed, **changes)
+        for m in models
+        for seed in seeds
+        for method, share in runs
+    ]
+
+
+def front(models: str | Iterable[str] = "llama3", seeds: Sequence[int] = (0, 1, 2), **changes) -> list[Params]:
+    """The fronts of long against general skill: every method, and LongRecipe with other replays; see `merges`."""
+    models = [models] if isinstance(models, str) else models
+    variants = [
+        *({"method": method} for method in METHODS),
+        {"replay_kl_weight": 0.0},
+        {"replay_long_share": 0.0},
+        {"replay_long_share": 0.0, "replay_kl_weight": 0.0},
+        *({"replay_steps": steps} for steps in (20, 40, 160)),
+    ]
+    return [
+        params.load(m, **{"method": "longrecipe", "seed": seed, **variant, **changes})
+        for m in models
+        for seed in seeds
+        for variant in variants
+    ]
+
+
+def from_notebook(grid: str, namespace: Mapping[str, Any]) -> list[Params]:
+    """A grid of GRIDS from the plain values in a notebook's namespace (`globals()`): model, n_seeds, settings of runs.
+
+    n_seeds: None takes 5 for llama3 and 3 for the others. Raises ParamsError for unknown names and impossible values.
+    """
+    plain = {name: value for name, value in params.plain_values(namespace).items() if value is not None}
+    model, n_seeds = plain.pop("model"), plain.pop("n_seeds", None)
+    n_seeds = n_seeds or SEEDS.get(model, 3)
+    if not (isinstance(n_seeds, int) and 2 <= n_seeds <= 10):
+        raise params.ParamsError(f"n_seeds = {n_seeds!r}: 2 to 10 seeds give an interval.")
+    if taken := plain.keys() & ({"method", "seed", "target_length"} if grid == "methods" else {"method", "seed"}):
+        raise params.ParamsError(
+            f"{', '.join(sorted(taken))}: the grid sets it; give n_seeds and (methods only) targets, or use notebook "
+            "03 for a single run."
+        )
+    return GRIDS[grid](model, range(n_seeds), **plain)
+
+
+# Each grid and how it is run.
+HOW = {"methods": "full", "ablation": "lean", "ratio": "lean", "front": "merges"}
+GRIDS: dict[str, Callable[..., list[Params]]] = {
+    "methods": methods,
+    "ablation": ablation,
+    "ratio": ratio,
+    "front": front,
+}

@@ -1,0 +1,180 @@
+"""Running a grid: one run after the other, each a folder of results."""
+
+import fcntl
+import itertools
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from longrecipe import recipe, results
+from longrecipe.cost import training_flops
+from longrecipe.evaluate import OTHERS, Report
+from longrecipe.merge import RULES
+from longrecipe.params import Params
+from longrecipe.paths import cache_dir, write_text
+from longrecipe.results.tables import FRONT, GRID
+from longrecipe.train import Trained
+
+log = logging.getLogger(__name__)
+MERGES = (("uniform", 0.0), *itertools.product(RULES, (0.25, 0.5, 0.75)))
+# Stages that only stand beside the others are measured on so large a share of the documents.
+BESIDE = 0.4
+
+
+def run(grid: Iterable[Params], how: str = "full", force: bool = False) -> list[Path]:
+    """Run every setting of a grid that has not finished yet; returns the folders of all, in order.
+
+    how: full or lean, see `one`, or merges. force: measure all anew, and train anew what other settings or other code
+    had trained. Raises RuntimeError where another sweep runs on this cache: two would share the processors, and no time
+    of theirs would mean anything.
+    """
+    grid = list(dict.fromkeys(grid))
+    folders = [folder_of(p, how) for p in grid]
+    left = [(p, f) for p, f in zip(grid, folders, strict=True) if force or not is_finished(p, how)]
+    if not left:
+        return folders
+    with _alone(), tqdm(total=sum(_weight(p) for p, _ in left), bar_format="{desc} {percentage:3.0f}%|{bar}|") as bar:
+        start = time.perf_counter()
+        for i, (p, folder) in enumerate(left):
+            passed = time.perf_counter() - start
+            minutes = (
+                f"{passed / bar.n * (bar.total - bar.n) / 60:.0f} minutes left" if bar.n else "time left not known"
+            )
+            bar.set_description_str(f"{i} of {len(left)} runs, {minutes}; now {folder.name}")
+            log.info("%d of %d runs done, %s; now %s", i, len(left), minutes, folder.name)
+            if how == "merges":
+                merges(p, folder)
+            else:
+                one(p, folder, full=how == "full")
+            bar.update(_weight(p))
+    return folders
+
+
+def folder_of(p: Params, how: str = "full") -> Path:
+    """Where the results of a run go."""
+    return results.run_dir(p, FRONT if how == "merges" else GRID)
+
+
+def is_finished(p: Params, how: str = "full") -> bool:
+    """Whether a run has finished, with all that is asked of it: a lean one does not stand for a full one."""
+    folder = folder_of(p, how)
+    if not (folder / "metrics.json").is_file():
+        return False
+    return how != "full" or results.load(folder)["numbers"]["full"]
+
+
+def one(p: Params, folder: Path, full: bool = True) -> None:
+    """Train by one setting, measure, and write metrics.json and depths.csv to folder.
+
+    The untrained base is the run of method none: base, RoPE rule alone, and the base inside its window on all tasks.
+    full: merged models are measured at every length, single needles too, and extended and replayed ones at window and
+    target, on fewer documents. lean: merged models at window and target only.
+    """
+    start, R, reports, record = time.perf_counter(), recipe.prepare(p), {}, {}
+    ends = [p.window, p.target_length]
+    if R.method.positions is None:
+        for name, network in {"base": R.base(), "RoPE rule alone": R.raised()}.items():
+            reports[name] = R.measure(network, others=["single"])
+        # What the base cannot do inside its own window says nothing of longer ones, so it is not asked there.
+        reports["base, inside"] = R.measure(R.base(), others=OTHERS, lengths=[p.window])
+        full = True
+    else:
+        record, stages = _train(R)
+        for name, stage in stages.items() if full else ():
+            reports[name] = R.measure(stage.load(), share=BESIDE, lengths=ends)
+        merged = R.merge(stages["replayed"])
+        reports["merged"] = R.measure(merged, others=["single"]) if full else R.measure(merged, lengths=ends)
+    record |= {"full": full, "stages": {name: each.numbers() for name, each in reports.items()}}
+    results.save(folder, p, record, time.perf_counter() - start, {"depths": _depths(reports)})
+
+
+def merges(p: Params, folder: Path) -> None:
+    """Train by one setting, merge by every rule and weight of MERGES, measure each, and write metrics.json."""
+    start, R, rows = time.perf_counter(), recipe.prepare(p), []
+    record, stages = _train(R)
+    for rule, weight in MERGES:
+        network = R.varied(merge_weight=weight, merge_rule=rule).merge(stages["replayed"])
+        report = R.measure(network, share=BESIDE, lengths=[p.window, p.target_length])
+        rows.append({"weight": weight, "rule": rule, "numbers": report.numbers()})
+    results.save(folder, p, record | {"merges": rows}, time.perf_counter() - start)
+
+
+def _train(R: recipe.Recipe) -> tuple[dict, dict[str, Trained]]:
+    """The training of a run: what it took, by stage, and the anchors; and the stages, extended and replayed."""
+    start, training, anchors = time.perf_counter(), {}, []
+    analysis = R.analyse()
+    if analysis is not None:
+        anchors = analysis.anchors(R.params.anchor_count, R.params.anchor_rule)
+        training["token analysis"] = {"seconds": _first_time(R, time.perf_counter() - start)}
+    extended = R.extend(R.stage_one_set(analysis))
+    stages = {"extended": extended, "replayed": R.replay(extended, analysis)}
+    training |= {name: _compute(R, stage, name) for name, stage in stages.items()}
+    return {"training": training, "anchors": anchors}, stages
+
+
+def _compute(R: recipe.Recipe, stage: Trained, name: str) -> dict[str, float]:
+    """Seconds, tokens and model FLOPs of a stage; those of replay are split by the length of the samples."""
+    p, base = R.params, R.base()
+    long_tokens = stage.n_tokens
+    if name == "replayed":
+        long_tokens = round(p.replay_steps * p.replay_long_share) * p.replay_batch_size * p.train_length
+    by_length = [(p.train_length, long_tokens), (p.window, stage.n_tokens - long_tokens)]
+    flops = sum(training_flops(base.config, base.num_parameters(), n, length) for length, n in by_length)
+    return {"seconds": stage.seconds, "n_tokens": stage.n_tokens, "flops": flops}
+
+
+def _first_time(R: recipe.Recipe, seconds: float) -> float:
+    """The seconds that the token analysis took when it was made; runs that share it find it done."""
+    path = R.folder("analysis") / "seconds.json"
+    if not path.is_file():
+        write_text(path, json.dumps(seconds))
+    return json.loads(path.read_text())
+
+
+def _depths(reports: dict[str, Report]) -> pd.DataFrame:
+    """Mean score by stage, task, length and fifth of the depth, with the number of prompts."""
+    frames = []
+    for stage, report in reports.items():
+        rows = report.prompts.dropna(subset="depth")
+        fifth = np.minimum(rows["depth"] * 5, 4).astype(int)
+        means = rows.groupby(["task", "length", fifth])["score"].agg(["mean", "count"]).reset_index()
+        frames.append(means.assign(stage=stage))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _weight(p: Params) -> float:
+    """About how long a run takes, in any unit: tokens times what a token costs, training three times reading."""
+    cost = lambda tokens, length: tokens * (1.0 + length / 2048)  # noqa: E731
+    read = cost(3.5 * p.eval_documents * p.target_length, p.target_length)
+    if p.method == "none":
+        return 2 * read
+    steps = p.extend_steps * p.extend_batch_size + p.replay_long_share * p.replay_steps * p.replay_batch_size
+    short = (1 - p.replay_long_share) * p.replay_steps * p.replay_batch_size * p.window
+    return read + 3 * (cost(steps * p.train_length, p.train_length) + cost(short, p.window))
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    path = cache_dir() / "sweep.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RuntimeError(
+                f"another sweep (process {file.read().strip() or 'unknown'}) runs on {path.parent}: wait for it, or "
+                "give this one a cache of its own by LONGRECIPE_CACHE"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

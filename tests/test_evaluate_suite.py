@@ -1,0 +1,300 @@
+import copy
+import functools
+import re
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from longrecipe.evaluate import (
+    NIAH_M,
+    Document,
+    Question,
+    Reader,
+    ask,
+    cell,
+    common_words,
+    interval,
+    needles,
+    planted,
+    single,
+    suite,
+    tracking,
+)
+
+ALL = {"needles": needles, "single": single, "tracking": tracking, "common_words": common_words}
+
+
+def pattern(template):
+    return (
+        re.escape(template)
+        .replace(r"\{value\}", r"( \d+)")
+        .replace(r"\{key\}", "( [a-z]+)")
+        .replace(r"\{other\}", "( [a-z]+)")
+    )
+
+
+def make_oracle(wording, knows=lambda share: True, most=100):
+    """A Reader that reads the text, not a network; knows says which notes, by where they start as a share of the text.
+
+    Of several answers it knows the first `most`.
+    """
+
+    class Oracle:
+        def __init__(self, network, ids):
+            self.ids, self.texts = ids, [wording.decode(row) for row in ids]
+
+        def noted(self, row):
+            for match in re.finditer(pattern(wording.note), self.texts[row]):
+                note = wording.encode(match[0])
+                windows = np.lib.stride_tricks.sliding_window_view(self.ids[row], len(note))
+                (start,) = np.flatnonzero((windows == note).all(axis=1))
+                if knows(start / len(self.ids[row])):
+                    yield match[1], match[2]
+
+        def answers(self, row, question):
+            """The known answers to a question, as texts; a full stop where there are none."""
+            text, found = self.texts[row], []
+            if question == wording.common:
+                found = [word for word, _ in Counter(re.findall(" [a-z]+", text)).most_common(4)] if knows(1) else []
+            elif match := re.fullmatch(f"{pattern(wording.ask)}|{pattern(wording.ask_all)}", question):
+                keys = [key for key in match.groups() if key]
+                found = [value for key, value in self.noted(row) if key in keys]
+            elif match := re.fullmatch(pattern(wording.which), question):
+                found = [key for key, value in self.noted(row) if value == match[1]]
+                for key, other in re.findall(pattern(wording.link), text):
+                    found += [key] * (other in found)
+            return found[:most] or [wording.close]
+
+        def ask(self, questions, last=1):
+            logits = torch.zeros(len(questions), last, 1024)
+            for row, asked in enumerate(questions):
+                text = wording.decode(asked[: len(asked) - last + 1])
+                for answer in self.answers(row, text):
+                    given = wording.answer(text, answer)[:last]
+                    logits[row, range(len(given)), given] = 1.0
+            return logits
+
+        def generate(self, questions, n_tokens):
+            rows = []
+            for row, asked in enumerate(questions):
+                text = wording.decode(asked)
+                said = wording.answer(text, ", and".join(self.answers(row, text)))
+                rows.append(np.append(said, np.tile(wording.encode(wording.close), n_tokens))[:n_tokens])
+            return np.stack(rows)
+
+        def converse(self, turns, n_tokens, close):
+            return np.stack([self.generate(turn, n_tokens) for turn in turns], axis=1)
+
+    return Oracle
+
+
+def asked_by(monkeypatch, reader, wording, make, source, length=500, count=6, seed=0):
+    monkeypatch.setattr(suite, "Reader", reader)
+    return ask(None, wording, make, source, length, count, np.random.default_rng(seed))
+
+
+# who knows what
+
+
+@pytest.mark.parametrize("make", ALL.values(), ids=ALL)
+def test_an_oracle_knows_everything_and_the_deaf_nothing(monkeypatch, wording, prose, make):
+    for knows, expected in ((lambda share: True, 1), (lambda share: False, 0)):
+        frame = asked_by(monkeypatch, make_oracle(wording, knows), wording, make, prose)
+        assert list(frame.columns) == ["task", "length", "document", "depth", "score"]
+        assert (frame["score"] == expected).all() and (frame["length"] == 500).all()
+        counts = frame.groupby("task")["document"].value_counts()
+        if make is needles:
+            assert counts["multi-key"].to_dict() == counts["multi-query"].to_dict() == dict.fromkeys(range(6), 4)
+            assert counts["multi-value"].to_dict() == dict.fromkeys(range(6), 1)
+            assert set(frame["task"]) == set(NIAH_M)
+        else:
+            name = make.__name__.replace("_", " ").replace("tracking", "variable tracking")
+            assert counts[name].to_dict() == dict.fromkeys(range(6), 1) and len(frame) == 6
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 1200, 100_000])
+def test_answers_are_booked_on_their_own_document_and_depth(monkeypatch, wording, prose, batch_tokens):
+    monkeypatch.setattr(suite, "BATCH_TOKENS", batch_tokens)
+    later = make_oracle(wording, lambda share: share >= 0.5)
+    frame = asked_by(monkeypatch, later, wording, functools.partial(needles, n_keys=3), prose, count=11)
+    # The text of a prompt is shorter than its length, which counts the conversation: depths are shares of the text.
+    placed = frame[frame["task"] != "multi-value"]
+    assert placed["depth"].between(0, 1, inclusive="left").all() and placed["depth"].nunique() > 25
+    np.testing.assert_array_equal(placed["score"], (placed["depth"] >= 0.5).astype(float))
+    assert 0.2 < placed["score"].mean() < 0.8
+    assert placed.groupby("task")["document"].value_counts().eq(3).all() and placed["document"].nunique() == 11
+    depths = [rows["depth"].tolist() for _, rows in placed.sort_values("document", kind="stable").groupby("task")]
+    assert depths[0] == depths[1], "one by one and in a conversation: the same facts of the same documents"
+
+
+@pytest.mark.parametrize(("make", "task"), [(needles, "multi-value"), (tracking, None), (common_words, None)])
+def test_sets_score_the_share_that_is_given(monkeypatch, wording, prose, make, task):
+    for most in (1, 3):
+        frame = asked_by(monkeypatch, make_oracle(wording, most=most), wording, make, prose)
+        scores = frame.query(f"task == {task!r}")["score"] if task else frame["score"]
+        # The other largest logits are not among the answers but for a rare chance.
+        assert (scores == most / 4).all()
+
+
+# what is read and asked
+
+
+def fixed(documents):
+    left = iter(documents)
+    return lambda wording, source, length, rng: next(left)
+
+
+def question_of(ids, *answers):
+    return Question("any", np.asarray(ids), tuple(map(np.asarray, answers)))
+
+
+@pytest.fixture
+def read(tiny, rng):
+    """Three texts of 40 tokens, a question for each, and the model's greedy answers of 4 tokens."""
+    texts, questions = rng.integers(0, 1024, size=(3, 40)), rng.integers(0, 1024, size=(3, 5))
+    with torch.inference_mode():
+        return texts, questions, Reader(tiny, texts).generate(questions, 4)
+
+
+def scores_of(network, wording, texts, questions, answers):
+    documents = [
+        Document(text, (question_of(ids, *each),)) for text, ids, each in zip(texts, questions, answers, strict=True)
+    ]
+    frame = ask(network, wording, fixed(documents), None, 60, len(texts), None)
+    return frame["score"].tolist()
+
+
+def test_one_answer_counts_where_greedy_decoding_gives_all_its_tokens(tiny, wording, read):
+    texts, questions, greedy = read
+    assert scores_of(tiny, wording, texts, questions, greedy[:, None]) == [1, 1, 1]
+    for wrong in range(4):
+        answers = greedy.copy()
+        answers[1, wrong] += 1 if answers[1, wrong] < 1023 else -1
+        assert scores_of(tiny, wording, texts, questions, answers[:, None]) == [1, 0, 1]
+    assert scores_of(tiny, wording, texts, questions, greedy[:, None, :1]) == [1, 1, 1]
+
+
+def test_answers_of_one_token_are_sought_among_the_largest_logits(tiny, wording, read):
+    texts, questions, _ = read
+    with torch.inference_mode():
+        ranks = Reader(tiny, texts).ask(questions)[:, -1].argsort(descending=True).numpy()
+    places = [[2, 0, 1], [0, 3, 900], [5, 6, 2]]
+    answers = [[[row[place]] for place in each] for row, each in zip(ranks, places, strict=True)]
+    assert scores_of(tiny, wording, texts, questions, answers) == pytest.approx([1, 1 / 3, 1 / 3])
+
+
+def test_longer_answers_are_sought_in_a_greedy_continuation(tiny, wording, read):
+    texts, questions, _ = read
+    with torch.inference_mode():
+        reader = Reader(tiny, texts)
+        # As long as 2 answers of 3 tokens with 4 tokens between, and what comes just after.
+        said = reader.generate(questions, 6 + 2 * 4 + 3)
+    absent = np.array([1023, 1022, 1021])
+    answers = [[said[0, 3:6], said[0, 11:14]], [absent, said[1, :3]], [absent, said[2, 12:15]]]
+    seen = [wording.decode(row[:14]) for row in said]
+    assert not any(wording.decode(each).strip() in seen[2] for each in answers[2]), "choose another seed"
+    assert wording.decode(absent).strip() not in seen[1]
+    assert scores_of(tiny, wording, texts, questions, answers) == [1, 0.5, 0]
+
+
+def test_a_conversation_asks_the_questions_asked_alone(tiny, wording, prose, monkeypatch):
+    asked, conversed = [], []
+
+    class Watched(Reader):
+        def ask(self, questions, last=1):
+            asked.append(questions[:, : questions.shape[1] - last + 1])
+            return super().ask(questions, last)
+
+        def converse(self, turns, n_tokens, close):
+            conversed.append((turns, n_tokens, close))
+            return super().converse(turns, n_tokens, close)
+
+    monkeypatch.setattr(suite, "Reader", Watched)
+    ask(tiny, wording, needles, prose, 400, 2, np.random.default_rng(0))
+    ((turns, n_tokens, close),) = conversed
+    assert wording.decode(close) == wording.close
+    assert n_tokens == len(wording.encode(wording.values[0]))
+    np.testing.assert_array_equal(np.stack(asked[:4]), np.stack(turns))
+    assert all(len({turn[row].tobytes() for turn in turns}) == 4 for row in range(2))
+
+
+def test_a_conversation_fills_the_length_it_says(tiny, wording, prose, monkeypatch):
+    seen = []
+
+    class Measured(Reader):
+        def _forward(self, ids, last=1):
+            out = super()._forward(ids, last)
+            seen.append(self.cache.get_seq_length())
+            return out
+
+    monkeypatch.setattr(suite, "Reader", Measured)
+    ask(tiny, wording, functools.partial(needles, n_values=0), prose, 256, 2, np.random.default_rng(0))
+    # The last token of the last answer is given, and never read.
+    assert max(seen) == 256 - 1
+
+
+def test_scores_count_the_models_own_argmax(tiny, tokenizer, rng):
+    wording, made = planted(tokenizer), []
+    source = wording.encode(" " + "so on and on" * 20)
+
+    def watched(*args):
+        made.append(needles(*args, n_keys=2))
+        return made[-1]
+
+    # A head that says one value whatever it is asked.
+    value = wording.encode(wording.values[7])[0]
+    biased = copy.deepcopy(tiny)
+    biased.lm_head.bias = torch.nn.Parameter(1e4 * (torch.arange(1024) == value).float())
+    frame = ask(biased, wording, watched, source, 90, 60, rng)
+    truth = [float(question.answers[0][0] == value) for document in made for question in document.questions[:2]]
+    for asked in ("multi-key", "multi-query"):
+        rows = frame[frame["task"] == asked].sort_values("document", kind="stable")
+        assert rows["score"].tolist() == truth
+        assert rows["depth"].tolist() == [question.depth for document in made for question in document.turns]
+    assert 0 < sum(truth) < 20
+    several = frame.query("task == 'multi-value'")["score"].to_numpy()
+    has = np.array([value in np.ravel(document.questions[-1].answers) for document in made])
+    assert has.any() and (several[has] >= 0.25).all()
+
+
+# intervals
+
+
+def frame_of(scores, prompts=1, task="any"):
+    documents = np.repeat(np.arange(len(scores)), prompts)
+    return pd.DataFrame({"task": task, "document": documents, "score": np.asarray(scores, dtype=float)[documents]})
+
+
+@pytest.mark.parametrize("tasks", [["multi-key"], list(NIAH_M)])
+def test_the_interval_covers_the_truth_as_often_as_it_says(tasks):
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(200):
+        # Documents differ, and the prompts and tasks of one document share its luck.
+        chance = rng.beta(2, 2, size=40)
+        frame = pd.concat([frame_of(chance, 4, task) for task in tasks])
+        frame["score"] = (rng.random(len(frame)) < frame["score"]).astype(float)
+        mean, low, high = interval(frame, rng, draws=500)
+        assert low <= mean <= high and mean == pytest.approx(frame["score"].mean())
+        covered += low <= 0.5 <= high
+    assert 0.88 < covered / 200 <= 0.99
+
+
+def test_the_interval_is_over_documents_not_prompts():
+    scores = np.random.default_rng(1).random(30)
+    expected = interval(frame_of(scores), np.random.default_rng(2))
+    assert interval(frame_of(scores, 5), np.random.default_rng(2)) == pytest.approx(expected)
+    both = pd.concat([frame_of(scores, task="a"), frame_of(scores, 3, task="b")])
+    assert interval(both, np.random.default_rng(2)) == pytest.approx(expected), "the same luck twice is no more luck"
+    assert expected[2] - expected[1] > 0.1
+    narrow = interval(frame_of(scores), np.random.default_rng(2), level=0.5)
+    assert expected[1] < narrow[1] < narrow[0] < narrow[2] < expected[2]
+
+
+def test_tasks_weigh_the_same_however_many_prompts_they_have(rng):
+    frame = pd.concat([frame_of([1, 1, 0, 1], 5, "multi-key"), frame_of([0, 0.25, 0, 0], 1, "multi-value")])
+    measured = cell(frame, rng)
+    assert measured["mean"] == pytest.approx((0.75 + 0.0625) / 2) and measured["prompts"] == 24
+    assert set(measured) == {"mean", "low", "high", "prompts"} and measured["low"] < measured["mean"] < measured["high"]

@@ -1,0 +1,262 @@
+import functools
+import itertools
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from longrecipe.corpus import reference_texts
+from longrecipe.evaluate import OTHERS, common_words, needles, planted, sentences, single, tracking
+
+SEEDS = range(8)
+
+
+def found(wording, template, text):
+    """Where a template's statements stand in a text, and what fills it: [(index, first, second)], in order."""
+    pattern = re.escape(template).replace(re.escape("{value}"), r"( \d+)")
+    for name in ("{key}", "{other}"):
+        pattern = pattern.replace(re.escape(name), "( [a-z]+)")
+    return [(match.start(), *match.groups()) for match in re.finditer(pattern, text)]
+
+
+def texts(wording, answers):
+    return [wording.decode(answer) for answer in answers]
+
+
+def spoken(*parts):
+    return sum(map(len, parts))
+
+
+# wording
+
+
+def test_planted_is_the_mini_models_format_token_by_token(tokenizer, facts):
+    wording = planted(tokenizer)
+    assert wording.keys == tuple(tokenizer.decode([i]) for i in facts.keys)
+    assert wording.values == tuple(tokenizer.decode([i]) for i in facts.values)
+    for i, j in [(0, 0), (5, 17), (-1, -1)]:
+        key, value = wording.keys[i], wording.values[j]
+        note, recall = (facts.statement(each, facts.keys[i], facts.values[j]) for each in (facts.note, facts.recall))
+        np.testing.assert_array_equal(wording.encode(wording.note.format(key=key, value=value)), note)
+        for template in (wording.ask, wording.ask_all):
+            question = template.format(key=key)
+            parts = [wording.encode(question), wording.answer(question, value), wording.encode(wording.close)]
+            np.testing.assert_array_equal(np.concatenate(parts), recall)
+        link = facts.statement(facts.note, facts.keys[i], facts.keys[2])
+        np.testing.assert_array_equal(wording.encode(wording.link.format(key=key, other=wording.keys[2])), link)
+        np.testing.assert_array_equal(wording.encode(wording.which.format(value=value)), [*facts.recall, note[-2]])
+    np.testing.assert_array_equal(wording.encode(wording.common), facts.recall)
+    assert wording.encode(" Note:").dtype == np.int64
+
+
+def blank_first(bpe):
+    """As some tokenizers are: the same vocabulary, but a text's first word gets a blank."""
+    bare = Tokenizer.from_str(bpe.backend_tokenizer.to_str())
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return PreTrainedTokenizerFast(tokenizer_object=bare)
+
+
+@pytest.mark.parametrize("which", ["mini", "bpe", "blank first"])
+def test_what_is_encoded_reads_as_it_was_written(tokenizer, bpe, which):
+    used = {"mini": tokenizer, "bpe": bpe, "blank first": blank_first(bpe)}[which]
+    if which == "blank first":
+        assert used.decode(used("name")["input_ids"]) == " name"
+    for wording in (planted(used),) if which == "mini" else (sentences(used, "\n".join(reference_texts())),):
+        fill = {"key": wording.keys[3], "value": wording.values[5], "other": wording.keys[8]}
+        names = ("note", "ask", "ask_all", "link", "which", "common", "close")
+        written = [getattr(wording, name).format(**fill) for name in names]
+        for text in [*written, *fill.values()]:
+            assert wording.decode(wording.encode(text)) == text
+        # Piece by piece as in one go: a statement reads the same wherever it stands.
+        pieces = np.concatenate([wording.encode(text) for text in written])
+        assert wording.decode(pieces) == "".join(written)
+        question = wording.ask.format(**fill)
+        assert wording.decode(wording.answer(question, fill["value"])) == fill["value"]
+
+
+def test_keys_and_values_all_take_as_many_tokens(wording):
+    for texts, template in ((wording.values, wording.ask), (wording.keys, wording.which), (wording.keys, "{other}")):
+        question = template.format(key=wording.keys[0], value=wording.values[0], other=wording.common)
+        assert len({len(wording.encode(text)) for text in texts}) == 1
+        assert len({len(wording.answer(question, text)) for text in texts}) == 1
+    assert len(set(wording.keys)) == len(wording.keys) >= 64 and len(set(wording.values)) == len(wording.values) >= 64
+
+
+def test_sentences_draw_on_the_text_and_the_seed(bpe):
+    text = "\n".join(reference_texts())
+    wording, again, other = (sentences(bpe, text, seed) for seed in (0, 0, 1))
+    assert wording.keys == again.keys == other.keys
+    assert wording.values == again.values != other.values
+    assert all(re.fullmatch(r" [1-9]\d{6}", value) for value in wording.values)
+    counts = Counter(re.findall(r"\b\w+\b", text))
+    assert all(re.fullmatch(r" [a-z]{5,}", key) and counts[key[1:]] > 1 for key in wording.keys)
+    assert len(wording.encode(wording.values[0])) > 1 and len(wording.encode(wording.keys[0])) > 1
+
+
+def test_a_text_with_few_words_is_refused(bpe):
+    with pytest.raises(ValueError, match="the text has 0 words of one token count"):
+        sentences(bpe, "once upon a time there lived nobody")
+    words = "".join(sentences(bpe, "\n".join(reference_texts())).keys[:63])
+    with pytest.raises(ValueError, match="has 63 words of one token count; the tasks need 64"):
+        sentences(bpe, 2 * words)
+
+
+# all tasks
+
+
+@pytest.mark.parametrize("length", [400, 901])
+@pytest.mark.parametrize(
+    "make",
+    [single, needles, functools.partial(needles, n_keys=1), tracking, common_words],
+    ids=["single", "needles", "needles of one key", "tracking", "common_words"],
+)
+def test_the_longest_prompt_fills_the_length(wording, prose, make, length):
+    documents = [make(wording, prose, length, np.random.default_rng(seed)) for seed in SEEDS]
+    sizes = set()
+    for document in documents:
+        asked = [spoken(question.ids, *question.answers) for question in document.questions]
+        close = (len(document.turns) - 1) * len(wording.encode(wording.close))
+        turns = spoken(*(turn.ids for turn in document.turns), *(turn.answers[0] for turn in document.turns)) + close
+        sizes.add(len(document.ids) + max(*asked, turns))
+        assert document.ids.dtype == np.int64
+        assert [len(question.ids) for question in document.questions] == [
+            len(question.ids) for question in documents[0].questions
+        ], "questions of one column are equally long"
+    # A list of words ends with a whole word.
+    slack = len(wording.encode(wording.keys[0])) if make is common_words else 1
+    assert len(sizes) == 1 and length - slack < min(sizes) <= length
+
+
+@pytest.mark.parametrize("make", [single, needles, tracking, common_words], ids=lambda make: make.__name__)
+def test_documents_repeat_by_seed_only(wording, prose, make):
+    first, again, other = (make(wording, prose, 500, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first.ids, again.ids)
+    np.testing.assert_array_equal(first.questions[0].answers[0], again.questions[0].answers[0])
+    assert not np.array_equal(first.ids, other.ids)
+
+
+@pytest.mark.parametrize("make", [single, needles, tracking])
+def test_what_does_not_fit_is_refused(wording, prose, make, rng):
+    with pytest.raises(ValueError, match="facts need"):
+        make(wording, prose, 30 if make is not single else 8, rng)
+
+
+def test_the_table_of_other_tasks():
+    assert list(OTHERS.items()) == [("single", single), ("variable tracking", tracking), ("common words", common_words)]
+
+
+# needles
+
+
+def test_a_single_needle_is_the_only_one(wording, prose):
+    depths = []
+    for seed in SEEDS:
+        document = single(wording, prose, 300, np.random.default_rng(seed))
+        text = wording.decode(document.ids)
+        ((start, key, value),) = found(wording, wording.note, text)
+        (question,) = document.questions
+        assert (question.task, document.turns) == ("single", ())
+        assert wording.decode(question.ids) == wording.ask.format(key=key)
+        assert texts(wording, question.answers) == [value]
+        assert start == len(wording.decode(document.ids[: round(question.depth * len(document.ids))]))
+        depths.append(question.depth)
+    assert len(set(depths)) > 4
+
+
+@pytest.mark.parametrize(("n_keys", "n_values"), [(4, 4), (2, 3), (1, 4)])
+def test_needles_are_all_of_niah_in_one_document(wording, prose, n_keys, n_values):
+    for seed in SEEDS:
+        document = needles(wording, prose, 600, np.random.default_rng(seed), n_keys, n_values)
+        text = wording.decode(document.ids)
+        notes = found(wording, wording.note, text)
+        owners = Counter(key for _, key, _ in notes)
+        assert sorted(owners.values()) == sorted([1] * n_keys + [n_values])
+        assert len({value for *_, value in notes}) == n_keys + n_values, "no value twice"
+        *alone, last = document.questions
+        assert [question.task for question in document.questions] == ["multi-key"] * n_keys + ["multi-value"]
+        places = {value: (start, key) for start, key, value in notes}
+        for question in alone:
+            (value,) = texts(wording, question.answers)
+            start, key = places[value]
+            assert owners[key] == 1 or n_values == 1
+            assert wording.decode(question.ids) == wording.ask.format(key=key)
+            assert start == len(wording.decode(document.ids[: round(question.depth * len(document.ids))]))
+        (frequent,) = (key for key, count in owners.items() if count == n_values)
+        assert wording.decode(last.ids) == wording.ask_all.format(key=frequent)
+        assert set(texts(wording, last.answers)) == {value for _, key, value in notes if key == frequent}
+        assert len(last.answers) == n_values and np.isnan(last.depth)
+        # The conversation is about the same facts, in the same words.
+        assert len(document.turns) == (n_keys if n_keys > 1 else 0)
+        for turn, question in zip(document.turns, alone, strict=False):
+            assert (turn.task, turn.depth) == ("multi-query", question.depth)
+            for one, other in ((turn.ids, question.ids), (turn.answers, question.answers)):
+                np.testing.assert_array_equal(one, other)
+
+
+# tracking
+
+
+@pytest.mark.parametrize(("n_names", "n_chains"), [(4, 2), (3, 3)])
+def test_chains_keep_their_order_and_all_names_are_asked_for(wording, prose, n_names, n_chains):
+    mixed = 0
+    for seed in SEEDS:
+        document = tracking(wording, prose, 700, np.random.default_rng(seed), n_names, n_chains)
+        text = wording.decode(document.ids)
+        values = {key: (start, value) for start, key, value in found(wording, wording.note, text)}
+        links = found(wording, wording.link, text)
+        assert len(values) == n_chains == len({value for _, value in values.values()})
+        chains = {key: [key] for key in values}
+        for start, key, other in sorted(links):
+            # Only a key that was named before, as the last of its chain, is handed on.
+            ((first, chain),) = ((name, names) for name, names in chains.items() if names[-1] == other)
+            assert values[first][0] < start
+            chain.append(key)
+        assert all(len(chain) == n_names for chain in chains.values())
+        assert len({key for chain in chains.values() for key in chain}) == n_names * n_chains
+        (question,) = document.questions
+        assert question.task == "variable tracking" and np.isnan(question.depth) and not document.turns
+        asked = {wording.which.format(value=value): chains[key] for key, (_, value) in values.items()}
+        assert texts(wording, question.answers) == asked[wording.decode(question.ids)]
+        places = sorted(
+            [(start, key) for key, (start, _) in values.items()] + [(start, key) for start, key, _ in links]
+        )
+        whose = [next(name for name, chain in chains.items() if key in chain) for _, key in places]
+        mixed += sum(a != b for a, b in itertools.pairwise(whose)) > n_chains - 1
+    assert mixed > len(SEEDS) / 2, "chains run side by side"
+
+
+# common words
+
+
+@pytest.mark.parametrize(("n_common", "times"), [(4, 4), (2, 6)])
+@pytest.mark.parametrize("length", [330, 512, 4001])
+def test_common_words_are_the_most_frequent(wording, prose, length, n_common, times):
+    for seed in range(3):
+        document = common_words(wording, prose, length, np.random.default_rng(seed), n_common, times)
+        text = wording.decode(document.ids)
+        words = re.findall(" [a-z]+", text)
+        assert "".join(words) == text and set(words) <= set(wording.keys), "nothing but words"
+        counts = Counter(words)
+        (question,) = document.questions
+        assert (question.task, wording.decode(question.ids)) == ("common words", wording.common)
+        asked = texts(wording, question.answers)
+        assert len(set(asked)) == n_common
+        common, rare = ([counts[w] for w in counts if (w in asked) == kind] for kind in (True, False))
+        assert len(common) == n_common and min(rare) >= 3 and max(rare) - min(rare) <= 1
+        assert min(common) >= times * min(rare) and max(common) <= times * (min(rare) + 1)
+        assert (max(rare) == min(rare)) or min(common) == times * max(rare)
+        # As many different words as that allows.
+        assert len(rare) == len(wording.keys) - n_common or min(rare) == 3
+        places = np.flatnonzero(np.isin(words, asked)) / len(words)
+        assert abs(places.mean() - 0.5) < 0.15, "in random order"
+
+
+def test_a_short_list_is_refused(wording, prose, rng):
+    size = len(wording.encode(wording.keys[0]))
+    least = len(wording.encode(wording.common)) + 4 * size + 3 * (4 * 4 + 4) * size
+    with pytest.raises(ValueError, match=f"a list of {least - 1} tokens has no room for 4 common words"):
+        common_words(wording, prose, least - 1, rng)
+    assert len(common_words(wording, prose, least, rng).ids) == 60 * size
