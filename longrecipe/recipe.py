@@ -281,7 +281,7 @@ def prepare(params: Params, analysis_only: bool = False) -> Recipe:
 @functools.cache
 def _code_hash(model: str) -> str:
     # What is made of finished models, how settings are read, and other models change no model.
-    after = ("plots", "evaluate", "results", "sweep", "cost", "explore", "params")
+    after = ("pretrain", "plots", "evaluate", "results", "sweep", "cost", "explore", "params")
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*")):
         first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")

@@ -117,7 +117,7 @@ class _KeptNear(Trainer):
             with torch.no_grad():
                 wanted = self.original(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False).logits
             # Trainer gives the tokens of all accumulated batches where it averages over them by itself.
-            share = 1.0 if num_items_in_batch is None else inputs["labels"].numel() / num_items_in_batch
+            share = 1.0 if num_items_in_batch is None else inputs["labels"][:, 1:].numel() / num_items_in_batch
             loss = loss + self.kl_weight * share * kl_divergence(wanted, out.logits)
         return (loss, out) if return_outputs else loss
 
@@ -152,6 +152,8 @@ def run_stage(
         raise ValueError(
             f"{stage.name}: {len(dataset)} samples do not fill one batch of batch_size = {stage.batch_size}."
         )
+    if stage.kl_weight and original is None:
+        raise ValueError(f"{stage.name}: kl_weight = {stage.kl_weight} needs the original model to stay near; give it.")
     settings, done = asdict(stage), folder / "stage.json"
     record = json.loads(done.read_text(encoding="utf-8")) if done.is_file() else {"stage": settings}
     if record["stage"] != settings:
@@ -244,7 +246,7 @@ def _trainer(
     )
     callbacks = [_Epoch(collator), _Bar(stage.name)]
     settings = {"args": arguments, "train_dataset": dataset, "data_collator": collator, "callbacks": callbacks}
-    if stage.kl_weight and original is not None:
+    if stage.kl_weight:
         trainer = _KeptNear(model=network, **settings)
         trainer.kl_weight = stage.kl_weight
         trainer.original = original().to(device).requires_grad_(False)

@@ -109,7 +109,9 @@ def test_runs_share_the_stages_up_to_where_they_differ(prepared, own_cache, monk
     tuned, base = replayed.load().state_dict(), original.state_dict()
     for name, tensor in spared.state_dict().items():
         assert torch.equal(tensor, (tuned if "q_proj" in name or "k_proj" in name else base)[name]), name
-    assert stored == []
+    # None of the merged models takes another's place.
+    beside = {path.name for path in replayed.folder.parent.glob("merged*")}
+    assert stored == [] and len(beside) == 3
 
     # Another replay goes on from the same extended model, on samples of its own.
     other_replay = first.varied(replay_kl_weight=0.0)
@@ -128,9 +130,24 @@ def test_runs_share_the_stages_up_to_where_they_differ(prepared, own_cache, monk
 
 def test_runs_of_other_code_share_nothing(prepared, monkeypatch):
     before = [prepared.folder(stage) for stage in STAGES]
-    monkeypatch.setattr(recipe, "_code_hash", lambda: "0" * 8)
+    monkeypatch.setattr(recipe, "_code_hash", lambda model: "0" * 8)
     assert not {*before} & {prepared.folder(stage) for stage in STAGES}
     assert all(path.name.endswith("-00000000") for path in map(prepared.folder, STAGES))
+
+
+def test_other_code_is_what_makes_models(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "PACKAGE", tmp_path)
+    makes = ["train.py", "tokens/scores.py", "assets/mini/llama3/model.safetensors", "assets/mini/llama3/config.json"]
+    other = ["plots/style.py", "evaluate/report.py", "results/tables.py", "sweep/runs.py", "cost.py", "params.py"]
+    other += ["assets/mini/llama3/README.md", "assets/mini/qwen2/model.safetensors", "tokens/notes.txt"]
+    for name in makes + other:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("before")
+    hash_now = recipe._code_hash.__wrapped__
+    for name in makes + other:
+        before = hash_now("llama3")
+        (tmp_path / name).write_text("after")
+        assert (hash_now("llama3") != before) == (name in makes), name
 
 
 class Watched(Params):

@@ -77,14 +77,15 @@ def front(models: str | Iterable[str] = "llama3", seeds: Sequence[int] = (0, 1, 
 def from_notebook(grid: str, namespace: Mapping[str, Any]) -> list[Params]:
     """A grid of GRIDS from the plain values in a notebook's namespace (`globals()`): model, n_seeds, settings of runs.
 
-    n_seeds: None takes 5 for llama3 and 3 for the others. Raises ParamsError for unknown names and impossible values.
+    n_seeds: None takes 5 for llama3 and 3 for the others. Raises ParamsError for unknown names, impossible values, and
+    what the grid sets itself.
     """
     plain = {name: value for name, value in params.plain_values(namespace).items() if value is not None}
     model, n_seeds = plain.pop("model"), plain.pop("n_seeds", None)
-    n_seeds = n_seeds or SEEDS.get(model, 3)
+    n_seeds = SEEDS.get(model, 3) if n_seeds is None else n_seeds
     if not (isinstance(n_seeds, int) and 2 <= n_seeds <= 10):
         raise params.ParamsError(f"n_seeds = {n_seeds!r}: 2 to 10 seeds give an interval.")
-    if taken := plain.keys() & ({"method", "seed", "target_length"} if grid == "methods" else {"method", "seed"}):
+    if taken := plain.keys() & SETS[grid]:
         raise params.ParamsError(
             f"{', '.join(sorted(taken))}: the grid sets it; give n_seeds and (methods only) targets, or use notebook "
             "03 for a single run."
@@ -92,7 +93,13 @@ def from_notebook(grid: str, namespace: Mapping[str, Any]) -> list[Params]:
     return GRIDS[grid](model, range(n_seeds), **plain)
 
 
-# Each grid and how it is run.
+# What each grid sets itself, and how it is run.
+SETS = {
+    "methods": {"method", "seed", "target_length"},
+    "ablation": {"method", "seed", "selection"},
+    "ratio": {"method", "seed", "ratio"},
+    "front": {"method", "seed", "replay_kl_weight", "replay_long_share", "replay_steps"},
+}
 HOW = {"methods": "full", "ablation": "lean", "ratio": "lean", "front": "merges"}
 GRIDS: dict[str, Callable[..., list[Params]]] = {
     "methods": methods,
