@@ -245,7 +245,7 @@ def test_progress_tells_runs_and_minutes_left(quick, monkeypatch, capsys, caplog
 
 
 def test_longer_runs_weigh_more():
-    weigh = lambda method, **changes: runs._weight(params.load("llama3", method=method, **changes))  # noqa: E731
+    weigh = lambda method, **changes: runs._weight(params.load("llama3", method=method, **changes), "full")  # noqa: E731
     assert weigh("flt") > 3 * weigh("longrecipe") > 3 * weigh("longrecipe", ratio=0.1)
     assert weigh("pose") == weigh("longrecipe") > weigh("longrecipe", target_length=2560)
 

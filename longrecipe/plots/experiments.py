@@ -77,7 +77,7 @@ def cost(table: pd.DataFrame, lines: Mapping[str, pd.DataFrame], column: str = "
         for name in table.index.difference(list(lines), sort=False):
             rows = table.loc[[name]]
             _points(axis, rows[seconds].to_numpy(), rows, column, NAME_COLOURS[name], ms=8, label=name)
-        axis.set(xscale="log", xlabel="seconds of stage 1 on two CPU cores", ylabel=f"{column} at the target, percent")
+        axis.set(xscale="log", xlabel="seconds of stage 1, measured", ylabel=f"{column} at the target, percent")
         axis.legend(fontsize=7, loc="lower right")
     return figure
 

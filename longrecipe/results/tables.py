@@ -32,8 +32,8 @@ _FAMILIES = {"llama3": "llama3-8b-instruct", "mistral": "mistral-7b", "qwen2": "
 
 
 def scores(grid: Iterable[Params] | None = None) -> pd.DataFrame:
-    """One row a run and stage: model, method, name, target, ratio, seed, stage; NIAH(M), RULER-like and recall at the
-    target and NIAH(M) at the window, in percent; general scores in percent of the base's; what training took.
+    """One row a run and stage: model, method, name, target, ratio, seed, threads, stage; NIAH(M), RULER-like and recall
+    at the target and NIAH(M) at the window, in percent; general scores in percent of the base's; what training took.
 
     grid: these settings, all of which must have finished; None takes every finished run. General scores: the base's
     perplexity over the model's, and the model's short recall and copying over the base's, all at the window W.
@@ -56,6 +56,7 @@ def scores(grid: Iterable[Params] | None = None) -> pd.DataFrame:
             "target": p["target_length"],
             "ratio": 1.0 if p["method"] == "flt" else p["ratio"],
             "seed": p["seed"],
+            "threads": record["device"].get("threads"),
         }
         training = record["numbers"].get("training", {})
         for stage, measured in stages.items():

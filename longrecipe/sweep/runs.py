@@ -41,7 +41,10 @@ def run(grid: Iterable[Params], how: str = "full", force: bool = False) -> list[
     left = [(p, f) for p, f in zip(grid, folders, strict=True) if force or not is_finished(p, how)]
     if not left:
         return folders
-    with _alone(), tqdm(total=sum(_weight(p) for p, _ in left), bar_format="{desc} {percentage:3.0f}%|{bar}|") as bar:
+    with (
+        _alone(),
+        tqdm(total=sum(_weight(p, how) for p, _ in left), bar_format="{desc} {percentage:3.0f}%|{bar}|") as bar,
+    ):
         start = time.perf_counter()
         for i, (p, folder) in enumerate(left):
             passed = time.perf_counter() - start
@@ -54,7 +57,7 @@ def run(grid: Iterable[Params], how: str = "full", force: bool = False) -> list[
                 merges(p, folder)
             else:
                 one(p, folder, full=how == "full")
-            bar.update(_weight(p))
+            bar.update(_weight(p, how))
     return folders
 
 
@@ -150,15 +153,22 @@ def _depths(reports: dict[str, Report]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _weight(p: Params) -> float:
-    """About how long a run takes, in any unit: tokens times what a token costs, training three times reading."""
-    cost = lambda tokens, length: tokens * (1.0 + length / 2048)  # noqa: E731
-    read = cost(3.5 * p.eval_documents * p.target_length, p.target_length)
+def _weight(p: Params, how: str) -> float:
+    """About how long a run takes, in any unit: tokens times what one costs, training three times what reading does."""
+
+    def cost(n_samples: float, length: int) -> float:
+        return n_samples * length * (1.0 + length / 2048)
+
+    # How often the documents of the target's length are read.
+    readings = (
+        4.0 if p.method == "none" else {"full": 2.0 + 2 * BESIDE, "lean": 1.0, "merges": BESIDE * len(MERGES)}[how]
+    )
+    read = cost(readings * p.eval_documents, p.target_length)
     if p.method == "none":
-        return 2 * read
-    steps = p.extend_steps * p.extend_batch_size + p.replay_long_share * p.replay_steps * p.replay_batch_size
-    short = (1 - p.replay_long_share) * p.replay_steps * p.replay_batch_size * p.window
-    return read + 3 * (cost(steps * p.train_length, p.train_length) + cost(short, p.window))
+        return read
+    short = (1 - p.replay_long_share) * p.replay_steps * p.replay_batch_size
+    long = p.extend_steps * p.extend_batch_size + p.replay_long_share * p.replay_steps * p.replay_batch_size
+    return read + 3 * (cost(long, p.train_length) + cost(short, p.window))
 
 
 @contextmanager
