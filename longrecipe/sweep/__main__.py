@@ -3,6 +3,8 @@
 import argparse
 import logging
 
+import datasets
+import transformers
 from tqdm.auto import tqdm
 
 from longrecipe.sweep.grids import GRIDS, HOW
@@ -18,20 +20,23 @@ def main(arguments: list[str] | None = None) -> None:
         "grid", choices=GRIDS, help="methods: Tables 1, 3; ablation: Table 2; ratio: Figure 2; front: merges"
     )
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="default: all three for methods, else llama3")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="default: 0 1 2, methods on llama3 0 to 4")
     parser.add_argument("--targets", nargs="+", type=int, metavar="T", help="target lengths, tokens (methods only)")
     parser.add_argument("--force", action="store_true", help="run what is finished, too")
     parser.add_argument("--dry-run", action="store_true", help="only list the runs, and which are finished")
     chosen = parser.parse_args(arguments)
     if chosen.targets and chosen.grid != "methods":
         parser.error("--targets is for the grid methods; the others run at the target of the params file")
-    options = {"models": chosen.models, "targets": chosen.targets}
-    grid = GRIDS[chosen.grid](seeds=chosen.seeds, **{k: v for k, v in options.items() if v})
+    options = {"models": chosen.models, "targets": chosen.targets, "seeds": chosen.seeds}
+    grid = GRIDS[chosen.grid](**{name: value for name, value in options.items() if value})
     if chosen.dry_run:
         for p in dict.fromkeys(grid):
             state = "finished" if is_finished(p, HOW[chosen.grid]) else "left"
             tqdm.write(f"{state:10}{folder_of(p, HOW[chosen.grid]).name}")
         return
+    # One bar is enough; the progress of every single load would bury it.
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     run(grid, HOW[chosen.grid], chosen.force)

@@ -15,15 +15,21 @@ CONTIGUOUS = "longrecipe:max_gap=0"
 
 
 def methods(
-    models: str | Iterable[str] = MODELS, seeds: Sequence[int] = (0, 1, 2), targets: Sequence[int] = TARGETS, **changes
+    models: str | Iterable[str] = MODELS,
+    seeds: Sequence[int] | None = None,
+    targets: Sequence[int] = TARGETS,
+    **changes: Any,
 ) -> list[Params]:
-    """Tables 1 and 3: every method at every target, and the untrained base with raised RoPE base."""
+    """Tables 1 and 3: every method at every target, and the untrained base with raised RoPE base.
+
+    seeds: None takes 0 to 4 for llama3 and 0 to 2 for the others.
+    """
     models = [models] if isinstance(models, str) else models
     return [
         params.load(model, method=method, target_length=target, seed=seed, **changes)
         for model in models
         for target in targets
-        for seed in seeds
+        for seed in (range(SEEDS.get(model, 3)) if seeds is None else seeds)
         for method in ("none", *METHODS)
     ]
 
