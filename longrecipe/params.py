@@ -81,7 +81,7 @@ class Params(BaseModel):
 
     save_steps: int = Field(ge=1, description="a resumable checkpoint every so many steps")
     eval_documents: int = Field(ge=2, description="documents measured at T, one prompt for each fact")
-    eval_facts: int = Field(ge=1, description="facts hidden in each document")
+    eval_facts: int = Field(ge=2, description="facts hidden in each document, asked one by one and in one conversation")
 
     @property
     def train_length(self) -> int:

@@ -206,14 +206,21 @@ class Recipe:
     ) -> evaluate.Report:
         """NIAH(M) by length and depth, and general scores; the same held-out documents for every model.
 
-        share: of the run's eval_documents; below 1 for models that only stand beside the others. others: further tasks
-        to ask, of `evaluate.OTHERS`. lengths: None takes the run's eval_lengths, the window doubled up to the target.
+        share: of the run's eval_documents beyond the window; below 1 for models that only stand beside the others.
+        others: further tasks to ask, of `evaluate.OTHERS`. lengths: None takes the run's eval_lengths, the window
+        doubled up to the target.
         """
         p = self.params
-        n_documents = max(2, round(share * p.eval_documents))
-        wording = evaluate.planted(self.tokenizer)
         return evaluate.report(
-            network, self.text.held_out, wording, lengths or p.eval_lengths, n_documents, p.eval_facts, p.seed, others
+            network,
+            self.text.held_out,
+            evaluate.planted(self.tokenizer),
+            lengths or p.eval_lengths,
+            p.eval_documents,
+            p.eval_facts,
+            p.seed,
+            others,
+            share,
         )
 
     def _rng(self, stream: int) -> np.random.Generator:

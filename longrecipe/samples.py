@@ -94,7 +94,9 @@ class Collator:
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         ids = torch.from_numpy(np.stack([np.asarray(row["input_ids"], dtype=np.int64) for row in rows]))
         positions = torch.from_numpy(np.stack([self.positions(row) for row in rows]))
-        return {"input_ids": ids, "position_ids": positions, "attention_mask": torch.ones_like(ids), "labels": ids}
+        batch = {"input_ids": ids, "position_ids": positions, "attention_mask": torch.ones_like(ids), "labels": ids}
+        # Not for the model: the trainer takes it out again.
+        return batch | {"long": torch.tensor([bool(row["long"]) for row in rows])}
 
 
 def tokens_seen(dataset: Dataset, steps: int, batch_size: int) -> int:

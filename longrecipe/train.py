@@ -104,16 +104,17 @@ class Trained:
         return load(self.folder)
 
 
-class _KeptNear(Trainer):
-    """Cross-entropy plus weight * KL(original || network) on batches that fit the original's window."""
+class _Trainer(Trainer):
+    """Cross-entropy, plus kl_weight * KL(original || network) on batches of short text."""
 
-    original: PreTrainedModel
-    kl_weight: float
+    original: PreTrainedModel | None = None
+    kl_weight: float = 0.0
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        # By the rows' own mark: positions tell nothing, a short sample of a long text may lie inside the window.
+        is_short = not inputs.pop("long").any()
         loss, out = super().compute_loss(model, inputs, True, num_items_in_batch)
-        # Few tokens may stand at positions far beyond the window, where the original knows nothing.
-        if inputs["position_ids"].max() < self.original.config.max_position_embeddings:
+        if self.kl_weight and is_short:
             with torch.no_grad():
                 wanted = self.original(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False).logits
             # Trainer gives the tokens of all accumulated batches where it averages over them by itself.
@@ -245,13 +246,11 @@ def _trainer(
         **stage.options,
     )
     callbacks = [_Epoch(collator), _Bar(stage.name)]
-    settings = {"args": arguments, "train_dataset": dataset, "data_collator": collator, "callbacks": callbacks}
+    trainer = _Trainer(
+        model=network, args=arguments, train_dataset=dataset, data_collator=collator, callbacks=callbacks
+    )
     if stage.kl_weight:
-        trainer = _KeptNear(model=network, **settings)
-        trainer.kl_weight = stage.kl_weight
-        trainer.original = original().to(device).requires_grad_(False)
-    else:
-        trainer = Trainer(model=network, **settings)
+        trainer.kl_weight, trainer.original = stage.kl_weight, original().to(device).requires_grad_(False)
     # Without a bar of its own Trainer prints every log line.
     trainer.remove_callback(PrinterCallback)
     return trainer

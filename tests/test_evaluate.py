@@ -215,6 +215,22 @@ def test_one_length_is_measured_once(tiny, source, words):
     assert counts == {"multi-key": 8, "multi-query": 8, "multi-value": 4, "single": 4}
 
 
+def test_a_share_reads_the_first_documents_beyond_the_window_and_all_inside(tiny, source, words):
+    whole, some = (
+        report(tiny, source, words, [128, 192, 256], n_documents=6, n_facts=2, seed=5, share=share)
+        for share in (1.0, 0.5)
+    )
+    assert some.general == whole.general
+    for length, documents in {128: 12, 192: 2, 256: 3}.items():
+        key = ["document", "task", "depth"]
+        first, found = (
+            frame[(frame["length"] == length) & (frame["document"] < documents)].sort_values(key, ignore_index=True)
+            for frame in (whole.prompts, some.prompts)
+        )
+        pd.testing.assert_frame_equal(found, first)
+        assert (some.prompts["length"] == length).sum() == len(found) == 5 * documents
+
+
 def test_unknown_tasks_are_refused(source, words):
     allowed = "allowed are single, variable tracking, common words"
     with pytest.raises(ValueError, match=rf"others = \['needles', 'nil'\]: {allowed}"):

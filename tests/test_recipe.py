@@ -194,8 +194,8 @@ def test_models_beside_the_others_are_measured_on_a_share_of_the_documents(prepa
     run.measure("network")
     run.measure("network", share=0.4, others=["single"])
     run.measure("network", share=0.01, lengths=[256])
-    assert [each[4] for each in asked] == [10, 4, 2] and [each[-1] for each in asked] == [(), ["single"], ()]
+    assert [each[-2:] for each in asked] == [((), 1.0), (["single"], 0.4), ((), 0.01)]
     assert [each[3] for each in asked] == [[256, 512, 1024], [256, 512, 1024], [256]]
-    for network, source, _, _, _, n_facts, seed, _ in asked:
-        assert (network, n_facts, seed) == ("network", 3, 5)
+    for network, source, _, _, n_documents, n_facts, seed, *_ in asked:
+        assert (network, n_documents, n_facts, seed) == ("network", 10, 3, 5)
         assert source is run.text.held_out

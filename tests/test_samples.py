@@ -139,6 +139,7 @@ def test_true_positions_are_those_of_the_document(rng):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_batch_is_what_the_model_wants(dataset, name):
     batch = Collator(METHODS[name], TARGET, seed=0)(list(dataset)[:3])
+    assert batch.pop("long").tolist() == [True] * 3
     assert set(batch) == {"input_ids", "position_ids", "attention_mask", "labels"}
     assert all(tensor.shape == (3, N_TOKENS) and tensor.dtype == torch.int64 for tensor in batch.values())
     assert torch.equal(batch["input_ids"], torch.tensor(dataset["input_ids"][:3]))

@@ -181,7 +181,12 @@ def test_finished_runs_are_skipped_and_force_repeats_them(quick):
     assert [sweep.is_finished(p) for p in first] == [True, True, True, False, True]
     sweep.run(iter(grid))
     assert quick[10:] == [(first[3], "full")]
-    sweep.run(first, force=True)
+    trained = [recipe.prepare(p).folder(stage) / "model" for p in first[:2] for stage in ("extend", "replay")]
+    for folder in trained:
+        folder.mkdir(parents=True)
+    sweep.run(first[1:2] + first[:1] + first[2:], force=True)
+    assert not any(folder.exists() for folder in trained)
+    quick[11:] = [quick[12], quick[11], *quick[13:]]
     assert quick[11:] == [(p, "full") for p in first]
 
 
@@ -362,16 +367,39 @@ def test_the_untrained_base_is_measured_and_asked_everything_inside_its_window(o
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5])
-def test_computation_is_counted_by_the_length_of_the_samples(ratio, own_root, quick_text):
+@pytest.mark.parametrize("kl_weight", [0.0, 4.0])
+def test_computation_is_counted_by_the_length_of_the_samples(ratio, kl_weight, own_root, quick_text, monkeypatch):
     # At 0.5 of 512 tokens long samples are as long as short ones, and must be counted all the same.
-    p = params.load("llama3", method="pose", ratio=ratio, **SHORT | {"replay_steps": 10, "replay_long_share": 0.2})
+    changes = {"replay_steps": 10, "replay_long_share": 0.2, "replay_kl_weight": kl_weight}
+    p = params.load("llama3", method="pose", ratio=ratio, **SHORT | changes)
     R, n = recipe.prepare(p), p.train_length
     base = R.base()
     flops = lambda tokens, length: training_flops(base.config, base.num_parameters(), tokens, length)  # noqa: E731
-    for name, long, short in (("extended", 12 * n, 0), ("replayed", 4 * n, 16 * 256)):
-        found = runs._compute(R, Trained(name, own_root, [], 12.5, long + short, None), name)
-        assert found["flops"] == pytest.approx(flops(long, n) + flops(short, 256))
-        assert (found["seconds"], found["n_tokens"]) == (12.5, long + short)
+    counts = {"extended": (12 * n, 0), "replayed": (4 * n, 16 * 256)}
+    stages = {name: Trained(name, own_root, [], 12.5, sum(each), None) for name, each in counts.items()}
+    monkeypatch.setattr(recipe.Recipe, "stage_one_set", lambda self, analysis: None)
+    monkeypatch.setattr(recipe.Recipe, "extend", lambda self, dataset: stages["extended"])
+    monkeypatch.setattr(recipe.Recipe, "replay", lambda self, extended, analysis: stages["replayed"])
+    training = runs._train(R)[0]["training"]
+    assert set(training) == set(counts)
+    for name, (long, short) in counts.items():
+        # Where the model is kept near the original, that one reads the short text as well, forward only.
+        read = short * (4 / 3 if kl_weight else 1)
+        assert training[name]["flops"] == pytest.approx(flops(long, n) + flops(read, 256))
+        assert (training[name]["seconds"], training[name]["n_tokens"]) == (12.5, long + short)
+
+
+def test_the_token_analysis_is_counted_and_timed_where_it_was_made(own_root, quick_text):
+    R = recipe.prepare(params.load("llama3", **SHORT))
+    first = runs._train(R)[0]["training"]["token analysis"]
+    again = runs._train(R.varied(merge_weight=0.1))[0]["training"]["token analysis"]
+    assert first == again and first["seconds"] > 0
+    base, length = R.base(), SHORT["probe_window"]
+    flops = lambda tokens: training_flops(base.config, base.num_parameters(), tokens, length)  # noqa: E731
+    assert first["flops"] == pytest.approx(flops(4 * length) + 2 / 3 * flops(5 * length))
+    # Found made by something else: the time is not known.
+    (R.folder("analysis") / "seconds.json").unlink()
+    assert runs._train(R)[0]["training"]["token analysis"]["seconds"] is None
 
 
 def test_merges_of_one_training_are_measured_by_weight_and_rule(own_root, quick_text, monkeypatch):
@@ -462,7 +490,9 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_in_one_go(
             ):
                 assert process.poll() is None, (tmp_path / "output").read_text()
                 time.sleep(0.05)
-            with pytest.raises(RuntimeError, match=rf"another sweep \(process {process.pid}\) runs on .*cache: wait"):
+            with pytest.raises(
+                RuntimeError, match=rf"another sweep \(process {process.pid}\) writes to .*results: wait"
+            ):
                 sweep.run(grid)
         finally:
             process.kill()

@@ -48,7 +48,7 @@ def save(p, experiment=tables.GRID, full=True):
             "replayed": {"seconds": 10.0, "n_tokens": 100, "flops": 1e12},
         }
         if p.method == "longrecipe":
-            training["token analysis"] = {"seconds": 7.0}
+            training["token analysis"] = {"seconds": 7.0, "flops": 5e11}
         record = {"full": full, "training": training, "anchors": []}
         if experiment == tables.FRONT:
             cells = [("uniform", 0.0, niah), ("uniform", 0.5, niah - 0.2), ("spare_qk", 0.5, niah)]
@@ -104,11 +104,12 @@ def test_scores_are_in_percent_of_the_base(grid):
 def test_training_is_that_of_all_stages_before(grid):
     frame = tables.scores(grid).set_index(["name", "stage", "seed"])
     ours = [frame.loc["LongRecipe", stage, 0] for stage in ("extended", "replayed", "merged")]
-    assert [row["training seconds"] for row in ours] == [30, 40, 40]
+    assert [row["training seconds"] for row in ours] == [37, 47, 47]
     assert [row["stage 1 seconds"] for row in ours] == [30, 30, 30]
-    assert [row["training TFLOP"] for row in ours] == [2, 3, 3]
-    assert ours[2]["analysis seconds"] == 7
-    assert frame.loc["RoPE rule alone", "base", 0]["training seconds"] == 0
+    assert [row["analysis and stage 1 seconds"] for row in ours] == [37, 37, 37]
+    assert [row["training TFLOP"] for row in ours] == [2.5, 3.5, 3.5]
+    assert np.isnan(frame.loc["RoPE rule alone", "base", 0]["training seconds"])
+    assert frame.loc["PoSE", "merged", 0]["training seconds"] == 40
 
 
 def test_a_run_that_is_missing_is_named(grid, root):
@@ -130,9 +131,22 @@ def test_the_table_of_methods_has_the_papers_order_and_intervals(grid):
 
 
 def test_one_seed_has_no_interval_and_what_was_not_measured_is_empty():
-    frame = pd.DataFrame({"name": ["a", "b"], "x": [1.0, float("nan")]})
+    frame = pd.DataFrame({"name": ["a", "b"], "x": [1.0, float("nan")], "seed": [0, 0]})
     table = tables.over_seeds(frame, ["name"], ["x"])
     assert tables.shown(table)["x"].tolist() == ["1.0", ""]
+
+
+def test_runs_of_other_settings_are_no_further_seeds(grid):
+    frame = pd.concat([tables.scores(grid), tables.scores(grid)], ignore_index=True)
+    with pytest.raises(ValueError, match="several rows a seed: group by more than name"):
+        tables.over_seeds(tables.final(frame), ["name"], ["NIAH(M)"])
+    before = results.summary()
+    for p in sweep.methods("llama3", SEEDS, [TARGET], replay_kl_weight=0.0):
+        save(p)
+    # Runs whose base has not been measured.
+    for p in sweep.ratio("llama3", [7]):
+        save(p)
+    assert results.summary() == before
 
 
 def test_claims_are_judged_by_the_paired_interval():

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch.distributions import Categorical
 
 import longrecipe.train as module
+from longrecipe import positions
 from longrecipe.attention import SkippedPositionsError
 from longrecipe.models import load
 from longrecipe.positions import METHODS
@@ -160,16 +161,17 @@ def test_a_stage_with_kl_weight_stays_near_the_original(make_tiny, random_rows, 
     assert all(parameter.grad is None for parameter in kept.parameters())
 
 
-def test_only_batches_inside_the_originals_window_are_kept_near_it(make_tiny, random_rows, tmp_path):
-    # Of as many tokens as the short ones, but EndPrompt's last tokens stand at the end of the target.
+@pytest.mark.parametrize("name", ["endprompt", "longrecipe:max_gap=0"])
+def test_only_short_text_is_kept_near_the_original(name, make_tiny, random_rows, tmp_path):
+    # Long samples of as many tokens as the short ones, at the end of the target or inside the original's window.
     rows = [*random_rows(2, n_tokens=16), *random_rows(4, n_tokens=16, long=False), *random_rows(2, n_tokens=64)]
     dataset, original, seen = store(rows, tmp_path / "data"), make_tiny(5, max_position_embeddings=32), []
     original.register_forward_pre_hook(lambda _, args, given: seen.append(given), with_kwargs=True)
     losses = []
     for weight in (0.0, 2.0):
         stage = replace(STAGE, steps=4, save_steps=100, kl_weight=weight)
-        ends = Collator(METHODS["endprompt"], TARGET, seed=3)
-        trained = run_stage(make_tiny, dataset, ends, stage, tmp_path / str(weight), original=lambda: original)
+        skipping = Collator(positions.method(name), TARGET, seed=3)
+        trained = run_stage(make_tiny, dataset, skipping, stage, tmp_path / str(weight), original=lambda: original)
         losses.append(trained.losses)
     assert [batch["input_ids"].tolist() for batch in seen] == [dataset["input_ids"][i : i + 2] for i in (2, 4)]
     assert all(torch.equal(batch["position_ids"], torch.arange(16).expand(2, 16)) for batch in seen)
@@ -190,6 +192,13 @@ def test_accumulated_gradients_are_those_of_one_batch(make_tiny, random_rows, tm
     for name, tensor in ones.items():
         torch.testing.assert_close(tensor, others[name], rtol=1e-4, atol=1e-6)
     assert max((tensor - before[name]).abs().max() for name, tensor in ones.items()) > 1e-2
+
+
+def test_staying_near_needs_the_original(make_tiny, random_rows, tmp_path):
+    dataset = store(random_rows(4, long=False), tmp_path / "data")
+    with pytest.raises(ValueError, match=r"kl_weight = 0\.5 needs the original model"):
+        run_stage(make_tiny, dataset, collator(), replace(STAGE, kl_weight=0.5), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # kill and resume

@@ -55,21 +55,24 @@ def report(
     n_facts: int,
     seed: int,
     others: Collection[str] = (),
+    share: float = 1.0,
 ) -> Report:
     """Measure a model: NIAH(M) at every length, perplexity and copying at the shortest, the base window.
 
     others: further tasks, of `tasks.OTHERS`, to ask at the shortest and the longest length. Every model measured with
     one seed reads the same documents, so that differences between stages are paired. The longest length gets
     n_documents, each with n_facts facts asked one by one; the base window, where retention is judged, twice as many,
-    since it costs next to nothing; the lengths between, half. Raises ValueError for an unknown task, and where
-    the facts do not fit a length.
+    since it costs next to nothing; the lengths between, half. share: of the documents beyond the window, which are
+    then the first of those that a whole measurement reads. Raises ValueError for an unknown task, and where the facts
+    do not fit a length.
     """
     if unknown := set(others) - set(OTHERS):
         raise ValueError(f"others = {sorted(unknown)}: allowed are {', '.join(OTHERS)}.")
     was_training = network.training
     network.eval()
     window, target = min(lengths), max(lengths)
-    count = dict.fromkeys(lengths, -(-n_documents // 2)) | {target: n_documents} | {window: 2 * n_documents}
+    some = max(2, round(share * n_documents))
+    count = dict.fromkeys(lengths, -(-some // 2)) | {target: some} | {window: 2 * n_documents}
 
     def hidden(wording: Wording, source: np.ndarray, length: int, rng: np.random.Generator) -> Document:
         return needles(wording, source, length, rng, n_keys=n_facts)

@@ -10,14 +10,23 @@ import pandas as pd
 from longrecipe.evaluate import NIAH_M
 from longrecipe.merge import RULES
 from longrecipe.params import Params
+from longrecipe.params import load as load_params
 from longrecipe.paths import results_dir
+from longrecipe.positions import method
 from longrecipe.results.runs import finished, load, run_dir, seed_interval
 
 GRID, FRONT = "grid", "front"
 # RULER-like score: the tasks that the mini bases can do inside their own window.
 RULER = ("single", *NIAH_M)
 GENERAL = ("perplexity kept", "short recall kept", "copying kept")
-TRAINING = ("stage 1 seconds", "training seconds", "training tokens", "training TFLOP", "analysis seconds")
+TRAINING = (
+    "stage 1 seconds",
+    "analysis and stage 1 seconds",
+    "training seconds",
+    "training tokens, M",
+    "stage 1 TFLOP",
+    "training TFLOP",
+)
 NAMES = {
     "none": "RoPE rule alone",
     "flt": "FLT",
@@ -35,11 +44,12 @@ def scores(grid: Iterable[Params] | None = None) -> pd.DataFrame:
     """One row a run and stage: model, method, name, target, ratio, seed, threads, stage; NIAH(M), RULER-like and recall
     at the target and NIAH(M) at the window, in percent; general scores in percent of the base's; what training took.
 
-    grid: these settings, all of which must have finished; None takes every finished run. General scores: the base's
-    perplexity over the model's, and the model's short recall and copying over the base's, all at the window W.
+    grid: these settings, all of which must have finished; None takes every finished run that has a base and differs
+    from its params file only in what the tables vary. General scores: the base's perplexity over the model's, and the
+    model's short recall and copying over the base's, all at the window W.
     Raises FileNotFoundError for a run that has not finished, or whose base (method none) has not been measured.
     """
-    records = [load(run_dir(p, GRID)) for p in grid] if grid is not None else [run for _, run in finished(GRID)]
+    records = [load(run_dir(p, GRID)) for p in grid] if grid is not None else _usual()
     bases = {_base_key(record["params"]): record for record in records if record["params"]["method"] == "none"}
     rows = []
     for record in records:
@@ -52,7 +62,7 @@ def scores(grid: Iterable[Params] | None = None) -> pd.DataFrame:
         about = {
             "model": p["model"],
             "method": p["method"],
-            "name": NAMES.get(p["method"], p["method"]) + SELECTED.get(p["selection"], f", {p['selection']}"),
+            "name": _name(p),
             "target": p["target_length"],
             "ratio": 1.0 if p["method"] == "flt" else p["ratio"],
             "seed": p["seed"],
@@ -64,6 +74,23 @@ def scores(grid: Iterable[Params] | None = None) -> pd.DataFrame:
                 about | {"stage": stage} | _long(measured, p) | _kept(measured, base, p) | _trained(training, stage)
             )
     return pd.DataFrame(rows)
+
+
+def _usual() -> list[dict]:
+    """Finished runs by the params files but for method, selection, target, ratio and seed, whose base is measured."""
+    varied, records = ("method", "selection", "target_length", "ratio", "seed"), []
+    for _, record in finished(GRID):
+        p = Params(**record["params"])
+        if p == load_params(p.model, p.scale, **{key: getattr(p, key) for key in varied}):
+            records.append(record)
+    bases = {_base_key(record["params"]) for record in records if record["params"]["method"] == "none"}
+    return [record for record in records if _base_key(record["params"]) in bases]
+
+
+def _name(p: Mapping) -> str:
+    name = NAMES.get(p["method"], p["method"])
+    selects = method(p["method"]).text == "selected"
+    return name + (SELECTED.get(p["selection"], f", {p['selection']}") if selects else "")
 
 
 def _base_key(p: Mapping) -> tuple:
@@ -92,15 +119,20 @@ def _kept(measured: Mapping, base: Mapping, p: Mapping) -> dict[str, float]:
 
 
 def _trained(training: Mapping, stage: str) -> dict[str, float]:
-    """Compute of stage 1, of replay and of both together (what a merged model took); token analysis apart."""
+    """What a model took, up to its stage: of training, the token analysis with it where there is one."""
     used = [training[name] for name in _STAGES_OF.get(stage, ()) if name in training]
+    if not used:
+        return {}
     total = {key: sum(each[key] for each in used) for key in ("seconds", "n_tokens", "flops")}
+    analysis = training.get("token analysis", {"seconds": 0.0, "flops": 0.0})
+    analysed = float("nan") if analysis["seconds"] is None else analysis["seconds"]
     return {
-        "training seconds": total["seconds"],
-        "stage 1 seconds": training["extended"]["seconds"] if used else float("nan"),
-        "training tokens": total["n_tokens"],
-        "training TFLOP": total["flops"] / 1e12,
-        "analysis seconds": training.get("token analysis", {}).get("seconds", 0.0) if used else 0.0,
+        "stage 1 seconds": training["extended"]["seconds"],
+        "stage 1 TFLOP": training["extended"]["flops"] / 1e12,
+        "analysis and stage 1 seconds": analysed + training["extended"]["seconds"],
+        "training seconds": analysed + total["seconds"],
+        "training tokens, M": total["n_tokens"] / 1e6,
+        "training TFLOP": (analysis["flops"] + total["flops"]) / 1e12,
     }
 
 
@@ -122,9 +154,12 @@ def over_seeds(frame: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -
     """Mean of columns over the seeds of each group, in the order of first appearance, with 95 % intervals.
 
     Columns of the result: (name, mean), (name, low), (name, high), and (seeds, number). One seed has no interval (NaN).
+    Raises ValueError where a group has several rows of one seed.
     """
     rows = {}
     for key, group in frame.groupby(list(by), sort=False):
+        if not group["seed"].is_unique:
+            raise ValueError(f"{key} has several rows a seed: group by more than {', '.join(by)}.")
         row: dict[tuple[str, str], float] = {("seeds", "number"): len(group)}
         for column in columns:
             values = group[column].dropna().tolist()
@@ -163,16 +198,22 @@ def difference(frame: pd.DataFrame, one: str, other: str, column: str) -> tuple[
     return seed_interval((table[one] - table[other]).dropna().tolist())
 
 
+def judged(triple: tuple[float, float, float], at_least: float) -> str:
+    """Whether a mean with its interval (mean, low, high) is at least a number: holds where all of the interval is,
+    DOES NOT HOLD where none of it is, else not settled."""
+    _, low, high = triple
+    return "holds" if low >= at_least else "DOES NOT HOLD" if high < at_least else "not settled"
+
+
 def claims(frame: pd.DataFrame, claimed: Iterable[tuple[str, str, float]], column: str = "NIAH(M)") -> pd.DataFrame:
     """Claims of the form "one is at least another plus points", judged by the paired difference over seeds.
 
-    frame: rows of `scores`, one a name and seed; claimed: (one, other, points). holds: the interval of the difference
-    lies at or above the points; DOES NOT HOLD: below; not settled: the points lie inside.
+    frame: rows of `scores`, one a name and seed; claimed: (one, other, points). The verdict is that of `judged`.
     """
     rows = []
     for one, other, points in claimed:
         mean, low, high = difference(frame, one, other, column)
-        verdict = "holds" if low >= points else "DOES NOT HOLD" if high < points else "not settled"
+        verdict = judged((mean, low, high), points)
         margin = f" {'+' if points > 0 else '-'} {abs(points):g}" if points else ""
         rows.append((f"{column}: {one} >= {other}{margin}", mean, low, high, verdict))
     return pd.DataFrame(rows, columns=["claim", "difference", "low", "high", "verdict"]).set_index("claim")
@@ -224,7 +265,7 @@ def paper(table: str) -> pd.DataFrame:
     return pd.read_csv(results_dir() / "paper" / f"{table}.csv")
 
 
-def paper_methods(model: str, windows: int) -> pd.DataFrame:
+def paper_methods(model: str, windows: float) -> pd.DataFrame:
     """Table 1 of the paper for a family, by method; windows: the target in windows of Llama-3, 10 (80k) or 16 (128k).
 
     General scores are in percent of the base's too, as `<name> kept`. Qwen2's flt is the paper's FLT*, the base with

@@ -6,7 +6,7 @@ from typing import Any
 from longrecipe import params
 from longrecipe.params import Params
 
-MODELS, METHODS, TARGETS = ("llama3", "mistral", "qwen2"), ("flt", "rpes", "pose", "longrecipe"), (2560, 4096)
+MODELS, METHODS, TARGETS = ("llama3", "qwen2", "mistral"), ("flt", "rpes", "pose", "longrecipe"), (2560, 4096)
 # Llama's are the runs that the claims rest on.
 SEEDS = {"llama3": 5}
 RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4)
@@ -17,14 +17,17 @@ CONTIGUOUS = "longrecipe:max_gap=0"
 def methods(
     models: str | Iterable[str] = MODELS,
     seeds: Sequence[int] | None = None,
-    targets: Sequence[int] = TARGETS,
+    targets: int | Sequence[int] = TARGETS,
     **changes: Any,
 ) -> list[Params]:
     """Tables 1 and 3: every method at every target, and the untrained base with raised RoPE base.
 
-    seeds: None takes 0 to 4 for llama3 and 0 to 2 for the others.
+    seeds: None takes 0 to 4 for llama3 and 0 to 2 for the others; targets: lengths in tokens, or one.
     """
     models = [models] if isinstance(models, str) else models
+    targets = [targets] if isinstance(targets, int) else targets
+    if not all(isinstance(target, int) for target in targets):
+        raise params.ParamsError(f"targets = {targets!r}: a length in tokens, such as 4096, or a list of them.")
     return [
         params.load(model, method=method, target_length=target, seed=seed, **changes)
         for model in models
@@ -101,7 +104,7 @@ def from_notebook(grid: str, namespace: Mapping[str, Any]) -> list[Params]:
 
 # What each grid sets itself, and how it is run.
 SETS = {
-    "methods": {"method", "seed", "target_length"},
+    "methods": {"method", "seed", "target_length", "selection"},
     "ablation": {"method", "seed", "selection"},
     "ratio": {"method", "seed", "ratio"},
     "front": {"method", "seed", "replay_kl_weight", "replay_long_share", "replay_steps"},

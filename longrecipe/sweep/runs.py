@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,22 +20,22 @@ from longrecipe.cost import training_flops
 from longrecipe.evaluate import OTHERS, Report
 from longrecipe.merge import RULES
 from longrecipe.params import Params
-from longrecipe.paths import cache_dir, write_text
+from longrecipe.paths import results_dir, write_text
 from longrecipe.results.tables import FRONT, GRID
 from longrecipe.train import Trained
 
 log = logging.getLogger(__name__)
 MERGES = (("uniform", 0.0), *itertools.product(RULES, (0.25, 0.5, 0.75)))
-# Stages that only stand beside the others are measured on so large a share of the documents.
+# Merges are many, and measured on so large a share of the documents.
 BESIDE = 0.4
 
 
 def run(grid: Iterable[Params], how: str = "full", force: bool = False) -> list[Path]:
     """Run every setting of a grid that has not finished yet; returns the folders of all, in order.
 
-    how: full or lean, see `one`, or merges. force: measure all anew, and train anew what other settings or other code
-    had trained. Raises RuntimeError where another sweep runs on this cache: two would share the processors, and no time
-    of theirs would mean anything.
+    how: full or lean, see `one`, or merges. force: train and measure anew what has finished, too; only token analyses
+    are kept. Raises RuntimeError where another sweep writes to the same results: two would share the processors, and
+    no time of theirs would mean anything.
     """
     grid = list(dict.fromkeys(grid))
     folders = [folder_of(p, how) for p in grid]
@@ -47,6 +48,8 @@ def run(grid: Iterable[Params], how: str = "full", force: bool = False) -> list[
     ):
         start = time.perf_counter()
         for i, (p, folder) in enumerate(left):
+            if force:
+                _forget(p)
             passed = time.perf_counter() - start
             minutes = (
                 f"{passed / bar.n * (bar.total - bar.n) / 60:.0f} minutes left" if bar.n else "time left not known"
@@ -56,9 +59,16 @@ def run(grid: Iterable[Params], how: str = "full", force: bool = False) -> list[
             if how == "merges":
                 merges(p, folder)
             else:
-                one(p, folder, full=how == "full")
+                # What was measured in full stays so.
+                one(p, folder, full=how == "full" or is_finished(p))
             bar.update(_weight(p, how))
     return folders
+
+
+def _forget(p: Params) -> None:
+    """Remove what a run has trained."""
+    for stage in ("extend", "replay"):
+        shutil.rmtree(recipe.prepare(p).folder(stage), ignore_errors=True)
 
 
 def folder_of(p: Params, how: str = "full") -> Path:
@@ -79,7 +89,7 @@ def one(p: Params, folder: Path, full: bool = True) -> None:
 
     The untrained base is the run of method none: base, RoPE rule alone, and the base inside its window on all tasks.
     full: merged models are measured at every length, single needles too, and extended and replayed ones at window and
-    target, on fewer documents. lean: merged models at window and target only.
+    target. lean: merged models at window and target only.
     """
     start, R, reports, record = time.perf_counter(), recipe.prepare(p), {}, {}
     ends = [p.window, p.target_length]
@@ -92,7 +102,7 @@ def one(p: Params, folder: Path, full: bool = True) -> None:
     else:
         record, stages = _train(R)
         for name, stage in stages.items() if full else ():
-            reports[name] = R.measure(stage.load(), share=BESIDE, lengths=ends)
+            reports[name] = R.measure(stage.load(), lengths=ends)
         merged = R.merge(stages["replayed"])
         reports["merged"] = R.measure(merged, others=["single"]) if full else R.measure(merged, lengths=ends)
     record |= {"full": full, "stages": {name: each.numbers() for name, each in reports.items()}}
@@ -112,34 +122,48 @@ def merges(p: Params, folder: Path) -> None:
 
 def _train(R: recipe.Recipe) -> tuple[dict, dict[str, Trained]]:
     """The training of a run: what it took, by stage, and the anchors; and the stages, extended and replayed."""
-    start, training, anchors = time.perf_counter(), {}, []
+    p, training, anchors = R.params, {}, []
+    start, is_new = time.perf_counter(), not R.folder("analysis").exists()
     analysis = R.analyse()
     if analysis is not None:
-        anchors = analysis.anchors(R.params.anchor_count, R.params.anchor_rule)
-        training["token analysis"] = {"seconds": _first_time(R, time.perf_counter() - start)}
+        anchors = analysis.anchors(p.anchor_count, p.anchor_rule)
+        training["token analysis"] = _analysis_compute(R, time.perf_counter() - start if is_new else None)
     extended = R.extend(R.stage_one_set(analysis))
     stages = {"extended": extended, "replayed": R.replay(extended, analysis)}
-    training |= {name: _compute(R, stage, name) for name, stage in stages.items()}
+    n_long = round(p.replay_steps * p.replay_long_share) * p.replay_batch_size * p.train_length
+    short = stages["replayed"].n_tokens - n_long
+    # The original reads the short samples as well, forward only, where the model is kept near it.
+    kl_tokens = short / 3 if p.replay_kl_weight else 0
+    training["extended"] = _compute(R, extended, (extended.n_tokens, p.train_length))
+    training["replayed"] = _compute(R, stages["replayed"], (n_long, p.train_length), (short + kl_tokens, p.window))
     return {"training": training, "anchors": anchors}, stages
 
 
-def _compute(R: recipe.Recipe, stage: Trained, name: str) -> dict[str, float]:
-    """Seconds, tokens and model FLOPs of a stage; those of replay are split by the length of the samples."""
-    p, base = R.params, R.base()
-    long_tokens = stage.n_tokens
-    if name == "replayed":
-        long_tokens = round(p.replay_steps * p.replay_long_share) * p.replay_batch_size * p.train_length
-    by_length = [(p.train_length, long_tokens), (p.window, stage.n_tokens - long_tokens)]
-    flops = sum(training_flops(base.config, base.num_parameters(), n, length) for length, n in by_length)
-    return {"seconds": stage.seconds, "n_tokens": stage.n_tokens, "flops": flops}
+def _flops(R: recipe.Recipe, *read: tuple[float, int]) -> float:
+    base = R.base()
+    return sum(training_flops(base.config, base.num_parameters(), n, length) for n, length in read)
 
 
-def _first_time(R: recipe.Recipe, seconds: float) -> float:
-    """The seconds that the token analysis took when it was made; runs that share it find it done."""
-    path = R.folder("analysis") / "seconds.json"
-    if not path.is_file():
+def _compute(R: recipe.Recipe, stage: Trained, *read: tuple[float, int]) -> dict[str, float]:
+    """Seconds, tokens and model FLOPs of a stage; read: tokens and the length of their samples."""
+    return {"seconds": stage.seconds, "n_tokens": stage.n_tokens, "flops": _flops(R, *read)}
+
+
+def _analysis_compute(R: recipe.Recipe, seconds: float | None) -> dict[str, float | None]:
+    """What the token analysis takes: H' is trained, then two models read the scored documents (a third of training).
+
+    seconds: of the process that has made it, kept beside it for the runs that share it; None where it was found made.
+    """
+    p, path = R.params, R.folder("analysis") / "seconds.json"
+    if seconds is not None:
         write_text(path, json.dumps(seconds))
-    return json.loads(path.read_text())
+    length, scored = p.probe_length or p.probe_window, p.analysis_length or p.probe_window
+    probed, read = p.probe_steps * p.probe_batch_size * length, p.analysis_documents * scored
+    return {
+        "seconds": json.loads(path.read_text()) if path.is_file() else None,
+        "n_tokens": probed,
+        "flops": _flops(R, (probed, length), (read * 2 / 3, scored)),
+    }
 
 
 def _depths(reports: dict[str, Report]) -> pd.DataFrame:
@@ -160,9 +184,7 @@ def _weight(p: Params, how: str) -> float:
         return n_samples * length * (1.0 + length / 2048)
 
     # How often the documents of the target's length are read.
-    readings = (
-        4.0 if p.method == "none" else {"full": 2.0 + 2 * BESIDE, "lean": 1.0, "merges": BESIDE * len(MERGES)}[how]
-    )
+    readings = 4.0 if p.method == "none" else {"full": 4.0, "lean": 1.0, "merges": BESIDE * len(MERGES)}[how]
     read = cost(readings * p.eval_documents, p.target_length)
     if p.method == "none":
         return read
@@ -173,7 +195,7 @@ def _weight(p: Params, how: str) -> float:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    path = cache_dir() / "sweep.lock"
+    path = results_dir() / ".sweep.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
@@ -181,8 +203,8 @@ def _alone() -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise RuntimeError(
-                f"another sweep (process {file.read().strip() or 'unknown'}) runs on {path.parent}: wait for it, or "
-                "give this one a cache of its own by LONGRECIPE_CACHE"
+                f"another sweep (process {file.read().strip() or 'unknown'}) writes to {path.parent}: wait for it, or "
+                "stop it; the next one goes on where it was."
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
