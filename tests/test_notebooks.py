@@ -164,22 +164,6 @@ def test_positions_are_shown_for_other_settings(tmp_path, environment):
     }
 
 
-def test_the_grid_is_made_once_and_read_again(tmp_path, environment):
-    """Notebook 04 makes what is missing, notebook 06 reads it: another model, two seeds, a short target."""
-    short = {key: value for key, value in SHORT.items() if key != "target_length"}
-    parameters, made = {"model": "qwen2", "n_seeds": 2} | short, []
-    for notebook in ("04_long_context.ipynb", "06_general_tasks.ipynb"):
-        words = [*command(notebook, tmp_path / "out.ipynb", **parameters), "-y", "targets: [512]"]
-        run = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=280)
-        assert run.returncode == 0, run.stderr[-2000:]
-        made.append({path: path.stat().st_mtime_ns for path in (tmp_path / "root/results/grid").glob("*/metrics.json")})
-    assert made[0] == made[1]
-    methods = sorted(json.loads(path.read_text())["params"]["method"] for path in made[0])
-    assert methods == sorted(2 * ["none", "flt", "rpes", "pose", "longrecipe"])
-    found = {path.name for path in (tmp_path / "root" / "results" / "figures").iterdir()}
-    assert found == {"methods_qwen2.png", "depths_qwen2.png", "stages_qwen2.png"}
-
-
 def test_what_cannot_be_trained_yet_says_so(tmp_path, environment):
     run = papermill("03_train.ipynb", tmp_path / "out.ipynb", environment, model="smollm2", scale="small")
     assert run.returncode == 1

@@ -205,7 +205,7 @@ def test_fronts_start_every_rule_at_the_replayed_model(grid):
     for p in front:
         save(p, tables.FRONT)
     frame = tables.fronts(front, [p for p in grid if p.method == "none"])
-    line = frame[(frame["name"] == "LongRecipe") & (frame["replay"] == "80 steps, 20% long, KL 4")]
+    line = frame[(frame["name"] == "LongRecipe") & (frame["replay"] == "80 steps, 40% long, KL 4")]
     values = line.set_index(["rule", "weight"])["NIAH(M)"]
     assert values["uniform", 0.0] == values["spare_qk", 0.0] == pytest.approx(80.0)
     assert values["uniform", 0.5] == pytest.approx(60.0)
