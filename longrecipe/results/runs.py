@@ -97,8 +97,8 @@ def verdict(numbers: Mapping[str, Mapping], params: Params) -> dict[str, bool]:
     if "merged" in numbers:
         final, base = numbers["merged"], numbers["base"]
         checks |= {
-            f"extended: recall at {target} tokens is 0.85 or more": recall("extended", target) >= 0.85,
-            f"merged: recall at {target} tokens is 0.85 or more": recall("merged", target) >= 0.85,
+            f"extended: recall at {target} tokens is 0.75 or more": recall("extended", target) >= 0.75,
+            f"merged: recall at {target} tokens is 0.75 or more": recall("merged", target) >= 0.75,
             f"merged: recall at {window} tokens is the base's minus 0.02 or more": (
                 recall("merged", window) >= recall("base", window) - 0.02
             ),
@@ -108,7 +108,7 @@ def verdict(numbers: Mapping[str, Mapping], params: Params) -> dict[str, bool]:
         }
     else:
         control = recall("RoPE rule alone", target)
-        checks[f"RoPE rule alone: recall at {target} tokens is 0.85 or more"] = control >= 0.85
+        checks[f"RoPE rule alone: recall at {target} tokens is 0.75 or more"] = control >= 0.75
     return checks
 
 
