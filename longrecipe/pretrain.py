@@ -130,8 +130,8 @@ holds all settings; `notebooks/00_mini_models.ipynb -p retrain True` makes it ag
 **Text**: Python {training["python"]}'s language reference and standard-library docstrings, digits removed,
 {training["train_text_tokens"]:,} training tokens; SHA-256 of the cleaned text `{training["corpus_sha256"]}`.
 
-**Measured** on held-out text: perplexity {numbers["perplexity"]:.1f} at {WINDOW} tokens; recall of one of 4 facts, beside
-4 facts of another key:
+**Measured** on held-out text: perplexity {numbers["perplexity"]:.1f} at {WINDOW} tokens; recall of one of 4 facts,
+beside 4 facts of another key:
 
 | tokens | {" | ".join(map(str, lengths))} |
 | --- |{" --- |" * len(lengths)}
