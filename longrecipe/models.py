@@ -1,5 +1,6 @@
 """Models and tokenizers: the mini architectures, and loading a model of any scale by name or folder."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     Qwen2Config,
 )
 
@@ -115,7 +117,12 @@ def load(
 
 def load_tokenizer(model: str | Path, scale: str = "mini") -> PreTrainedTokenizerBase:
     """The tokenizer of a model, by the same names as `load`."""
-    return AutoTokenizer.from_pretrained(folder_of(model, scale), local_files_only=True)
+    folder = folder_of(model, scale)
+    settings = folder / "tokenizer_config.json"
+    named = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class") if settings.is_file() else None
+    # AutoTokenizer goes by the model's architecture, whatever the folder names: it would cut text in Qwen2's own way.
+    generic = named in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(folder, local_files_only=True)
 
 
 def save(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:

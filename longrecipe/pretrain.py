@@ -125,7 +125,8 @@ longrecipe in minutes on a CPU. RoPE base {rope_theta:g}. Not for use as a langu
 **How made**: from random weights (seed {training["seed"]}, attempt {training["attempts"]}), {steps["A"]} steps on bare
 key-value pairs, then {steps["B"]} steps of {settings["text_tokens_per_step"]} tokens of English with planted facts;
 Muon for matrices, AdamW for the rest; {training["seconds"]} s on two CPU cores; stored as float16. `training.json`
-holds all settings; `notebooks/00_mini_models.ipynb -p retrain True` makes it again.
+holds all settings; `notebooks/00_mini_models.ipynb -p retrain True` makes it again. Load its tokenizer with
+`PreTrainedTokenizerFast`: `AutoTokenizer` goes by the architecture and may cut text in another way.
 
 **Text**: Python {training["python"]}'s language reference and standard-library docstrings, digits removed,
 {training["train_text_tokens"]:,} training tokens; SHA-256 of the cleaned text `{training["corpus_sha256"]}`.

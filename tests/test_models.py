@@ -172,6 +172,11 @@ def test_shipped_models_are_small_and_whole(model):
     assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) < 3_000_000
     network, tokenizer = load(model), load_tokenizer(model)
     assert network.num_parameters() == new_mini(model, seed=0).num_parameters()
+    # The one that the models were trained with, whatever AutoTokenizer makes of the architecture.
+    assert (
+        tokenizer("Note: some text 42.\n\n")["input_ids"]
+        == load_tokenizer("llama3")("Note: some text 42.\n\n")["input_ids"]
+    )
     # Training steps are too small for bf16 weights.
     assert network.dtype == torch.float32
     assert len(tokenizer) == network.config.vocab_size == VOCABULARY

@@ -7,6 +7,7 @@ import pytest
 
 from longrecipe import params as settings
 from longrecipe import results
+from longrecipe.paths import results_dir
 
 
 @pytest.fixture
@@ -31,6 +32,7 @@ def stage_numbers(recall, niah=0.25, perplexity=30.0):
         "recall": {256: spread(0.9, prompts=400), 1024: spread(recall, prompts=200)},
         "niah_m": {256: spread(0.8, documents=100), 1024: spread(niah, documents=25)},
         "perplexity": perplexity,
+        "copying": 0.4,
     }
 
 
@@ -103,10 +105,10 @@ def test_the_commit_is_that_of_the_repository(clone, params):
 
 def test_stage_table_has_a_row_a_stage():
     table = results.stage_table({"base": stage_numbers(0.1), "merged": stage_numbers(0.9, 0.75, 31.5)})
-    columns = ["recall @256", "recall @1024", "NIAH(M) @256", "NIAH(M) @1024", "perplexity"]
+    columns = ["recall @256", "recall @1024", "NIAH(M) @256", "NIAH(M) @1024", "perplexity", "copying"]
     assert list(table.columns) == columns
     assert list(table.index) == ["base", "merged"] and table.index.name == "stage"
-    assert table.loc["merged"].tolist() == [0.9, 0.9, 0.8, 0.75, 31.5]
+    assert table.loc["merged"].tolist() == [0.9, 0.9, 0.8, 0.75, 31.5, 0.4]
     assert table.loc["base", "recall @1024"] == 0.1
 
 
@@ -215,7 +217,7 @@ def test_finished_runs_are_found_by_their_settings(clone, params):
     runs = [settings_of(params, seed=seed) for seed in (0, 1)]
     for run in runs:
         results.save(results.run_dir(run, "tokens"), run, token_numbers(2.0, 0.9, 3.0), 10)
-    (results.results_dir() / "tokens" / "unfinished").mkdir()
+    (results_dir() / "tokens" / "unfinished").mkdir()
     assert [record["seed"] for _, record in results.finished("tokens", model="llama3")] == [0, 1]
     ((folder, record),) = results.finished("tokens", seed=1, model="llama3")
     assert folder == results.run_dir(runs[1], "tokens") and record["params"]["seed"] == 1
