@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from longrecipe.plots.style import COLOURS, NAME_COLOURS, STYLE
+from longrecipe.plots.training import depth_heatmap
 
 
 def _points(axis: Axes, x: np.ndarray, table: pd.DataFrame, column: str, colour: str, **style) -> None:
@@ -49,12 +50,7 @@ def depth_maps(depths: pd.DataFrame) -> Figure:
         for axis, name in zip(axes[0], names, strict=True):
             table = depths[depths["name"] == name].pivot(index="depth", columns="length", values="score")
             table = table.reindex(range(5)).set_axis(labels)
-            sns.heatmap(
-                table, ax=axis, vmin=0, vmax=1, cmap="viridis", annot=True, fmt=".2f", cbar=False, annot_kws={"size": 7}
-            )
-            axis.set(title=name, xlabel="text length, tokens", ylabel="")
-            axis.tick_params(length=0)
-            axis.set_xticklabels(axis.get_xticklabels(), rotation=45)
+            depth_heatmap(axis, table, name)
         axes[0, 0].set_ylabel("depth of the fact")
     return figure
 

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from transformers import PreTrainedConfig
 
@@ -60,6 +61,16 @@ def losses(stages: Mapping[str, Trained]) -> Figure:
     return figure
 
 
+def depth_heatmap(axis: Axes, table: pd.DataFrame, title: str) -> None:
+    """Scores in 0..1 by depth (rows) and text length in tokens (columns), drawn on an axis."""
+    sns.heatmap(
+        table, ax=axis, vmin=0, vmax=1, cmap="viridis", annot=True, fmt=".2f", cbar=False, annot_kws={"size": 7}
+    )
+    axis.set(title=title, xlabel="text length, tokens", ylabel="")
+    axis.tick_params(length=0)
+    axis.set_xticklabels(axis.get_xticklabels(), rotation=45)
+
+
 def recall_heatmaps(reports: Mapping[str, Report], n_depths: int = 5) -> Figure:
     """Recall of one of the hidden facts by text length and depth, a heatmap for each model."""
     edges = np.linspace(0, 1, n_depths + 1)
@@ -71,13 +82,8 @@ def recall_heatmaps(reports: Mapping[str, Report], n_depths: int = 5) -> Figure:
         for axis, (name, report) in zip(axes[0], reports.items(), strict=True):
             rows = report.recall.assign(bin=pd.cut(report.recall["depth"], edges, labels=labels, include_lowest=True))
             table = rows.pivot_table(index="bin", columns="length", values="score", observed=False)
-            sns.heatmap(
-                table, ax=axis, vmin=0, vmax=1, cmap="viridis", annot=True, fmt=".2f", cbar=False, annot_kws={"size": 7}
-            )
-            axis.set(title=name, xlabel="text length, tokens", ylabel="")
+            depth_heatmap(axis, table, name)
             axis.title.set_color(COLOURS.get(name, "black"))
-            axis.tick_params(length=0)
-            axis.set_xticklabels(axis.get_xticklabels(), rotation=45)
         axes[0, 0].set_ylabel("depth of the fact")
         bar = figure.colorbar(axes[0, -1].collections[0], ax=axes[0].tolist(), pad=0.01, fraction=0.02)
         bar.set_label("recall")

@@ -40,7 +40,6 @@ def methods(
 def ablation(models: str | Iterable[str] = "llama3", seeds: Sequence[int] = (0, 1, 2), **changes) -> list[Params]:
     """Table 2: LongRecipe without token analysis, with random sentences, in full; its sentences and the first tokens at
     contiguous positions; PoSE; no training."""
-    models = [models] if isinstance(models, str) else models
     variants = [
         {"method": "none"},
         {"method": "pose"},
@@ -50,24 +49,17 @@ def ablation(models: str | Iterable[str] = "llama3", seeds: Sequence[int] = (0, 
         {"method": CONTIGUOUS},
         {"method": CONTIGUOUS, "selection": "first"},
     ]
-    return [params.load(m, seed=seed, **variant, **changes) for m in models for seed in seeds for variant in variants]
+    return _varied(models, seeds, variants, changes)
 
 
 def ratio(models: str | Iterable[str] = "llama3", seeds: Sequence[int] = (0, 1, 2), **changes) -> list[Params]:
     """Figure 2: the share of the target's tokens that a sample holds, also at contiguous positions; 100 % is FLT."""
-    models = [models] if isinstance(models, str) else models
-    runs = [("flt", None), *((method, share) for share in RATIOS for method in ("longrecipe", CONTIGUOUS))]
-    return [
-        params.load(m, method=method, ratio=share, seed=seed, **changes)
-        for m in models
-        for seed in seeds
-        for method, share in runs
-    ]
+    shares = [{"method": method, "ratio": share} for share in RATIOS for method in ("longrecipe", CONTIGUOUS)]
+    return _varied(models, seeds, [{"method": "flt"}, *shares], changes)
 
 
 def front(models: str | Iterable[str] = "llama3", seeds: Sequence[int] = (0, 1, 2), **changes) -> list[Params]:
     """The fronts of long against general skill: every method, and LongRecipe with other replays; see `merges`."""
-    models = [models] if isinstance(models, str) else models
     variants = [
         *({"method": method} for method in METHODS),
         {"replay_kl_weight": 0.0},
@@ -75,12 +67,14 @@ def front(models: str | Iterable[str] = "llama3", seeds: Sequence[int] = (0, 1, 
         {"replay_long_share": 0.0, "replay_kl_weight": 0.0},
         *({"replay_steps": steps} for steps in (20, 40, 160)),
     ]
-    return [
-        params.load(m, **{"method": "longrecipe", "seed": seed, **variant, **changes})
-        for m in models
-        for seed in seeds
-        for variant in variants
-    ]
+    return _varied(models, seeds, [{"method": "longrecipe"} | variant | changes for variant in variants], {})
+
+
+def _varied(
+    models: str | Iterable[str], seeds: Sequence[int], variants: Sequence[Mapping], changes: Mapping
+) -> list[Params]:
+    models = [models] if isinstance(models, str) else models
+    return [params.load(m, seed=seed, **variant, **changes) for m in models for seed in seeds for variant in variants]
 
 
 def from_notebook(grid: str, namespace: Mapping[str, Any]) -> list[Params]:

@@ -67,8 +67,9 @@ def run(grid: Iterable[Params], how: str = "full", force: bool = False) -> list[
 
 def _forget(p: Params) -> None:
     """Remove what a run has trained."""
+    R = recipe.prepare(p)
     for stage in ("extend", "replay"):
-        shutil.rmtree(recipe.prepare(p).folder(stage), ignore_errors=True)
+        shutil.rmtree(R.folder(stage), ignore_errors=True)
 
 
 def folder_of(p: Params, how: str = "full") -> Path:
