@@ -91,6 +91,11 @@ def folder_of(model: str | Path, scale: str = "mini") -> Path:
     return folder
 
 
+def config_of(model: str | Path, scale: str = "mini") -> PreTrainedConfig:
+    """The configuration of a model, without its weights, by the same names as `load`."""
+    return AutoConfig.from_pretrained(folder_of(model, scale), local_files_only=True)
+
+
 def load(
     model: str | Path,
     scale: str = "mini",
@@ -105,8 +110,7 @@ def load(
     T / W; dtype of the weights in memory, whatever they are stored in (the mini models are stored as float16).
     Raises FileNotFoundError that names what is missing.
     """
-    folder = folder_of(model, scale)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    folder, config = folder_of(model, scale), config_of(model, scale)
     if target_length is not None:
         config = extend_config(config, target_length, factor=rope_factor)
     network = AutoModelForCausalLM.from_pretrained(

@@ -35,7 +35,7 @@ class Curriculum:
 
     pairs: tuple[int, ...] = (2, 4, 8, 16)
     pass_mark: float = 0.95
-    level_steps_at_most: int = 800
+    level_steps_at_most: int = 300
     attempts: int = 8
     pair_tokens_per_step: int = 4096
     text_steps: int = 1500

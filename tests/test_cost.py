@@ -1,41 +1,234 @@
+import itertools
+import re
+from dataclasses import replace
+
 import pytest
-from transformers import LlamaConfig
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
 
-from longrecipe.cost import training_flops
-from longrecipe.models import new_mini
+from longrecipe import cost, models
+from longrecipe.cost import Setup, flops_per_token, training_flops, training_memory
 
-CONFIG = LlamaConfig(
-    vocab_size=10,
-    hidden_size=8,
-    num_hidden_layers=3,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=6,
-    tie_word_embeddings=True,
+SHAPE = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 24,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+FAMILIES = [LlamaConfig, MistralConfig, Qwen2Config]
+# The shapes of the paper's three models.
+LARGE = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32}
+LLAMA = LlamaConfig(**LARGE, vocab_size=128256, num_key_value_heads=8)
+MISTRAL = MistralConfig(**LARGE, vocab_size=32768, num_key_value_heads=8, sliding_window=None)
+QWEN = Qwen2Config(
+    vocab_size=152064,
+    hidden_size=3584,
+    intermediate_size=18944,
+    num_hidden_layers=28,
+    num_attention_heads=28,
+    num_key_value_heads=4,
+    tie_word_embeddings=False,
 )
 
 
-def test_flops_by_hand():
-    # A token: 6 for each parameter, and 12 for each layer, head, dimension of a head and half of the 50 tokens.
-    assert training_flops(CONFIG, n_parameters=1000, n_tokens=1, length=50) == 6 * 1000 + 12 * 3 * 2 * 6 * 25
-    assert training_flops(CONFIG, n_parameters=1000, n_tokens=400, length=50) == 400 * (6000 + 10_800)
-    # The second term grows with the length of a sample, the first one does not.
-    assert training_flops(CONFIG, n_parameters=1000, n_tokens=1, length=100) == 6000 + 21_600
+def small(kind=LlamaConfig, layers=2, **changes):
+    return kind(**SHAPE | {"num_hidden_layers": layers} | changes)
 
 
-def test_input_embeddings_of_their_own_multiply_nothing():
-    untied = LlamaConfig(**CONFIG.to_dict() | {"tie_word_embeddings": False})
-    # 80 more parameters, and not one more multiplication.
-    assert training_flops(untied, 1080, 7, 50) == training_flops(CONFIG, 1000, 7, 50)
-    mini, own_head = new_mini("llama3", seed=0), new_mini("mistral", seed=0)
-    assert own_head.num_parameters() - mini.num_parameters() == 1024 * 128
-    ones, others = (training_flops(each.config, each.num_parameters(), 1000, 256) for each in (mini, own_head))
-    assert ones == others
+class TestFlops:
+    def test_by_hand(self):
+        config = small(tie_word_embeddings=True)
+        # A block: q and out 64 x 96, k and v 64 x 48, three of the MLP, two norms; and the last norm.
+        blocks = 2 * (2 * 64 * 96 + 2 * 64 * 48 + 3 * 64 * 192 + 2 * 64) + 64
+        assert cost.counts(config) == cost.Counts(blocks, embeddings=96 * 64, own_head=0)
+        one = flops_per_token(config, 50)
+        assert (one.linear, one.head) == (6 * blocks, 6 * 96 * 64)
+        # 12 for each layer, head, dimension of a head and half of the 50 tokens.
+        assert one.attention == 12 * 2 * 4 * 24 * 25
+        assert one.recompute == 0 and one.model == one.total == one.linear + one.attention + one.head
+        assert training_flops(config, 400, 50) == 400 * one.model
+
+    def test_checkpointing_does_the_forward_pass_of_the_blocks_again(self):
+        one, again = (flops_per_token(small(), 50, checkpointing) for checkpointing in (False, True))
+        assert again.model == one.model
+        assert again.total - one.total == (one.linear + one.attention) / 3
+
+    @pytest.mark.parametrize("kind", FAMILIES)
+    @pytest.mark.parametrize("tied", [True, False])
+    def test_counts_are_those_of_the_model(self, kind, tied):
+        config = small(kind, tie_word_embeddings=tied)
+        network = AutoModelForCausalLM.from_config(config)
+        found = cost.counts(config)
+        assert found.total == network.num_parameters()
+        assert found.own_head == (0 if tied else 96 * 64)
+        # Input embeddings multiply nothing: a head of its own is no more work than a tied one.
+        assert training_flops(config, 7, 50) == training_flops(small(kind, tie_word_embeddings=not tied), 7, 50)
+
+    @pytest.mark.parametrize("tied", [True, False])
+    def test_matrices_are_counted_as_torch_does(self, tied):
+        # torch counts what runs: eager attention, so both halves of the mask; norms as no multiplication of matrices.
+        from torch.utils.flop_counter import FlopCounterMode
+
+        config = small(tie_word_embeddings=tied, attn_implementation="eager")
+        network, n = AutoModelForCausalLM.from_config(config), 32
+        ids = torch.randint(0, 96, (2, n))
+        with FlopCounterMode(display=False) as counter:
+            network(ids, labels=ids, use_cache=False).loss.backward()
+        one = flops_per_token(config, n)
+        norms = 6 * (2 * 2 + 1) * 64
+        expected = 2 * n * (one.linear - norms + 2 * one.attention + one.head)
+        assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
+
+    @pytest.mark.parametrize(("config", "share"), [(LLAMA, 0.149), (MISTRAL, 0.146), (QWEN, 0.158)])
+    def test_a_sample_of_30_percent_costs_a_sixth_of_the_whole_at_128k(self, config, share):
+        n = int(0.3 * 131072)
+        for checkpointing in (False, True):
+            short, whole = (flops_per_token(config, length, checkpointing) * length for length in (n, 131072))
+            assert short.total / whole.total == pytest.approx(share + 0.004, abs=0.004)
+            # The linear part alone would be the share of the tokens, attention its square.
+            assert short.linear / whole.linear == pytest.approx(0.3, abs=1e-4)
+            assert short.attention / whole.attention == pytest.approx(0.09, abs=1e-4)
+
+    def test_mini_has_the_cost_profile_of_the_large(self):
+        config = models.ARCHITECTURES["llama3"]()
+        whole = flops_per_token(config, 4096)
+        assert whole.attention / whole.model == pytest.approx(0.70, abs=0.01)
+        assert training_flops(config, 0.3, 1228) / training_flops(config, 1, 4096) == pytest.approx(0.154, abs=0.002)
 
 
-def test_skipping_positions_costs_a_sixth_of_full_length_training():
-    network = new_mini("llama3", seed=0)
-    recipe, full = (training_flops(network.config, network.num_parameters(), n, n) for n in (int(0.3 * 4096), 4096))
-    assert recipe / full == pytest.approx(0.154, abs=0.002)
-    # Without attention it would be the share of the tokens.
-    assert recipe / full < 0.3
+def kept_bytes(config, n, checkpointing=False):
+    """What autograd keeps for the backward pass beside the parameters, bytes; blocks only, so without a loss."""
+    network = AutoModelForCausalLM.from_config(config).to(torch.bfloat16).train()
+    if checkpointing:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+    known = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in known:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    ids = torch.zeros(1, n, dtype=torch.int64)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        # Alive until it is counted, or storages would be used again.
+        out = network(ids, attention_mask=torch.ones_like(ids), position_ids=ids.cumsum(1) * 3, use_cache=False)
+    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    del out
+    return total
+
+
+class TestMemory:
+    @pytest.mark.parametrize("kind", FAMILIES)
+    @pytest.mark.parametrize(
+        "change", [{}, {"hidden_size": 96}, {"intermediate_size": 100}, {"num_key_value_heads": 4}]
+    )
+    def test_activations_of_a_block_are_what_autograd_keeps(self, kind, change):
+        n, configs = 128, [small(kind, layers, attn_implementation="sdpa", **change) for layers in (1, 2)]
+        one, two = (kept_bytes(config, n) for config in configs)
+        assert two - one == n * cost.activation_bytes(configs[0])
+
+    def test_checkpointing_keeps_the_input_of_a_block(self):
+        n, configs = 128, [small(layers=layers) for layers in (2, 3)]
+        two, three = (kept_bytes(config, n, checkpointing=True) for config in configs)
+        assert three - two == pytest.approx(n * 2 * 64, rel=0.02)
+
+    def test_by_hand(self):
+        config, n = small(), 1000
+        N, kept = cost.counts(config).total, cost.activation_bytes(config)
+        got = training_memory(config, n, Setup(checkpointing=False, fused_loss=False, optimizer="adamw_bf16"))
+        assert (got.weights, got.gradients, got.optimizer) == (2 * N, 2 * N, 4 * N)
+        assert got.checkpoints == 2 * n * kept
+        assert got.logits == 12 * 96 * n
+        assert got.peak == 8 * N + got.checkpoints + got.runtime + max(got.block, got.logits)
+        assert sum(v for k, v in got.gigabytes().items() if k not in ("peak", "host")) >= got.peak / 1e9
+
+    def test_every_saving_saves_what_it_says(self):
+        base = Setup(checkpointing=False, fused_loss=False, optimizer="adamw_fp32", fp32_weights=True)
+        savings = {
+            "weights": {"fp32_weights": False},
+            "gradients": {"fp32_weights": False},
+            "optimizer": {"optimizer": "adamw_8bit"},
+            "checkpoints": {"checkpointing": True},
+            "logits": {"fused_loss": True},
+        }
+        before = training_memory(LLAMA, 38400, base)
+        for part, change in savings.items():
+            after = training_memory(LLAMA, 38400, replace(base, **change))
+            assert getattr(after, part) < 0.75 * getattr(before, part), part
+            assert after.peak < before.peak or part == "logits"
+
+    def test_what_is_offloaded_is_in_the_hosts_memory(self):
+        here, away = (training_memory(LLAMA, 38400, Setup(offload_activations=x, offload_optimizer=x)) for x in (0, 1))
+        assert here.host == 0 and away.optimizer == 0
+        # 32 inputs of blocks, 4096 wide, in bfloat16.
+        assert here.checkpoints == 32 * 4096 * 2 * 38400
+        assert away.host == here.checkpoints + here.optimizer
+        assert away.checkpoints == here.checkpoints / 16
+
+    def test_more_gpus_share(self):
+        one, eight = (training_memory(LLAMA, 131072, Setup(shards=k, sequence_parallel=k)) for k in (1, 8))
+        for part in ("gradients", "optimizer", "checkpoints", "block"):
+            assert getattr(eight, part) == pytest.approx(getattr(one, part) / 8)
+        assert one.weights / 8 < eight.weights < one.weights / 4
+
+    @pytest.mark.parametrize("config", [LLAMA, MISTRAL, QWEN])
+    def test_the_papers_recipe_fits_one_gpu_of_80_gb_and_full_length_does_not(self, config):
+        assert cost.check_fits(config, 38400, 80e9, 100e9).peak < 76e9
+        with pytest.raises(cost.DoesNotFitError):
+            cost.check_fits(config, 131072, 80e9, 100e9)
+
+    def test_unknown_setups_are_refused(self):
+        with pytest.raises(ValueError, match=re.escape("optimizer = 'sgd': allowed are adamw_fp32, adamw_bf16")):
+            Setup(optimizer="sgd")
+        with pytest.raises(ValueError, match="shards = 0"):
+            Setup(shards=0)
+        with pytest.raises(ValueError, match="set checkpointing"):
+            Setup(checkpointing=False, offload_activations=True)
+
+
+class TestAdvice:
+    WASTEFUL = Setup(optimizer="adamw_fp32", fp32_weights=True, checkpointing=False, fused_loss=False)
+
+    def test_names_what_is_needed_and_what_there_is(self):
+        with pytest.raises(cost.DoesNotFitError) as raised:
+            cost.check_fits(LLAMA, 38400, 80e9, 100e9, self.WASTEFUL)
+        message = str(raised.value)
+        assert "38,400 tokens need about 452 GB" in message and "there are 80 and 100" in message
+        assert "on this GPU with fused_loss = True; checkpointing = True; optimizer = adamw_8bit" in message
+
+    @pytest.mark.parametrize(("gpu", "tokens"), list(itertools.product((24e9, 40e9, 80e9), (8192, 38400, 131072))))
+    def test_what_it_advises_fits(self, gpu, tokens):
+        try:
+            cost.check_fits(LLAMA, tokens, gpu, 100e9)
+            return
+        except cost.DoesNotFitError as error:
+            message = str(error)
+        advised = 0
+        if found := re.search(r"samples of ([\d,]+) tokens", message):
+            assert cost.check_fits(LLAMA, int(found[1].replace(",", "")), gpu, 100e9)
+            advised += 1
+        if found := re.search(r"on this GPU with ([^.]*?)(; or |\.)", message):
+            changes = dict(each.split(" = ") for part in found[1].split("; ") for each in part.split(", "))
+            values = {name: {"True": True, "False": False}.get(v, v) for name, v in changes.items()}
+            assert cost.check_fits(LLAMA, tokens, gpu, 100e9, Setup(**values))
+            advised += 1
+        if found := re.search(r"(\d+) such GPUs", message):
+            advised += 1
+        assert advised, message
+
+    def test_one_sample_at_a_time_is_advised_first(self):
+        with pytest.raises(cost.DoesNotFitError, match="What would fit: one sample at a time, with gradient accumul"):
+            cost.check_fits(LLAMA, 38400, 80e9, 100e9, batch_size=4)
+
+    def test_a_full_host_is_told_too(self):
+        with pytest.raises(cost.DoesNotFitError, match=r"10 GB of the host's memory; there are 80 and 5\."):
+            cost.check_fits(LLAMA, 38400, 80e9, 5e9, Setup(offload_activations=True))
+
+    def test_where_nothing_helps_it_says_so(self):
+        with pytest.raises(cost.DoesNotFitError, match="No setup known here fits"):
+            cost.check_fits(LLAMA, 131072, 2e9, 1e9)

@@ -374,7 +374,7 @@ def test_computation_is_counted_by_the_length_of_the_samples(ratio, kl_weight, o
     p = params.load("llama3", method="pose", ratio=ratio, **SHORT | changes)
     R, n = recipe.prepare(p), p.train_length
     base = R.base()
-    flops = lambda tokens, length: training_flops(base.config, base.num_parameters(), tokens, length)  # noqa: E731
+    flops = lambda tokens, length: training_flops(base.config, tokens, length)  # noqa: E731
     counts = {"extended": (12 * n, 0), "replayed": (4 * n, 16 * 256)}
     stages = {name: Trained(name, own_root, [], 12.5, sum(each), None) for name, each in counts.items()}
     monkeypatch.setattr(recipe.Recipe, "stage_one_set", lambda self, analysis: None)
@@ -395,7 +395,7 @@ def test_the_token_analysis_is_counted_and_timed_where_it_was_made(own_root, qui
     again = runs._train(R.varied(merge_weight=0.1))[0]["training"]["token analysis"]
     assert first == again and first["seconds"] > 0
     base, length = R.base(), SHORT["probe_window"]
-    flops = lambda tokens: training_flops(base.config, base.num_parameters(), tokens, length)  # noqa: E731
+    flops = lambda tokens: training_flops(base.config, tokens, length)  # noqa: E731
     assert first["flops"] == pytest.approx(flops(4 * length) + 2 / 3 * flops(5 * length))
     # Found made by something else: the time is not known.
     (R.folder("analysis") / "seconds.json").unlink()

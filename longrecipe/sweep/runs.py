@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from longrecipe import recipe, results
+from longrecipe import models, recipe, results
 from longrecipe.cost import training_flops
 from longrecipe.evaluate import OTHERS, Report
 from longrecipe.merge import RULES
@@ -141,8 +141,8 @@ def _train(R: recipe.Recipe) -> tuple[dict, dict[str, Trained]]:
 
 
 def _flops(R: recipe.Recipe, *read: tuple[float, int]) -> float:
-    base = R.base()
-    return sum(training_flops(base.config, base.num_parameters(), n, length) for n, length in read)
+    config = models.config_of(R.params.model, R.params.scale)
+    return sum(training_flops(config, n, length) for n, length in read)
 
 
 def _compute(R: recipe.Recipe, stage: Trained, *read: tuple[float, int]) -> dict[str, float]:
