@@ -1,0 +1,145 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, CohereConfig, LlamaConfig
+
+from longrecipe import models
+from longrecipe.loss import chunked_cross_entropy, fuse_loss
+
+
+def problem(n=70, width=12, vocabulary=50, dtype=torch.float32, asked=True):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(n, width, generator=generator).to(dtype).requires_grad_()
+    weight = torch.randn(vocabulary, width, generator=generator).to(dtype).requires_grad_()
+    labels = torch.randint(0, vocabulary, (n,), generator=generator)
+    if asked:
+        labels[::7] = -100
+    return hidden, weight, labels
+
+
+def gradients(loss, *tensors):
+    return loss.detach(), *torch.autograd.grad(loss, tensors)
+
+
+@pytest.mark.parametrize("chunk", [1, 16, 70, 4096])
+@pytest.mark.parametrize("n_tokens", [None, 33])
+def test_equals_full_cross_entropy_in_value_and_gradients(chunk, n_tokens):
+    hidden, weight, labels = problem()
+    reduced = {"reduction": "mean"} if n_tokens is None else {"reduction": "sum"}
+    full = F.cross_entropy(hidden @ weight.T, labels, **reduced) / (n_tokens or 1)
+    ours = chunked_cross_entropy(hidden, weight, labels, chunk, n_tokens)
+    for got, wanted in zip(gradients(ours, hidden, weight), gradients(full, hidden, weight), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_are_those_of_finite_differences():
+    hidden, weight, labels = problem(n=6, width=3, vocabulary=5, dtype=torch.float64)
+    # A step of 1e-3: the loss is summed in float32.
+    for tensor in (hidden, weight):
+        got = torch.autograd.grad(chunked_cross_entropy(hidden, weight, labels, 4), tensor)[0]
+        step = torch.zeros_like(tensor)
+        step[2, 1] = 1e-3
+        args = [
+            (hidden + sign * step, weight) if tensor is hidden else (hidden, weight + sign * step) for sign in (1, -1)
+        ]
+        up, down = (F.cross_entropy(h @ w.T, labels) for h, w in args)
+        assert got[2, 1].item() == pytest.approx(((up - down) / 2e-3).item(), rel=1e-3, abs=1e-6)
+
+
+def test_what_is_not_asked_moves_nothing():
+    hidden, weight, labels = problem()
+    loss, d_hidden, _ = gradients(chunked_cross_entropy(hidden, weight, labels, 16), hidden, weight)
+    assert torch.isfinite(loss)
+    assert (d_hidden[labels == -100] == 0).all() and (d_hidden[labels != -100] != 0).any(dim=1).all()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_is_as_close_as_full_logits_are(autocast):
+    exact = gradients(F.cross_entropy((p := problem(n=400))[0] @ p[1].T, p[2]), *p[:2])
+    dtype = torch.float32 if autocast else torch.bfloat16
+    hidden, weight, labels = problem(n=400, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        ours = gradients(chunked_cross_entropy(hidden, weight, labels, 64), hidden, weight)
+        full = gradients(F.cross_entropy(F.linear(hidden, weight).float(), labels), hidden, weight)
+    assert ours[0].dtype == torch.float32 and ours[1].dtype == ours[2].dtype == dtype
+    for got, usual, true in zip(ours, full, exact, strict=True):
+        scale = true.abs().max()
+        assert (got.float() - true).abs().max() / scale <= 1.5 * (usual.float() - true).abs().max() / scale + 1e-3
+
+
+def small(**changes):
+    shape = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    config = LlamaConfig(
+        **shape, num_attention_heads=2, num_key_value_heads=1, bos_token_id=0, eos_token_id=0, **changes
+    )
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_model_with_fused_loss_trains_as_without(tied, rows):
+    plain, fused = small(tie_word_embeddings=tied), fuse_loss(small(tie_word_embeddings=tied), chunk=10)
+    ids = torch.randint(0, 96, (rows, 33), generator=torch.Generator().manual_seed(1))
+    batch = {"input_ids": ids, "position_ids": ids[:1].cumsum(1) + torch.zeros_like(ids)}
+    batch |= {"attention_mask": torch.ones_like(ids), "labels": ids, "use_cache": False}
+    for extra in ({}, {"num_items_in_batch": torch.tensor(50)}):
+        losses = [network(**batch, **extra) for network in (plain, fused)]
+        assert losses[1].logits is None
+        torch.testing.assert_close(losses[1].loss, losses[0].loss, rtol=1e-5, atol=1e-6)
+        for network, out in zip((plain, fused), losses, strict=True):
+            network.zero_grad()
+            out.loss.backward()
+        for (name, one), two in zip(plain.named_parameters(), fused.parameters(), strict=True):
+            torch.testing.assert_close(two.grad, one.grad, rtol=1e-5, atol=1e-6, msg=name)
+    # Without labels it gives logits, as before.
+    assert torch.equal(fused(ids).logits, plain(ids).logits)
+
+
+def test_a_mini_model_saves_and_loads_as_before(tmp_path):
+    network = fuse_loss(models.load("llama3"))
+    network.save_pretrained(tmp_path)
+    ids = torch.arange(9)[None]
+    assert torch.equal(models.load(tmp_path)(ids).logits, models.load("llama3")(ids).logits)
+
+
+def test_heads_of_another_kind_are_refused():
+    shape = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    config = CohereConfig(**shape, num_attention_heads=2, num_key_value_heads=1, logit_scale=0.5)
+    with pytest.raises(ValueError, match="has logit_scale: train it without fused loss"):
+        fuse_loss(AutoModelForCausalLM.from_config(config))
+    network = small()
+    network.set_output_embeddings(torch.nn.Linear(32, 96, bias=True))
+    with pytest.raises(ValueError, match="no plain linear head"):
+        fuse_loss(network)
+
+
+PEAK = """
+import resource, sys, torch
+from longrecipe.loss import chunked_cross_entropy
+torch.set_num_threads(1)
+n, width, vocabulary = 4096, 16, 131072
+hidden, weight = torch.randn(n, width, requires_grad=True), torch.randn(vocabulary, width, requires_grad=True)
+labels = torch.randint(0, vocabulary, (n,))
+start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if sys.argv[1] == "full":
+    loss = torch.nn.functional.cross_entropy(hidden @ weight.T, labels)
+else:
+    loss = chunked_cross_entropy(hidden, weight, labels, chunk=256)
+loss.backward()
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
+def test_peak_memory_falls_by_the_logits():
+    peaks = {
+        how: int(subprocess.run([sys.executable, "-c", PEAK, how], capture_output=True, check=True).stdout)
+        for how in ("full", "chunked")
+    }
+    logits = 4 * 4096 * 131072
+    assert peaks["full"] - peaks["chunked"] > logits, peaks
+    assert peaks["chunked"] < logits / 4, peaks
