@@ -100,6 +100,7 @@ def make_mini(model: str, folder: Path, seed: int = 0, settings: Curriculum | No
         "steps": frame["phase"].value_counts().to_dict(),
         "final_loss": frame["loss"].tail(50).mean(),
         "seconds": round(seconds),
+        "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
@@ -112,7 +113,8 @@ def card(training: Mapping, numbers: Mapping, n_parameters: int, rope_theta: flo
     recall = " | ".join(f"{cell['mean']:.3f}" for cell in numbers["recall"].values())
     prompts = " | ".join(str(cell["prompts"]) for cell in numbers["recall"].values())
     lengths = list(numbers["recall"])
-    steps, settings = training["steps"], training["curriculum"]
+    # Those made before it was recorded had two.
+    steps, settings, threads = training["steps"], training["curriculum"], training.get("threads", 2)
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -124,7 +126,7 @@ longrecipe in minutes on a CPU. RoPE base {rope_theta:g}. Not for use as a langu
 
 **How made**: from random weights (seed {training["seed"]}, attempt {training["attempts"]}), {steps["A"]} steps on bare
 key-value pairs, then {steps["B"]} steps of {settings["text_tokens_per_step"]} tokens of English with planted facts;
-Muon for matrices, AdamW for the rest; {training["seconds"]} s on two CPU cores; stored as float16. `training.json`
+Muon for matrices, AdamW for the rest; {training["seconds"]} s on {threads} CPU core{"s" * (threads > 1)}; stored as float16. `training.json`
 holds all settings; `notebooks/00_mini_models.ipynb -p retrain True` makes it again. Load its tokenizer with
 `PreTrainedTokenizerFast`: `AutoTokenizer` goes by the architecture and may cut text in another way.
 
