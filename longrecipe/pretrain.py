@@ -115,6 +115,7 @@ def card(training: Mapping, numbers: Mapping, n_parameters: int, rope_theta: flo
     lengths = list(numbers["recall"])
     # Those made before it was recorded had two.
     steps, settings, threads = training["steps"], training["curriculum"], training.get("threads", 2)
+    cores = "1 CPU core" if threads == 1 else f"{threads} CPU cores"
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -126,7 +127,7 @@ longrecipe in minutes on a CPU. RoPE base {rope_theta:g}. Not for use as a langu
 
 **How made**: from random weights (seed {training["seed"]}, attempt {training["attempts"]}), {steps["A"]} steps on bare
 key-value pairs, then {steps["B"]} steps of {settings["text_tokens_per_step"]} tokens of English with planted facts;
-Muon for matrices, AdamW for the rest; {training["seconds"]} s on {threads} CPU core{"s" * (threads > 1)}; stored as float16. `training.json`
+Muon for matrices, AdamW for the rest; {training["seconds"]} s on {cores}; stored as float16. `training.json`
 holds all settings; `notebooks/00_mini_models.ipynb -p retrain True` makes it again. Load its tokenizer with
 `PreTrainedTokenizerFast`: `AutoTokenizer` goes by the architecture and may cut text in another way.
 
