@@ -65,7 +65,7 @@ def front(models: str | Iterable[str] = "llama3", seeds: Sequence[int] = (0, 1, 
         {"replay_kl_weight": 0.0},
         {"replay_long_share": 0.0},
         {"replay_long_share": 0.0, "replay_kl_weight": 0.0},
-        *({"replay_steps": steps} for steps in (20, 40, 160)),
+        *({"replay_steps": steps} for steps in (40, 80)),
     ]
     return _varied(models, seeds, [{"method": "longrecipe"} | variant | changes for variant in variants], {})
 
