@@ -104,7 +104,7 @@ def kept_bytes(config, n, checkpointing=False):
     """What autograd keeps for the backward pass beside the parameters, bytes; blocks only, so without a loss."""
     network = AutoModelForCausalLM.from_config(config).to(torch.bfloat16).train()
     if checkpointing:
-        network.gradient_checkpointing_enable({"use_reentrant": False})
+        network.activation_checkpointing_enable({"use_reentrant": False})
     known = {p.untyped_storage().data_ptr() for p in network.parameters()}
     kept: dict[int, torch.Tensor] = {}
 

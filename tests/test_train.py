@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch.distributions import Categorical
 
-import longrecipe.train as module
+import longrecipe.train.stage as module
 from longrecipe import positions
 from longrecipe.attention import SkippedPositionsError
 from longrecipe.models import load
@@ -182,7 +182,7 @@ def test_accumulated_gradients_are_those_of_one_batch(make_tiny, random_rows, tm
     dataset = store(random_rows(8, long=False), tmp_path / "data")
     # Plain SGD, as Adam makes large steps of rounding where gradients are near 0.
     whole = replace(STAGE, steps=3, learning_rate=0.5, kl_weight=3.0, options={"optim": "sgd"})
-    parts = replace(whole, batch_size=1, options=whole.options | {"gradient_accumulation_steps": 2})
+    parts = replace(whole, accumulation=2)
     first, second = (
         run_stage(make_tiny, dataset, collator(), stage, tmp_path / name, original=lambda: make_tiny(5))
         for name, stage in {"whole": whole, "parts": parts}.items()
@@ -210,6 +210,7 @@ import torch
 from longrecipe.models import load
 from longrecipe.positions import METHODS
 from longrecipe.samples import Collator, load_from_disk
+from longrecipe.cost import Setup
 from longrecipe.train import Stage, run_stage
 
 class Stuck(Collator):
@@ -222,7 +223,8 @@ class Stuck(Collator):
         return super().__call__(rows)
 
 torch.set_num_threads(1)
-root, stage = Path(sys.argv[1]), Stage(**json.loads(sys.argv[2]))
+settings = json.loads(sys.argv[2])
+root, stage = Path(sys.argv[1]), Stage(**settings | {"setup": Setup(**settings["setup"])})
 stuck = Stuck(METHODS["longrecipe"], int(sys.argv[3]), seed=3)
 data = load_from_disk(str(root / "data"))
 run_stage(lambda: load(root / "start"), data, stuck, stage, root / "killed")

@@ -3,73 +3,33 @@
 import json
 import logging
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
 from datasets import Dataset
-from tqdm.auto import tqdm
-from transformers import (
-    PreTrainedModel,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel
 
 from longrecipe.attention import check_skipped_positions
-from longrecipe.models import autocast_dtype, load
+from longrecipe.cost import Setup
+from longrecipe.models import load
 from longrecipe.paths import write_text
 from longrecipe.samples import Collator, tokens_seen
+from longrecipe.train.trainer import Clock, stage_trainer
 
 log = logging.getLogger(__name__)
-
-
-class _Epoch(TrainerCallback):
-    """Tell the collator which epoch it draws for, before the loader asks for the epoch's first batch."""
-
-    def __init__(self, collator: Collator):
-        self.collator = collator
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.collator.epoch = int(state.epoch or 0)
-
-
-class _Bar(TrainerCallback):
-    def __init__(self, name: str):
-        self.name = name
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, leave=False)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
-
-
-class _Clock(TrainerCallback):
-    """Keep the seconds trained so far beside every checkpoint, so that a resumed run counts those before the kill."""
-
-    def __init__(self, before: float):
-        self.start = time.perf_counter() - before
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.start
-
-    def on_save(self, args, state, control, **kwargs):
-        write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "seconds.json", str(self.seconds))
+# Mixed precision in full: what small models are trained with.
+PLAIN = Setup(optimizer="adamw_fp32", fp32_weights=True, checkpointing=False, fused_loss=False)
 
 
 @dataclass(frozen=True)
 class Stage:
     """Settings of one stage of training; learning_rate per optimizer step, batch_size in samples, kl_weight of the
-    term that keeps the model near the original one on text within its window (0: none)."""
+    term that keeps the model near the original one on text within its window (0: none).
+
+    A step's samples are read in `accumulation` batches of equal size; setup: how memory is spent (see `cost.Setup`).
+    Raises ValueError where batch_size is no multiple of accumulation.
+    """
 
     name: str
     steps: int
@@ -81,7 +41,15 @@ class Stage:
     seed: int = 0
     precision: str = "auto"
     kl_weight: float = 0.0
+    accumulation: int = 1
+    setup: Setup = PLAIN
     options: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.accumulation < 1 or self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size = {self.batch_size} cannot be read in accumulation = {self.accumulation} equal batches."
+            )
 
 
 @dataclass(frozen=True)
@@ -102,34 +70,6 @@ class Trained:
     def load(self) -> PreTrainedModel:
         """The trained model, from its folder, in evaluation mode."""
         return load(self.folder)
-
-
-class _Trainer(Trainer):
-    """Cross-entropy, plus kl_weight * KL(original || network) on batches of short text."""
-
-    original: PreTrainedModel | None = None
-    kl_weight: float = 0.0
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # By the rows' own mark: positions tell nothing, a short sample of a long text may lie inside the window.
-        is_short = not inputs.pop("long").any()
-        loss, out = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if self.kl_weight and is_short:
-            with torch.no_grad():
-                wanted = self.original(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False).logits
-            # Trainer gives the tokens of all accumulated batches where it averages over them by itself.
-            share = 1.0 if num_items_in_batch is None else inputs["labels"][:, 1:].numel() / num_items_in_batch
-            loss = loss + self.kl_weight * share * kl_divergence(wanted, out.logits)
-        return (loss, out) if return_outputs else loss
-
-
-def kl_divergence(wanted: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    r"""Mean over tokens of $KL(p || q) = \sum_v p_v (\log p_v - \log q_v)$, in nats.
-
-    Args: wanted, logits of p; logits, those of q; both [..., vocabulary]. Computed in float32.
-    """
-    p, q = (F.log_softmax(x.float().flatten(0, -2), dim=-1) for x in (wanted, logits))
-    return F.kl_div(q, p, reduction="batchmean", log_target=True)
 
 
 def run_stage(
@@ -172,13 +112,13 @@ def run_stage(
     if checkpoint:
         log.info("%s resumed from step %d", stage.name, resumed_from)
     write_text(done, json.dumps(record, indent=1))
-    clock = _Clock(_seconds_before(checkpoint))
+    clock = Clock(_seconds_before(checkpoint))
     if resumed_from == stage.steps:
         # Killed after its last step; Trainer would take one step more.
         network = load(checkpoint)
         history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     else:
-        trainer = _trainer(network, dataset, collator, stage, checkpoints, original)
+        trainer = stage_trainer(network, dataset, collator, stage, checkpoints, original)
         trainer.add_callback(clock)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         history = trainer.state.log_history
@@ -211,46 +151,3 @@ def latest_checkpoint(folder: Path) -> Path | None:
             continue
         return checkpoint
     return None
-
-
-def _trainer(
-    network: PreTrainedModel,
-    dataset: Dataset,
-    collator: Collator,
-    stage: Stage,
-    folder: Path,
-    original: Callable[[], PreTrainedModel] | None,
-) -> Trainer:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=stage.steps,
-        per_device_train_batch_size=stage.batch_size,
-        learning_rate=stage.learning_rate,
-        lr_scheduler_type=stage.schedule,
-        warmup_steps=stage.warmup_steps,
-        adam_beta2=0.98,
-        bf16=autocast_dtype(stage.precision, device) == torch.bfloat16,
-        use_cpu=device == "cpu",
-        seed=stage.seed,
-        # The set is stored in random order; this keeps batches of one length together.
-        train_sampling_strategy="sequential",
-        remove_unused_columns=False,
-        dataloader_drop_last=True,
-        dataloader_pin_memory=device == "cuda",
-        save_steps=stage.save_steps,
-        save_total_limit=2,
-        logging_steps=1,
-        disable_tqdm=True,
-        report_to="none",
-        **stage.options,
-    )
-    callbacks = [_Epoch(collator), _Bar(stage.name)]
-    trainer = _Trainer(
-        model=network, args=arguments, train_dataset=dataset, data_collator=collator, callbacks=callbacks
-    )
-    if stage.kl_weight:
-        trainer.kl_weight, trainer.original = stage.kl_weight, original().to(device).requires_grad_(False)
-    # Without a bar of its own Trainer prints every log line.
-    trainer.remove_callback(PrinterCallback)
-    return trainer

@@ -1,0 +1,152 @@
+"""The Trainer of a stage: its loss, its callbacks, and what it is told of how to spend memory."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from longrecipe.loss import fuse_loss
+from longrecipe.models import autocast_dtype
+from longrecipe.paths import write_text
+from longrecipe.samples import Collator
+from longrecipe.train.accumulation import Float32Gradients
+from longrecipe.train.savings import check_installed, trainer_options
+
+if TYPE_CHECKING:
+    from longrecipe.train.stage import Stage
+
+
+class _Epoch(TrainerCallback):
+    """Tell the collator which epoch it draws for, before the loader asks for the epoch's first batch."""
+
+    def __init__(self, collator: Collator):
+        self.collator = collator
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.collator.epoch = int(state.epoch or 0)
+
+
+class _Bar(TrainerCallback):
+    def __init__(self, name: str):
+        self.name = name
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, leave=False)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+
+
+class Clock(TrainerCallback):
+    """Keep the seconds trained so far beside every checkpoint, so that a resumed run counts those before the kill."""
+
+    def __init__(self, before: float):
+        self.start = time.perf_counter() - before
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def on_save(self, args, state, control, **kwargs):
+        write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "seconds.json", str(self.seconds))
+
+
+class StageTrainer(Trainer):
+    """Cross-entropy, plus kl_weight * KL(original || network) on batches of short text; gradients of the batches of a
+    step summed in float32 where `gradients` is given."""
+
+    original: PreTrainedModel | None = None
+    kl_weight: float = 0.0
+    gradients: Float32Gradients | None = None
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        if self.gradients and self.accelerator.sync_gradients:
+            # Before they are clipped and read.
+            self.gradients.restore()
+        return loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        # By the rows' own mark: positions tell nothing, a short sample of a long text may lie inside the window.
+        is_short = not inputs.pop("long").any()
+        loss, out = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if self.kl_weight and is_short:
+            with torch.no_grad():
+                wanted = self.original(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False).logits
+            # Trainer gives the tokens of all accumulated batches where it averages over them by itself.
+            share = 1.0 if num_items_in_batch is None else inputs["labels"][:, 1:].numel() / num_items_in_batch
+            loss = loss + self.kl_weight * share * kl_divergence(wanted, out.logits)
+        return (loss, out) if return_outputs else loss
+
+
+def kl_divergence(wanted: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    r"""Mean over tokens of $KL(p || q) = \sum_v p_v (\log p_v - \log q_v)$, in nats.
+
+    Args: wanted, logits of p; logits, those of q; both [..., vocabulary]. Computed in float32.
+    """
+    p, q = (F.log_softmax(x.float().flatten(0, -2), dim=-1) for x in (wanted, logits))
+    return F.kl_div(q, p, reduction="batchmean", log_target=True)
+
+
+def stage_trainer(
+    network: PreTrainedModel,
+    dataset: Dataset,
+    collator: Collator,
+    stage: "Stage",
+    folder: Path,
+    original: Callable[[], PreTrainedModel] | None,
+) -> StageTrainer:
+    """The Trainer of a stage; network is changed to save memory as its setup says.
+
+    Raises ValueError for a setup that this machine lacks the packages of, or that does not go with a kl_weight.
+    """
+    check_installed(stage.setup)
+    if stage.setup.fused_loss and stage.kl_weight:
+        raise ValueError("fused_loss makes no logits, and the term with kl_weight needs them: set one of them to none.")
+    if stage.setup.fused_loss:
+        fuse_loss(network, stage.setup.loss_chunk)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=stage.steps,
+        per_device_train_batch_size=stage.batch_size // stage.accumulation,
+        gradient_accumulation_steps=stage.accumulation,
+        learning_rate=stage.learning_rate,
+        lr_scheduler_type=stage.schedule,
+        warmup_steps=stage.warmup_steps,
+        adam_beta2=0.98,
+        bf16=autocast_dtype(stage.precision, device) == torch.bfloat16,
+        use_cpu=device == "cpu",
+        seed=stage.seed,
+        # The set is stored in random order; this keeps batches of one length together.
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        dataloader_drop_last=True,
+        dataloader_pin_memory=device == "cuda",
+        save_steps=stage.save_steps,
+        save_total_limit=2,
+        logging_steps=1,
+        disable_tqdm=True,
+        report_to="none",
+        **trainer_options(stage.setup) | stage.options,
+    )
+    callbacks = [_Epoch(collator), _Bar(stage.name)]
+    trainer = StageTrainer(
+        model=network, args=arguments, train_dataset=dataset, data_collator=collator, callbacks=callbacks
+    )
+    if stage.kl_weight:
+        trainer.kl_weight, trainer.original = stage.kl_weight, original().to(device).requires_grad_(False)
+    if stage.setup.fp32_accumulation:
+        trainer.gradients = Float32Gradients(network)
+    # Without a bar of its own Trainer prints every log line.
+    trainer.remove_callback(PrinterCallback)
+    return trainer

@@ -1,0 +1,142 @@
+"""How memory is spent in training: every saving gives the same model, or as close a one as its precision allows."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from longrecipe.cost import Setup
+from longrecipe.positions import METHODS
+from longrecipe.samples import Collator, store
+from longrecipe.train import PLAIN, Float32Gradients, Stage, check_installed, run_stage, trainer_options, weights_dtype
+
+STAGE = Stage("extend", steps=3, batch_size=4, learning_rate=1.0e-2, precision="fp32")
+BF16 = Setup(optimizer="adamw_bf16", checkpointing=False, fused_loss=False)
+
+
+def trained(make_tiny, rows, folder, stage=STAGE, dtype=torch.float32, method="longrecipe"):
+    dataset = store(rows, folder / "data")
+    result = run_stage(lambda: make_tiny().to(dtype), dataset, Collator(METHODS[method], 128, 3), stage, folder / "run")
+    return result, load_file(result.folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"setup": replace(PLAIN, checkpointing=True)},
+        {"setup": replace(PLAIN, fused_loss=True, loss_chunk=7)},
+        {"accumulation": 2},
+        {"accumulation": 4},
+        {"accumulation": 4, "setup": replace(PLAIN, checkpointing=True, fused_loss=True, fp32_accumulation=True)},
+    ],
+    ids=str,
+)
+def test_savings_train_the_same_model(change, make_tiny, random_rows, tmp_path):
+    rows = random_rows(12)
+    plain, wanted = trained(make_tiny, rows, tmp_path / "plain")
+    saving, got = trained(make_tiny, rows, tmp_path / "saving", replace(STAGE, **change))
+    assert saving.losses == pytest.approx(plain.losses, rel=1e-5)
+    assert saving.n_tokens == plain.n_tokens
+    for name in wanted:
+        # Adam's first steps divide by gradients' own size: rounding of a small one shows.
+        torch.testing.assert_close(got[name], wanted[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_float32_sums_keep_what_bfloat16_loses():
+    weight = torch.nn.Parameter(torch.zeros(8, dtype=torch.bfloat16))
+    module = torch.nn.Module()
+    module.weight, values = weight, [1.0] + 95 * [2.0**-9]
+    sums = Float32Gradients(module)
+    for value in values:
+        (weight * value).sum().backward()
+    assert weight.grad is None
+    sums.restore()
+    # Every summand but the first is below half of the last digit of 1.
+    assert (weight.grad.float() - sum(values)).abs().max() < 2.0**-8
+    assert not sums.sums
+    sums.remove()
+    weight.grad = None
+    for value in values:
+        (weight * value).sum().backward()
+    assert (weight.grad == 1).all()
+
+
+def test_float32_weights_are_left_alone():
+    module = torch.nn.Linear(3, 2)
+    sums = Float32Gradients(module)
+    module(torch.ones(1, 3)).sum().backward()
+    assert module.weight.grad is not None and not sums.sums
+
+
+def test_the_sum_of_96_batches_in_bfloat16_is_off_and_in_float32_is_not(make_tiny, random_rows):
+    rows = [{"key": i, **row} for i, row in enumerate(random_rows(96))]
+    plain, summed, single = (make_tiny().to(torch.bfloat16) for _ in range(3))
+    sums, exact = Float32Gradients(summed), [torch.zeros_like(p, dtype=torch.float64) for p in single.parameters()]
+    for ids in Collator(METHODS["longrecipe"], 128, 3)(rows)["input_ids"]:
+        single.zero_grad()
+        for network in (plain, summed, single):
+            network(input_ids=ids[None], labels=ids[None]).loss.backward()
+        for total, parameter in zip(exact, single.parameters(), strict=True):
+            total += parameter.grad
+    sums.restore()
+    errors = [
+        sum((p.grad - total).norm() ** 2 for p, total in zip(network.parameters(), exact, strict=True)) ** 0.5
+        for network in (plain, summed)
+    ]
+    # One rounding to bfloat16 is left, of 0.4 % at most; 96 of them are several times as much.
+    size = sum(total.norm() ** 2 for total in exact) ** 0.5
+    assert errors[1] / size < 0.003 and errors[0] > 3 * errors[1], [float(e / size) for e in errors]
+
+
+def test_bfloat16_weights_stay_bfloat16(make_tiny, random_rows, tmp_path):
+    assert weights_dtype(BF16) == torch.bfloat16 and weights_dtype(PLAIN) == torch.float32
+    _, got = trained(make_tiny, random_rows(12), tmp_path, replace(STAGE, setup=BF16), weights_dtype(BF16))
+    assert {tensor.dtype for tensor in got.values()} == {torch.bfloat16}
+
+
+def test_options_are_those_of_trainer():
+    assert trainer_options(PLAIN) == {"optim": "adamw_torch_fused"}
+    small = trainer_options(Setup(offload_activations=True))
+    assert small["optim"] == "adamw_torch_8bit" and small["optim_args"] == "bf16_stochastic_round=True"
+    assert small["activation_checkpointing"]
+    assert small["activation_checkpointing_kwargs"] == {"use_reentrant": False, "offload": True}
+    assert trainer_options(Setup(fp32_weights=True))["optim_args"] == "bf16_stochastic_round=False"
+
+
+@pytest.mark.parametrize(
+    ("setup", "message"),
+    [
+        (Setup(optimizer="adamw_fp32"), "adamw_fp32 goes with fp32_weights"),
+        (replace(BF16, fp32_weights=True), "adamw_bf16 without"),
+        (replace(BF16, offload_optimizer=True), "use accelerate's FSDP or DeepSpeed"),
+    ],
+)
+def test_what_goes_ill_together_is_refused(setup, message):
+    with pytest.raises(ValueError, match=message):
+        check_installed(setup)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+def test_offload_needs_something_to_move_from():
+    with pytest.raises(ValueError, match="there is none here"):
+        check_installed(replace(BF16, checkpointing=True, offload_activations=True))
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=re.escape("pip install 'longrecipe[gpu]'")):
+        check_installed(Setup())
+
+
+def test_fused_loss_and_a_term_that_needs_logits_are_refused(make_tiny, random_rows, tmp_path):
+    stage = replace(STAGE, kl_weight=1.0, setup=replace(PLAIN, fused_loss=True))
+    dataset = store(random_rows(12), tmp_path / "data")
+    with pytest.raises(ValueError, match="fused_loss makes no logits"):
+        run_stage(make_tiny, dataset, Collator(METHODS["flt"], 128, 3), stage, tmp_path / "run", original=make_tiny)
+
+
+def test_batches_must_share_a_step_evenly():
+    with pytest.raises(ValueError, match=re.escape("batch_size = 4 cannot be read in accumulation = 3 equal batches")):
+        replace(STAGE, accumulation=3)
