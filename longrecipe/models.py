@@ -59,6 +59,43 @@ def _qwen2() -> PreTrainedConfig:
 ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {"llama3": _llama3, "mistral": _mistral, "qwen2": _qwen2}
 
 
+# The shapes of the paper's models, public facts of their configurations; weights are on the hub, not here.
+SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
+    "llama3": lambda: LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        rope_parameters={"rope_type": "default", "rope_theta": 5.0e5},
+    ),
+    "mistral": lambda: MistralConfig(
+        vocab_size=32768,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=32768,
+        sliding_window=None,
+        rope_parameters={"rope_type": "default", "rope_theta": 1.0e6},
+    ),
+    "qwen2": lambda: Qwen2Config(
+        vocab_size=152064,
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        max_position_embeddings=32768,
+        tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 1.0e6},
+    ),
+}
+
+
 def new_mini(model: str, seed: int) -> PreTrainedModel:
     """A mini model with random weights (HF's own initialisation), of the architecture named.
 
@@ -92,7 +129,12 @@ def folder_of(model: str | Path, scale: str = "mini") -> Path:
 
 
 def config_of(model: str | Path, scale: str = "mini") -> PreTrainedConfig:
-    """The configuration of a model, without its weights, by the same names as `load`."""
+    """The configuration of a model, without its weights, by the same names as `load`.
+
+    At scale paper "llama3" (8B), "mistral" (7B v0.3) and "qwen2" (7B) are known without any files.
+    """
+    if scale == "paper" and str(model) in SHAPES:
+        return SHAPES[str(model)]()
     return AutoConfig.from_pretrained(folder_of(model, scale), local_files_only=True)
 
 

@@ -20,19 +20,7 @@ SHAPE = {
     "eos_token_id": 0,
 }
 FAMILIES = [LlamaConfig, MistralConfig, Qwen2Config]
-# The shapes of the paper's three models.
-LARGE = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32}
-LLAMA = LlamaConfig(**LARGE, vocab_size=128256, num_key_value_heads=8)
-MISTRAL = MistralConfig(**LARGE, vocab_size=32768, num_key_value_heads=8, sliding_window=None)
-QWEN = Qwen2Config(
-    vocab_size=152064,
-    hidden_size=3584,
-    intermediate_size=18944,
-    num_hidden_layers=28,
-    num_attention_heads=28,
-    num_key_value_heads=4,
-    tie_word_embeddings=False,
-)
+LLAMA, MISTRAL, QWEN = (models.config_of(name, "paper") for name in ("llama3", "mistral", "qwen2"))
 
 
 def small(kind=LlamaConfig, layers=2, **changes):
@@ -56,6 +44,12 @@ class TestFlops:
         one, again = (flops_per_token(small(), 50, checkpointing) for checkpointing in (False, True))
         assert again.model == one.model
         assert again.total - one.total == (one.linear + one.attention) / 3
+
+    @pytest.mark.parametrize(
+        ("config", "billions"), [(LLAMA, 8.030261248), (MISTRAL, 7.248023552), (QWEN, 7.615616512)]
+    )
+    def test_the_papers_models_have_their_published_sizes(self, config, billions):
+        assert cost.counts(config).total == billions * 1e9
 
     @pytest.mark.parametrize("kind", FAMILIES)
     @pytest.mark.parametrize("tied", [True, False])
@@ -232,3 +226,40 @@ class TestAdvice:
     def test_where_nothing_helps_it_says_so(self):
         with pytest.raises(cost.DoesNotFitError, match="No setup known here fits"):
             cost.check_fits(LLAMA, 131072, 2e9, 1e9)
+
+
+class TestTime:
+    DEVICE = cost.Device(
+        "made up", 80e9, peak_flops=1e12, matmul_flops=5e11, attention_flops=2e11, bandwidth=1e11, host_bandwidth=1e10
+    )
+
+    def test_by_hand(self):
+        config, n = small(), 1000
+        one, N = flops_per_token(config, n), cost.counts(config).total
+        setup = Setup(checkpointing=False, optimizer="adamw_bf16")
+        got = cost.step_seconds(config, n, self.DEVICE, setup, batch_size=2, batches=3)
+        assert got.linear == pytest.approx(6 * n * (one.linear + one.head) / 5e11)
+        assert got.attention == pytest.approx(6 * n * one.attention / 2e11)
+        assert got.traffic == pytest.approx(6 * n * 4 * 2 * cost.activation_bytes(config) / 1e11)
+        # Weights and moments read and written, gradients read and freed, 2 bytes each.
+        assert got.optimizer == pytest.approx(14 * N / 1e11) and got.offload == 0
+        assert got.total == pytest.approx(got.linear + got.attention + got.traffic + got.optimizer)
+
+    def test_what_is_recomputed_takes_time_and_is_no_use(self):
+        plain, again = (cost.step_seconds(LLAMA, 38400, self.DEVICE, Setup(checkpointing=x)) for x in (False, True))
+        assert again.attention == pytest.approx(plain.attention * 4 / 3)
+        ideal = flops_per_token(LLAMA, 38400).model * 38400 / self.DEVICE.peak_flops
+        assert cost.mfu(LLAMA, 38400, self.DEVICE, ideal) == pytest.approx(1)
+        assert cost.mfu(LLAMA, 38400, self.DEVICE, again.total) < cost.mfu(LLAMA, 38400, self.DEVICE, plain.total) < 0.5
+
+    def test_offload_copies_every_input_there_and_back(self):
+        got = cost.step_seconds(LLAMA, 38400, self.DEVICE, Setup(offload_activations=True), batches=96)
+        assert got.offload == pytest.approx(96 * 2 * 32 * 4096 * 2 * 38400 / 1e10)
+
+    @pytest.mark.parametrize("name", cost.DEVICES)
+    def test_rates_stay_below_the_peak(self, name):
+        device = cost.DEVICES[name]
+        assert device.attention_flops < device.matmul_flops < device.peak_flops and not device.measured
+        # The paper's stage 1: 104 steps of 96 samples; its own table has 30 hours on two A800 and 20 on two H100.
+        seconds = cost.step_seconds(LLAMA, 38400, device, batches=96)
+        assert 0.4 < cost.mfu(LLAMA, 38400, device, seconds.total / 96) < 0.5

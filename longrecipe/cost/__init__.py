@@ -11,19 +11,25 @@ from longrecipe.cost.memory import (
     check_fits,
     training_memory,
 )
+from longrecipe.cost.time import DEVICES, Device, Seconds, mfu, step_seconds
 
 __all__ = [
+    "DEVICES",
     "GB",
     "OPTIMIZER_BYTES",
     "Counts",
+    "Device",
     "DoesNotFitError",
     "Flops",
     "Memory",
+    "Seconds",
     "Setup",
     "activation_bytes",
     "check_fits",
     "counts",
     "flops_per_token",
+    "mfu",
+    "step_seconds",
     "training_flops",
     "training_memory",
 ]

@@ -49,7 +49,8 @@ def wavelengths(config: PreTrainedConfig, target_length: int) -> Figure:
 
 
 def losses(stages: Mapping[str, Trained]) -> Figure:
-    """Training loss by step, a panel for each stage; stages are named as in COLOURS."""
+    """Training loss by step, a panel for each stage; stages are named as in COLOURS. What a stage adds to cross-entropy
+    (replay: the KL term, on its short batches) is in it."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(stages), figsize=(3.1 * len(stages), 2.6), sharey=True, squeeze=False)
         for axis, (name, stage) in zip(axes[0], stages.items(), strict=True):
@@ -57,7 +58,7 @@ def losses(stages: Mapping[str, Trained]) -> Figure:
             axis.plot(steps, stage.losses, color=COLOURS[name], lw=0.8, alpha=0.6)
             axis.plot(steps, pd.Series(stage.losses).rolling(9, 1, center=True).mean(), color=COLOURS[name], lw=2)
             axis.set(xlabel="optimizer step", title=f"{name}: {stage.n_tokens / 1e3:,.0f}k tokens")
-        axes[0, 0].set_ylabel("cross-entropy, nats a token")
+        axes[0, 0].set_ylabel("training loss, nats a token")
     return figure
 
 
