@@ -1,0 +1,238 @@
+"""What training costs where it runs: seconds and memory of steps, measured with the Trainer that the recipe uses.
+
+`python -m longrecipe.resources mini` (CPU, minutes): every method over target lengths. `python -m longrecipe.resources
+gpu` (one GPU of 80 GB, under 9 minutes): models of the paper's shapes with random weights, as neither time nor memory
+depends on values; each saving switched off in turn. Each case runs in a process of its own, and results are written
+after each, to results/resources/<device>.json: a run that was cut off goes on where it was.
+"""
+
+import argparse
+import json
+import logging
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, TrainerCallback
+
+from longrecipe import cost, models, positions, samples
+from longrecipe.cost import GB, Setup
+from longrecipe.paths import results_dir, write_text
+from longrecipe.rope import extend_config
+from longrecipe.train import PLAIN, Stage, weights_dtype
+from longrecipe.train.trainer import stage_trainer
+
+log = logging.getLogger(__name__)
+# As the paper's: 30 % of the target's tokens.
+RATIO = 0.3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement: a model by name and scale, trained by a method to a target of T tokens as a setup says."""
+
+    model: str
+    scale: str
+    method: str
+    target_length: int
+    setup: Setup = field(default_factory=Setup)
+    batch_size: int = 1
+    steps: int = 3
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of a sample: T for methods that read whole documents, else 30 % of it."""
+        whole = positions.method(self.method).text == "whole"
+        return self.target_length if whole else int(RATIO * self.target_length)
+
+    @property
+    def name(self) -> str:
+        """A name that says what is measured, and with what changed from the default setup of its scale."""
+        usual = PLAIN if self.scale == "mini" else Setup()
+        changed = [f"{k}={v}" for k, v in asdict(self.setup).items() if v != getattr(usual, k)]
+        return " ".join([self.model, self.method, f"T={self.target_length}", f"n={self.n_tokens}", *changed])
+
+
+def mini_cases(lengths: Iterable[int] = (512, 1024, 2048, 4096, 8192)) -> list[Case]:
+    """Every method that reads samples of another kind, over target lengths."""
+    methods = ("flt", "longrecipe", "rpes", "pose")
+    return [Case("llama3", "mini", method, T, PLAIN, batch_size=2, steps=4) for T in lengths for method in methods]
+
+
+def gpu_cases(model_bytes: float) -> list[Case]:
+    """The paper's three models at 80k and 128k, each saving switched off in turn, and whole samples as far as they may
+    fit; what the cost model says needs over 1.1 times the memory is left out."""
+    base = Case("llama3", "paper", "longrecipe", 131072)
+    cases = [base, replace(base, target_length=109227), replace(base, target_length=81920)]
+    cases += [replace(base, model=name) for name in ("mistral", "qwen2")]
+    for change in (
+        {"offload_activations": True},
+        {"fused_loss": False},
+        {"fp32_accumulation": True, "offload_activations": True},
+        {"optimizer": "adamw_bf16"},
+        {"checkpointing": False},
+    ):
+        cases.append(replace(base, setup=replace(base.setup, **change)))
+    away = replace(base, method="flt", setup=Setup(offload_activations=True))
+    cases += [replace(away, target_length=T) for T in (65536, 81920, 131072)]
+    return [case for case in cases if _modelled(case).peak < 1.1 * model_bytes]
+
+
+def _modelled(case: Case) -> cost.Memory:
+    config = models.config_of(case.model, case.scale)
+    return cost.training_memory(config, case.n_tokens, case.setup, case.batch_size)
+
+
+class _Watch(TrainerCallback):
+    """The seconds of each step, and memory's peak after the first."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.ends.append(time.perf_counter())
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+
+def measure(case: Case) -> dict:
+    """Train a few steps and return seconds a step (median, the first left out), the peak of memory in GB, tokens a
+    second; `error` where memory did not suffice."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = extend_config(models.config_of(case.model, case.scale), max(case.target_length, 512))
+    config._attn_implementation = "sdpa"
+    rng, n = np.random.default_rng(0), case.n_tokens
+    lengths = np.full(n // 20, 20)
+    lengths = np.append(lengths, n - lengths.sum()) if n % 20 else lengths
+    starts = np.concatenate([[0], lengths[:-1].cumsum()])
+    rows = samples.rows_of(
+        (rng.integers(0, config.vocab_size, n), lengths, starts) for _ in range(case.steps * case.batch_size)
+    )
+    stage = Stage(
+        "measure",
+        case.steps,
+        case.batch_size,
+        5.0e-5,
+        setup=case.setup,
+        save_steps=10**6,
+        options={"save_strategy": "no"},
+    )
+    watch = _Watch()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            with torch.device(device):
+                network = AutoModelForCausalLM.from_config(config, dtype=weights_dtype(case.setup))
+            collator = samples.Collator(positions.METHODS[case.method], case.target_length, seed=0)
+            dataset = samples.store(rows, Path(folder) / "data")
+            trainer = stage_trainer(network, dataset, collator, stage, Path(folder) / "run", None)
+            trainer.add_callback(watch)
+            trainer.train()
+    except torch.OutOfMemoryError as error:
+        return {"error": str(error).split(".")[0]}
+    seconds = float(np.median(np.diff(watch.ends)[1:]))
+    found = {"seconds_per_step": seconds, "tokens_per_second": n * case.batch_size / seconds}
+    found["host_peak_gb"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GB
+    if device == "cuda":
+        found["peak_gb"] = torch.cuda.max_memory_allocated() / GB
+        found["reserved_gb"] = torch.cuda.max_memory_reserved() / GB
+    return found
+
+
+def rates(n: int = 8192, length: int = 16384, heads: int = 32, head_dim: int = 128) -> dict[str, float]:
+    """What this machine reaches, for `cost.Device`: FLOP/s of large products and of causal attention (both passes), the
+    bandwidths of its memory and, on a GPU, to the host, bytes a second."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
+    found = {"matmul_flops": 2.0 * n**3 / _fastest(lambda: a @ b)}
+    shape = {"size": (1, heads, length, head_dim), "device": device, "dtype": torch.bfloat16, "requires_grad": True}
+    q, k, v = (torch.randn(**shape) for _ in range(3))
+
+    def attention() -> None:
+        F.scaled_dot_product_attention(q, k, v, is_causal=True).sum().backward()
+
+    found["attention_flops"] = 6.0 * heads * head_dim * length**2 / _fastest(attention)
+    source = torch.empty(2**28, device=device, dtype=torch.uint8)
+    found["bandwidth"] = 2.0 * source.numel() / _fastest(source.clone)
+    if device == "cuda":
+        pinned = torch.empty(2**28, dtype=torch.uint8, pin_memory=True)
+        found["host_bandwidth"] = source.numel() / _fastest(lambda: pinned.copy_(source))
+    return found
+
+
+def _fastest(work, times: int = 5) -> float:
+    best = float("inf")
+    for _ in range(times + 1):
+        start = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def run(cases: Iterable[Case], path: Path, minutes: float) -> dict:
+    """Measure every case that path does not hold yet, each in a process of its own, until the minutes are used up."""
+    start = time.perf_counter()
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else _machine() | {"cases": {}}
+    for case in tqdm([case for case in cases if case.name not in record["cases"]], desc="measured"):
+        left = 60 * minutes - (time.perf_counter() - start)
+        if left < 60:
+            log.warning("%s and what follows are left for another run: the minutes are used up", case.name)
+            break
+        command = [sys.executable, "-m", "longrecipe.resources", "one", json.dumps(asdict(case))]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=left)
+            found = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"error": done.stderr[-300:]}
+        except subprocess.TimeoutExpired:
+            log.warning("%s was cut off: the minutes are used up", case.name)
+            break
+        record["cases"][case.name] = asdict(case) | {"n_tokens": case.n_tokens, "measured": found}
+        write_text(path, json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def _machine() -> dict:
+    is_gpu = torch.cuda.is_available()
+    about = {"label": "measured", "torch": torch.__version__, "python": platform.python_version(), "rates": None}
+    if is_gpu:
+        free = torch.cuda.get_device_properties(0)
+        return about | {"device": free.name, "memory_gb": free.total_memory / GB, "rates": rates()}
+    return about | {"device": platform.machine(), "threads": torch.get_num_threads()}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line: mini, gpu, or one case as JSON (which `run` starts)."""
+    parser = argparse.ArgumentParser(prog="python -m longrecipe.resources", description="Measure what training costs.")
+    parser.add_argument("what", choices=("mini", "gpu", "one"))
+    parser.add_argument("case", nargs="?", help="for one: a case as JSON")
+    parser.add_argument("--minutes", type=float, default=8.5, help="stop before so many minutes have passed")
+    parser.add_argument("--out", type=Path, help="default: results/resources/<mini or gpu>.json")
+    chosen = parser.parse_args(arguments)
+    if chosen.what == "one":
+        settings = json.loads(chosen.case)
+        found = measure(Case(**settings | {"setup": Setup(**settings["setup"])}))
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    if chosen.what == "gpu" and not torch.cuda.is_available():
+        parser.exit(1, "there is no GPU here: run `mini`, or this where there is one of 80 GB.\n")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    path = chosen.out or results_dir() / "resources" / f"{chosen.what}.json"
+    gpu = torch.cuda.get_device_properties(0).total_memory if chosen.what == "gpu" else 0
+    run(mini_cases() if chosen.what == "mini" else gpu_cases(gpu), path, chosen.minutes)
+
+
+if __name__ == "__main__":
+    main()
