@@ -15,7 +15,7 @@ from longrecipe.cost import Setup
 from longrecipe.models import load
 from longrecipe.paths import write_text
 from longrecipe.samples import Collator, tokens_seen
-from longrecipe.train.trainer import Clock, stage_trainer
+from longrecipe.train.trainer import Clock, is_main, n_processes, stage_trainer
 
 log = logging.getLogger(__name__)
 # Mixed precision in full: what small models are trained with.
@@ -84,10 +84,16 @@ def run_stage(
 
     A finished stage is loaded, an interrupted one goes on from its last whole checkpoint and ends bit for bit as if it
     had not been interrupted (same machine, same thread count). Before training with skipped positions the guard
-    `check_skipped_positions` must pass. Args: make_network: builds the model to start from; original: builds the model
+    `check_skipped_positions` must pass. Started by torchrun, several processes share each batch.
+    Args: make_network: builds the model to start from; original: builds the model
     that a stage with a kl_weight above 0 is kept near. Returns a Trained.
     Raises SkippedPositionsError from the guard, and ValueError where folder holds a stage of other settings.
     """
+    if stage.batch_size % (stage.accumulation * n_processes()):
+        raise ValueError(
+            f"{stage.name}: batch_size = {stage.batch_size} does not split among {n_processes()} processes with "
+            f"accumulation = {stage.accumulation}."
+        )
     if len(dataset) < stage.batch_size:
         # Trainer would drop the only batch, train nothing and say that it had finished.
         raise ValueError(
@@ -111,8 +117,10 @@ def run_stage(
     resumed_from = int(checkpoint.name.split("-")[-1]) if checkpoint else None
     if checkpoint:
         log.info("%s resumed from step %d", stage.name, resumed_from)
-    write_text(done, json.dumps(record, indent=1))
+    if is_main():
+        write_text(done, json.dumps(record, indent=1))
     clock = Clock(_seconds_before(checkpoint))
+    trainer = None
     if resumed_from == stage.steps:
         # Killed after its last step; Trainer would take one step more.
         network = load(checkpoint)
@@ -125,10 +133,15 @@ def run_stage(
     seconds = clock.seconds
     losses = [entry["loss"] for entry in history if "loss" in entry]
     n_tokens = tokens_seen(dataset, stage.steps, stage.batch_size)
-    network.save_pretrained(folder / "model")
-    record |= {"losses": losses, "seconds": seconds, "n_tokens": n_tokens}
-    write_text(done, json.dumps(record, indent=1))
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    # Gathered by all processes, written by one.
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer and n_processes() > 1 else None
+    if is_main():
+        network.save_pretrained(folder / "model", state_dict=weights)
+        record |= {"losses": losses, "seconds": seconds, "n_tokens": n_tokens}
+        write_text(done, json.dumps(record, indent=1))
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    if trainer:
+        trainer.accelerator.wait_for_everyone()
     return Trained(stage.name, folder / "model", losses, seconds, n_tokens, resumed_from)
 
 

@@ -1,5 +1,6 @@
 """The Trainer of a stage: its loss, its callbacks, and what it is told of how to spend memory."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
     from longrecipe.train.stage import Stage
 
 
+def n_processes() -> int:
+    """How many processes train together, as torchrun says; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes files: the first of all."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 class _Epoch(TrainerCallback):
     """Tell the collator which epoch it draws for, before the loader asks for the epoch's first batch."""
 
@@ -37,7 +48,9 @@ class _Bar(TrainerCallback):
         self.name = name
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, leave=False)
+        self.bar = tqdm(
+            total=state.max_steps, initial=state.global_step, desc=self.name, leave=False, disable=not is_main()
+        )
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update()
@@ -83,7 +96,8 @@ class StageTrainer(Trainer):
             with torch.no_grad():
                 wanted = self.original(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False).logits
             # Trainer gives the tokens of all accumulated batches where it averages over them by itself.
-            share = 1.0 if num_items_in_batch is None else inputs["labels"][:, 1:].numel() / num_items_in_batch
+            count = inputs["labels"][:, 1:].numel() * n_processes()
+            share = 1.0 if num_items_in_batch is None else count / num_items_in_batch
             loss = loss + self.kl_weight * share * kl_divergence(wanted, out.logits)
         return (loss, out) if return_outputs else loss
 
@@ -118,7 +132,7 @@ def stage_trainer(
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=stage.steps,
-        per_device_train_batch_size=stage.batch_size // stage.accumulation,
+        per_device_train_batch_size=stage.batch_size // stage.accumulation // n_processes(),
         gradient_accumulation_steps=stage.accumulation,
         learning_rate=stage.learning_rate,
         lr_scheduler_type=stage.schedule,
