@@ -60,29 +60,29 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {"llama3": _llama3, "
 
 
 # The shapes of the paper's models, public facts of their configurations; weights are on the hub, not here.
-SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
-    "llama3": lambda: LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=8192,
-        rope_parameters={"rope_type": "default", "rope_theta": 5.0e5},
-    ),
-    "mistral": lambda: MistralConfig(
-        vocab_size=32768,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=32768,
-        sliding_window=None,
-        rope_parameters={"rope_type": "default", "rope_theta": 1.0e6},
-    ),
-    "qwen2": lambda: Qwen2Config(
+_WIDE = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
+
+
+def _llama3_8b() -> PreTrainedConfig:
+    rope = {"rope_type": "default", "rope_theta": 5.0e5}
+    return LlamaConfig(**_WIDE, vocab_size=128256, max_position_embeddings=8192, rope_parameters=rope)
+
+
+def _mistral_7b() -> PreTrainedConfig:
+    rope = {"rope_type": "default", "rope_theta": 1.0e6}
+    return MistralConfig(
+        **_WIDE, vocab_size=32768, max_position_embeddings=32768, rope_parameters=rope, sliding_window=None
+    )
+
+
+def _qwen2_7b() -> PreTrainedConfig:
+    return Qwen2Config(
         vocab_size=152064,
         hidden_size=3584,
         intermediate_size=18944,
@@ -92,8 +92,10 @@ SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
         max_position_embeddings=32768,
         tie_word_embeddings=False,
         rope_parameters={"rope_type": "default", "rope_theta": 1.0e6},
-    ),
-}
+    )
+
+
+SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {"llama3": _llama3_8b, "mistral": _mistral_7b, "qwen2": _qwen2_7b}
 
 
 def new_mini(model: str, seed: int) -> PreTrainedModel:

@@ -69,7 +69,7 @@ def mini_cases(lengths: Iterable[int] = (512, 1024, 2048, 4096, 8192)) -> list[C
     return [Case("llama3", "mini", method, T, PLAIN, batch_size=2, steps=4) for T in lengths for method in methods]
 
 
-def gpu_cases(model_bytes: float) -> list[Case]:
+def gpu_cases(gpu_bytes: float) -> list[Case]:
     """The paper's three models at 80k and 128k, each saving switched off in turn, and whole samples as far as they may
     fit; what the cost model says needs over 1.1 times the memory is left out."""
     base = Case("llama3", "paper", "longrecipe", 131072)
@@ -85,7 +85,7 @@ def gpu_cases(model_bytes: float) -> list[Case]:
         cases.append(replace(base, setup=replace(base.setup, **change)))
     away = replace(base, method="flt", setup=Setup(offload_activations=True))
     cases += [replace(away, target_length=T) for T in (65536, 81920, 131072)]
-    return [case for case in cases if _modelled(case).peak < 1.1 * model_bytes]
+    return [case for case in cases if _modelled(case).peak < 1.1 * gpu_bytes]
 
 
 def _modelled(case: Case) -> cost.Memory:
