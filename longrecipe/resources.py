@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from longrecipe import cost, models, positions, samples
 from longrecipe.cost import GB, Setup
 from longrecipe.paths import results_dir, write_text
-from longrecipe.rope import extend_config
+from longrecipe.rope import extend_config, head_dim
 from longrecipe.train import PLAIN, Stage, weights_dtype
 from longrecipe.train.trainer import stage_trainer
 
@@ -63,10 +64,11 @@ class Case:
         return " ".join([self.model, self.method, f"T={self.target_length}", f"n={self.n_tokens}", *changed])
 
 
-def mini_cases(lengths: Iterable[int] = (512, 1024, 2048, 4096, 8192)) -> list[Case]:
-    """Every method that reads samples of another kind, over target lengths."""
+def mini_cases(lengths: Iterable[int] = (256, 512, 1024, 2048, 4096, 8192)) -> list[Case]:
+    """Every method of the paper over target lengths, in steps of 8 samples, as the mini recipe trains."""
     methods = ("flt", "longrecipe", "rpes", "pose")
-    return [Case("llama3", "mini", method, T, PLAIN, batch_size=2, steps=4) for T in lengths for method in methods]
+    cases = [Case("llama3", "mini", method, T, PLAIN, 8, steps=12) for T in lengths for method in methods]
+    return [replace(case, steps=5) if case.n_tokens > 2500 else case for case in cases]
 
 
 def gpu_cases(gpu_bytes: float) -> list[Case]:
@@ -151,19 +153,22 @@ def measure(case: Case) -> dict:
     return found
 
 
-def rates(n: int = 8192, length: int = 16384, heads: int = 32, head_dim: int = 128) -> dict[str, float]:
-    """What this machine reaches, for `cost.Device`: FLOP/s of large products and of causal attention (both passes), the
-    bandwidths of its memory and, on a GPU, to the host, bytes a second."""
+def rates(config: Any, length: int) -> dict[str, float]:
+    """What this machine reaches at a model's own shapes, for `cost.Device`: FLOP/s of the MLP's product and of causal
+    attention (both passes) for a sample of `length` tokens, the bandwidths of its memory and, on a GPU, to the host,
+    bytes a second."""
+    c = config.get_text_config()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
-    found = {"matmul_flops": 2.0 * n**3 / _fastest(lambda: a @ b)}
-    shape = {"size": (1, heads, length, head_dim), "device": device, "dtype": torch.bfloat16, "requires_grad": True}
-    q, k, v = (torch.randn(**shape) for _ in range(3))
+    options = {"device": device, "dtype": models.autocast_dtype("auto", device)}
+    a, b = (torch.randn(size, **options) for size in ((length, c.hidden_size), (c.hidden_size, c.intermediate_size)))
+    found = {"matmul_flops": 2.0 * length * b.numel() / _fastest(lambda: a @ b)}
+    heads, width = c.num_attention_heads, head_dim(c)
+    q, k, v = (torch.randn(1, heads, length, width, requires_grad=True, **options) for _ in range(3))
 
     def attention() -> None:
         F.scaled_dot_product_attention(q, k, v, is_causal=True).sum().backward()
 
-    found["attention_flops"] = 6.0 * heads * head_dim * length**2 / _fastest(attention)
+    found["attention_flops"] = 6.0 * heads * width * length**2 / _fastest(attention)
     source = torch.empty(2**28, device=device, dtype=torch.uint8)
     found["bandwidth"] = 2.0 * source.numel() / _fastest(source.clone)
     if device == "cuda":
@@ -205,12 +210,13 @@ def run(cases: Iterable[Case], path: Path, minutes: float) -> dict:
 
 
 def _machine() -> dict:
-    is_gpu = torch.cuda.is_available()
-    about = {"label": "measured", "torch": torch.__version__, "python": platform.python_version(), "rates": None}
-    if is_gpu:
-        free = torch.cuda.get_device_properties(0)
-        return about | {"device": free.name, "memory_gb": free.total_memory / GB, "rates": rates()}
-    return about | {"device": platform.machine(), "threads": torch.get_num_threads()}
+    about = {"label": "measured", "torch": torch.__version__, "python": platform.python_version()}
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        about |= {"device": card.name, "memory_gb": card.total_memory / GB}
+        return about | {"rates": rates(models.config_of("llama3", "paper"), 32768)}
+    about |= {"device": platform.machine(), "threads": torch.get_num_threads()}
+    return about | {"rates": rates(models.config_of("llama3"), 4096)}
 
 
 def main(arguments: list[str] | None = None) -> None:

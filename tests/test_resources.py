@@ -79,5 +79,5 @@ def test_without_a_gpu_it_says_so(capsys):
 
 
 def test_rates_are_measured():
-    found = resources.rates(n=128, length=64, heads=2, head_dim=16)
+    found = resources.rates(models.config_of("llama3"), length=64)
     assert {"matmul_flops", "attention_flops", "bandwidth"} <= found.keys() and min(found.values()) > 0
