@@ -4,6 +4,7 @@ import ast
 import hashlib
 import re
 import sysconfig
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ _SENTENCE_END = re.compile(r"\n|[.!?][\"'\u2019\u201d)\]}]*[ \t]*$")
 
 @dataclass(frozen=True)
 class Corpus:
-    """A tokenised corpus: train and held_out token ids (int64, 1D), and the SHA-256 of the cleaned text."""
+    """A tokenised corpus: train and held_out token ids (1D, int64, or uint32 on disk), and the SHA-256 of its text."""
 
     train: np.ndarray
     held_out: np.ndarray
@@ -236,5 +237,11 @@ def _queue(
 
 
 def excerpt(source: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
-    """`length` consecutive tokens from a random place of source, which is read as a ring."""
-    return source[(int(rng.integers(len(source))) + np.arange(length)) % len(source)]
+    """`length` consecutive tokens from a random place of source, which is read as a ring; int64."""
+    return next(excerpts(source, 1, length, rng))
+
+
+def excerpts(source: np.ndarray, count: int, length: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """`count` excerpts, one after the other; all places are drawn at once, before the first is read."""
+    starts = [int(rng.integers(len(source))) for _ in range(count)]
+    return ((source[(start + np.arange(length)) % len(source)]).astype(np.int64, copy=False) for start in starts)

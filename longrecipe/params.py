@@ -19,6 +19,17 @@ from longrecipe.positions import method as method_of
 SCALES = ("mini", "small", "paper")
 # What IPython keeps in a notebook's namespace beside the parameters cell.
 _IPYTHON_NAMES = {"In", "Out", "get_ipython", "exit", "quit", "open"}
+# Settings of how training spends memory, those of `cost.Setup` with the same names.
+MEMORY = (
+    "optimizer",
+    "fp32_weights",
+    "fp32_accumulation",
+    "checkpointing",
+    "offload_activations",
+    "fused_loss",
+    "loss_chunk",
+    "sequence_parallel",
+)
 # Those of transformers.Trainer that need no arguments of their own.
 Schedule = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt", "constant"]
 
@@ -38,6 +49,10 @@ class Params(BaseModel):
     method: str = Field(description=f"{', '.join(METHODS)}; options after a colon, as in pose:n_chunks=4")
     seed: int = Field(ge=0, description="seeds data, positions and optimizer order")
     precision: Literal["auto", "bf16", "fp32"] = Field(description="auto: bf16 where the processor computes in it")
+    # Keys that came later have defaults, so that runs made before keep their names.
+    weights: str | None = Field(None, description="a folder in Hugging Face's layout, or a hub id; null goes by model")
+    text: str | None = Field(None, description="file or folder of long text; null: English that every Python carries")
+    replay_text: str | None = Field(None, description="file or folder of general text for replay; null takes text")
 
     window: int = Field(ge=8, description="W, context window of the base model")
     target_length: int = Field(ge=16, description="T, context window wanted")
@@ -73,11 +88,25 @@ class Params(BaseModel):
     replay_learning_rate: float = Field(gt=0)
     replay_schedule: Schedule = Field(description="a schedule of transformers.Trainer that decays")
     replay_long_share: float = Field(ge=0, lt=1, description="share of replay steps on stage-1 samples; paper: 0")
-    # This and merge_rule have defaults, so that runs made before they existed keep their keys.
     replay_kl_weight: float = Field(0.0, ge=0, description="of KL(original || model) on short replay text; paper: 0")
     replay_fact_share: float = Field(ge=0, le=0.9, description="share of short replay samples with planted facts")
     merge_weight: float = Field(ge=0, le=1, description="weight of the original model; paper: 0.5")
     merge_rule: Literal["uniform", "spare_qk"] = Field("uniform", description="spare_qk: queries and keys stay tuned")
+
+    samples_at_once: int | None = Field(None, ge=1, description="samples a GPU reads at a time; null: its whole batch")
+    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = Field(
+        "auto", description="auto: flash-attn where it is installed and there is a GPU, else torch's own (sdpa)"
+    )
+    optimizer: Literal["adamw_fp32", "adamw_bf16", "adamw_8bit", "adamw_4bit"] = Field(
+        "adamw_fp32", description="AdamW, by the bits of its moments; 8 and 4 bits are torchao's"
+    )
+    fp32_weights: bool = Field(True, description="train a float32 copy of the weights; false: bfloat16 alone")
+    fp32_accumulation: bool = Field(False, description="sum the gradients of a step's batches in float32")
+    checkpointing: bool = Field(False, description="keep each block's input only, and recompute the rest")
+    offload_activations: bool = Field(False, description="keep these inputs in the host's memory")
+    fused_loss: bool = Field(False, description="never hold the logits of all tokens")
+    loss_chunk: int = Field(4096, ge=1, description="tokens whose logits are held at a time by the fused loss")
+    sequence_parallel: int = Field(1, ge=1, description="GPUs that share the tokens of one sample")
 
     save_steps: int = Field(ge=1, description="a resumable checkpoint every so many steps")
     eval_documents: int = Field(ge=2, description="documents measured at T, one prompt for each fact")
@@ -88,6 +117,11 @@ class Params(BaseModel):
         """n, tokens of one training sample: ratio * T rounded down, or T for methods that read whole documents."""
         whole = method_of(self.method).text == "whole"
         return self.target_length if whole else int(self.ratio * self.target_length)
+
+    @property
+    def source(self) -> str:
+        """What the model is loaded from: weights where they are named, else the model's own name."""
+        return self.weights or self.model
 
     @property
     def method_slug(self) -> str:
@@ -114,7 +148,8 @@ class Params(BaseModel):
         """
         settings = self.model_dump(exclude_defaults=True)
         if stage == "analysis":
-            common = ("model", "scale", "seed", "precision", "window", "warmup_steps", "save_steps")
+            common = ["model", "scale", "weights", "text", "seed", "precision", "window", "warmup_steps", "save_steps"]
+            common += [*MEMORY, "samples_at_once", "attention"]
             return _hash({k: v for k, v in settings.items() if k in common or k.startswith(("probe_", "analysis_"))})
         later = {"extend": ("replay_", "merge_", "eval_"), "replay": ("merge_", "eval_")}[stage]
         return _hash({k: v for k, v in settings.items() if not k.startswith(later)})

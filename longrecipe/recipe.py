@@ -7,48 +7,58 @@ cache folder, so that a run which was killed goes on where it was, and runs that
 import functools
 import hashlib
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset, load_from_disk
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from longrecipe import corpus, evaluate, facts, models, positions, samples, tokens, train
+from longrecipe import corpus, cost, evaluate, models, samples, tokens, train
+from longrecipe.cost import Setup
+from longrecipe.material import Material, load_material
 from longrecipe.merge import merge
-from longrecipe.params import Params, changed
+from longrecipe.params import MEMORY, Params, changed
 from longrecipe.paths import PACKAGE, cache_dir
 from longrecipe.positions import METHODS, Method
+from longrecipe.processes import is_main, made_once, n_processes
 
-# One stream of random numbers for each use, so that a setting of one stage does not shift the draws of another.
-_PROBE, _ANALYSIS, _EXTEND, _REPLAY_LONG, _REPLAY_SHORT, _SHOWN = range(6)
+# FLOP a second that a CPU may reach at best, and days that nobody starts by mistake.
+_CPU_FLOPS, _MOST_DAYS = 2.0e11, 1.0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A run's settings and its data; make one with `prepare`."""
+    """A run: its tokenizer, its settings and its text; make one with `prepare`."""
 
-    params: Params
     tokenizer: PreTrainedTokenizerBase
-    text: corpus.Corpus
-    facts: facts.FactFormat | None
-    ends: np.ndarray
+    material: Material
+
+    @property
+    def params(self) -> Params:
+        """Every setting of the run."""
+        return self.material.params
 
     @property
     def method(self) -> Method:
         """The entry of `positions.METHODS` that this run trains with."""
-        return positions.method(self.params.method)
+        return self.material.method
+
+    @property
+    def ends(self) -> np.ndarray:
+        """Which token ids end a sentence, bool [vocabulary]."""
+        return self.material.ends
 
     def base(self) -> PreTrainedModel:
         """The base model, window W."""
-        return models.load(self.params.model, self.params.scale)
+        return self._load()
 
     def raised(self) -> PreTrainedModel:
         """The base model with its RoPE base raised by the rule to the target T, untrained: the control."""
-        p = self.params
-        return models.load(p.model, p.scale, p.target_length, p.rope_factor)
+        return self._load(self.params.target_length, self.params.rope_factor)
 
     @functools.cached_property
     def types(self) -> tokens.TokenTypes:
@@ -67,24 +77,11 @@ class Recipe:
         Samples of the whole probe window are read at their own positions (flt), shorter ones in two chunks (pose).
         """
         p = self.params
-        length = p.probe_length or p.probe_window
-        rng = self._rng(_PROBE)
-
-        def rows() -> list[dict]:
-            count, source = p.probe_steps * p.probe_batch_size, self.text.train[self._analysis_size :]
-            if len(source) < length:
-                raise ValueError(
-                    f"the corpus has {len(self.text.train):,} tokens; {self._analysis_size:,} are kept to be scored, "
-                    f"H' needs {length:,} more: ask for fewer analysis_documents, or for shorter ones."
-                )
-            documents = self._documents(count, length, rng, source)
-            return samples.rows_of(map(corpus.as_it_stands, documents))
-
         stage = self._stage("H'", p.probe_steps, p.probe_batch_size, p.probe_learning_rate, "linear")
-        method = METHODS["flt" if length == p.probe_window else "pose"]
+        method = METHODS["flt" if (p.probe_length or p.probe_window) == p.probe_window else "pose"]
         return train.run_stage(
-            lambda: models.load(p.model, p.scale, p.probe_window),
-            self._stored("analysis", "probe", rows),
+            lambda: self._load(p.probe_window),
+            self._stored("analysis", "probe", self.material.probe_rows),
             samples.Collator(method, p.probe_window, p.seed),
             stage,
             self.folder("analysis") / "probe",
@@ -95,17 +92,11 @@ class Recipe:
 
         score: logit or logprob; None takes the run's analysis_score.
         """
-        p = self.params
-        score = score or p.analysis_score
-        length = p.analysis_length or p.probe_window
-        if self.facts is None:
-            documents = corpus.stretches(self.text.train, p.analysis_documents, length)
-        else:
-            documents = self._documents(p.analysis_documents, length, self._rng(_ANALYSIS))
+        score = score or self.params.analysis_score
         return tokens.score_documents(
-            self.base(),
-            self.probe().load(),
-            ((f"{i:05d}", ids) for i, ids in enumerate(documents)),
+            _on_device(self.base()),
+            _on_device(self._trained(self.probe())),
+            ((f"{i:05d}", ids) for i, ids in enumerate(self.material.to_score())),
             self.folder("analysis") / f"scores-{score}",
             score,
         )
@@ -113,41 +104,41 @@ class Recipe:
     def analyse(self) -> tokens.Analysis | None:
         """Train H', score documents with H and H', and rank the run's token types by how they change.
 
-        Returns None for methods that select no sentences, and for selections that go by no anchors.
+        Returns None for methods that select no sentences, and for selections that go by no anchors. Where several
+        processes train, all train H', the main one scores and ranks, and the others get None.
         """
         if self.method.text != "selected" or self.params.selection in ("random", "first"):
+            return None
+        self.probe()
+        if not is_main():
             return None
         return tokens.rank(self.scored(), self.types, self.params.analysis_top_share, seed=self.params.seed)
 
     def documents(self, count: int) -> list[np.ndarray]:
         """Documents of T tokens as stage 1 reads them, to look at; no stage trains on these draws."""
-        return self._documents(count, self.params.target_length, self._rng(_SHOWN))
+        return list(self.material.shown_documents(count))
 
     def varied(self, **changes: Any) -> "Recipe":
         """The same model and text under other settings, by name. Raises ParamsError for what cannot be run."""
-        if changes.keys() & {"model", "scale"}:
-            raise ValueError("model and scale come with other files: prepare another recipe.")
-        return replace(self, params=changed(self.params, **changes))
+        if changes.keys() & {"model", "scale", "weights", "text", "replay_text"}:
+            raise ValueError("model, scale, weights and text come with other files: prepare another recipe.")
+        return replace(self, material=replace(self.material, params=changed(self.params, **changes)))
 
     def shown(self, count: int) -> list[corpus.Sample]:
-        """Samples of the run's length, to look at without a token analysis: where the run's selection goes by anchors,
-        sentences are taken at random instead, which may be of another mean length than those with anchors."""
-        p, rng = self.params, self._rng(_SHOWN)
-        how = "first" if p.selection == "first" else "random"
-        documents = self.documents(count)
-        return [samples.sample_of(ids, self.method, p.train_length, self.ends, None, rng, how) for ids in documents]
+        """Samples of the run's length, to look at without a token analysis (see `Material.shown`)."""
+        return self.material.shown(count)
 
     def drawn_positions(self, count: int, n_documents: int | None = None) -> list[np.ndarray]:
         """position_ids of the samples that `shown` gives, as stage 1 draws them in its first epoch.
 
         n_documents: so many documents in turn, which is quicker; None takes one for each sample.
         """
-        rows, collator = samples.rows_of(self.shown(min(count, n_documents or count))), self.collator()
+        rows, collator = list(samples.rows_of(self.shown(min(count, n_documents or count)))), self.collator()
         return [collator.positions(rows[key % len(rows)] | {"key": key}) for key in range(count)]
 
     def stage_one_set(self, analysis: tokens.Analysis | None) -> Dataset:
         """The stage-1 set, stored: from each document of T tokens the n tokens that the method trains on."""
-        return self._stored("extend", "stage_one", lambda: self._long_rows(self.params.n_documents, analysis, _EXTEND))
+        return self._stored("extend", "stage_one", lambda: self.material.long_rows(*self._anchors(analysis)))
 
     def collator(self, stream: int = 0) -> samples.Collator:
         """What makes batches of this run's samples: stream 0 draws the positions of stage 1, stream 1 of replay."""
@@ -166,36 +157,28 @@ class Recipe:
         added to the loss. The paper's setting of both is 0.
         """
         p = self.params
-        n_long = round(p.replay_steps * p.replay_long_share)
-
-        def rows() -> list[dict]:
-            rng = self._rng(_REPLAY_SHORT)
-            count = (p.replay_steps - n_long) * p.replay_batch_size
-            short = (
-                facts.short_sample(self.text.train, self.facts, p.window, rng, p.replay_fact_share)
-                for _ in range(count)
-            )
-            short_rows = samples.rows_of(map(corpus.as_it_stands, short), long=False)
-            long_rows = self._long_rows(n_long * p.replay_batch_size, analysis, _REPLAY_LONG) if n_long else []
-            return samples.interleave(long_rows, short_rows, p.replay_batch_size)
-
         stage = self._stage("replay", p.replay_steps, p.replay_batch_size, p.replay_learning_rate, p.replay_schedule)
         stage = replace(stage, warmup_steps=0, kl_weight=p.replay_kl_weight)
-        dataset = self._stored("replay", "replay", rows)
+        dataset = self._stored("replay", "replay", lambda: self.material.replay_rows(*self._anchors(analysis)))
         folder = self.folder("replay") / "replay"
-        return train.run_stage(extended.load, dataset, self.collator(1), stage, folder, original=self.base)
+        start = functools.partial(self._trained, extended)
+        return train.run_stage(start, dataset, self.collator(1), stage, folder, original=self.base)
 
     def merge(self, replayed: train.Trained) -> PreTrainedModel:
         """Stage 3, merge: merge_weight * original + (1 - merge_weight) * replayed, in the extended configuration.
 
         By merge_rule all tensors are averaged (the paper's), or all but queries and keys (see `merge.merge`).
         """
+        return models.load(self.merged_folder(replayed))
+
+    def merged_folder(self, replayed: train.Trained) -> Path:
+        """The folder that `merge` writes, model and tokenizer, made anew: plain transformers load it."""
         p = self.params
         out = replayed.folder.with_name(f"merged-{p.merge_rule}-{p.merge_weight:g}")
         shutil.rmtree(out, ignore_errors=True)
-        merge(models.folder_of(p.model, p.scale), replayed.folder, out, p.merge_weight, p.merge_rule)
+        merge(models.folder_of(p.source, p.scale), replayed.folder, out, p.merge_weight, p.merge_rule)
         self.tokenizer.save_pretrained(out)
-        return models.load(out)
+        return out
 
     def measure(
         self,
@@ -212,9 +195,9 @@ class Recipe:
         """
         p = self.params
         return evaluate.report(
-            network,
-            self.text.held_out,
-            evaluate.planted(self.tokenizer),
+            _on_device(network),
+            np.asarray(self.material.text.held_out, dtype=np.int64),
+            self._wording,
             lengths or p.eval_lengths,
             p.eval_documents,
             p.eval_facts,
@@ -222,33 +205,6 @@ class Recipe:
             others,
             share,
         )
-
-    def _rng(self, stream: int) -> np.random.Generator:
-        return np.random.default_rng([self.params.seed, stream])
-
-    @property
-    def _analysis_size(self) -> int:
-        # Real text is scored once, and H' is not trained on it; planted documents are drawn anew each time.
-        p = self.params
-        return 0 if self.facts else p.analysis_documents * (p.analysis_length or p.probe_window)
-
-    def _documents(
-        self, count: int, length: int, rng: np.random.Generator, source: np.ndarray | None = None
-    ) -> list[np.ndarray]:
-        source = self.text.train if source is None else source
-        if self.facts is None:
-            return [corpus.excerpt(source, length, rng) for _ in range(count)]
-        return [facts.document(source, self.facts, length, rng) for _ in range(count)]
-
-    def _long_rows(self, count: int, analysis: tokens.Analysis | None, stream: int) -> list[dict]:
-        p, rng = self.params, self._rng(stream)
-        anchors = None if analysis is None else analysis.anchors(p.anchor_count, p.anchor_rule)
-
-        def sample(ids: np.ndarray) -> corpus.Sample:
-            is_anchor = None if anchors is None else self.types.mask(ids, anchors)
-            return samples.sample_of(ids, self.method, p.train_length, self.ends, is_anchor, rng, p.selection)
-
-        return samples.rows_of(map(sample, self._documents(count, p.target_length, rng)))
 
     def folder(self, stage: str) -> Path:
         """The cache folder of a stage, analysis, extend or replay: runs that agree in all it reads share it.
@@ -260,29 +216,77 @@ class Recipe:
         name = p.model if stage == "analysis" else f"{p.model}-{p.method_slug}-{p.target_length}"
         return cache_dir() / f"{name}-{stage}-{p.stage_key(stage)}-{_code_hash(p.model)}"
 
-    def _stored(self, stage: str, name: str, make_rows: Callable[[], list[dict]]) -> Dataset:
+    @functools.cached_property
+    def _wording(self) -> evaluate.Wording:
+        if self.material.facts is not None:
+            return evaluate.planted(self.tokenizer)
+        return evaluate.sentences(self.tokenizer, self.tokenizer.decode(self.material.text.held_out[:100_000]))
+
+    def _anchors(self, analysis: tokens.Analysis | None) -> tuple[tokens.TokenTypes | None, list[str] | None]:
+        if analysis is None:
+            return None, None
+        return self.types, analysis.anchors(self.params.anchor_count, self.params.anchor_rule)
+
+    def _stored(self, stage: str, name: str, make_rows: Callable[[], Iterable[dict]]) -> Dataset:
         folder = self.folder(stage) / "data" / name
-        return load_from_disk(str(folder)) if folder.is_dir() else samples.store(make_rows(), folder)
+        return load_from_disk(str(made_once(folder, lambda: samples.store(make_rows(), folder))))
+
+    def _load(self, target_length: int | None = None, rope_factor: float | None = None) -> PreTrainedModel:
+        p = self.params
+        dtype, attention = train.weights_dtype(setup_of(p)), train.attention_of(p.attention)
+        return models.load(p.source, p.scale, target_length, rope_factor, dtype, p.window, attention)
+
+    def _trained(self, stage: train.Trained) -> PreTrainedModel:
+        p = self.params
+        return stage.load(train.weights_dtype(setup_of(p)), train.attention_of(p.attention))
 
     def _stage(self, name: str, steps: int, batch_size: int, rate: float, schedule: str) -> train.Stage:
-        p = self.params
-        return train.Stage(name, steps, batch_size, rate, schedule, p.warmup_steps, p.save_steps, p.seed, p.precision)
+        p, setup = self.params, setup_of(self.params)
+        common = (p.warmup_steps, p.save_steps, p.seed, p.precision)
+        batches = accumulation(batch_size, p.samples_at_once, setup.sequence_parallel)
+        return train.Stage(name, steps, batch_size, rate, schedule, *common, accumulation=batches, setup=setup)
+
+
+def setup_of(params: Params) -> Setup:
+    """How a run spends memory, from its settings of the same names."""
+    return Setup(**{name: getattr(params, name) for name in MEMORY})
+
+
+def accumulation(batch_size: int, at_once: int | None, sequence_parallel: int = 1) -> int:
+    """Batches that a process reads in turn for one step, where it holds at_once samples (None: its whole share)."""
+    share = batch_size * sequence_parallel // n_processes()
+    return 1 if at_once is None else max(1, share // at_once)
+
+
+def _on_device(network: PreTrainedModel) -> PreTrainedModel:
+    return network.to("cuda") if torch.cuda.is_available() else network
 
 
 def prepare(params: Params, analysis_only: bool = False) -> Recipe:
-    """Load what a run needs: tokenizer, text, fact format (mini: facts are planted).
+    """Load what a run needs: tokenizer and text, which at scale mini has planted facts.
 
-    analysis_only: for the token analysis, and to look at positions, at every scale; training works at mini today.
-    Raises ValueError where the scale cannot be trained yet.
+    analysis_only: for the token analysis, and to look at positions. Raises ValueError where training would take days
+    because there is no GPU, and as `material.load_material` says.
     """
-    if params.scale != "mini" and not analysis_only:
-        raise ValueError(f"scale = {params.scale!r}: training works at scale 'mini' today, the analysis at all.")
-    tokenizer = models.load_tokenizer(params.model, params.scale)
-    planted = params.scale == "mini"
-    text = corpus.load_english(tokenizer, planted=planted)
-    fact_format = facts.fact_format(tokenizer) if planted else None
-    ends = corpus.sentence_end_ids(tokenizer)
-    return Recipe(params, tokenizer, text, fact_format, ends)
+    if not (analysis_only or torch.cuda.is_available()):
+        _check_days(params)
+    tokenizer = models.load_tokenizer(params.source, params.scale)
+    return Recipe(tokenizer, load_material(params, tokenizer))
+
+
+def _check_days(p: Params) -> None:
+    config = models.config_of(p.source, p.scale)
+    long = p.extend_steps * p.extend_batch_size + p.replay_long_share * p.replay_steps * p.replay_batch_size
+    short = (1 - p.replay_long_share) * p.replay_steps * p.replay_batch_size
+    flops = cost.training_flops(config, long * p.train_length, p.train_length)
+    flops += cost.training_flops(config, short * p.window, p.window)
+    days = flops / _CPU_FLOPS / 86400
+    if days > _MOST_DAYS:
+        raise ValueError(
+            f"{p.model} at scale {p.scale!r}, target_length = {p.target_length}: training would take {days:.0f} days "
+            "without a GPU (modelled). Take a GPU, a shorter target_length or fewer steps; the token analysis and the "
+            "positions (notebooks 01 and 02) work here."
+        )
 
 
 @functools.cache

@@ -1,10 +1,13 @@
 """Samples of training: documents cut to what a method reads, stored, ordered, stacked into batches with positions."""
 
+import itertools
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset, load_from_disk
 
@@ -31,26 +34,36 @@ def sample_of(
     return select(ids, sentence_lengths(ids, ends), is_anchor, n_tokens, rng, selection)
 
 
-def rows_of(samples: Iterable[Sample], long: bool = True) -> list[dict]:
+def rows_of(samples: Iterable[Sample], long: bool = True) -> Iterator[dict]:
     """Dataset rows of samples; long rows get the method's positions, others 0, 1, 2, ..."""
-    return [
-        {"input_ids": ids, "segment_lengths": lengths, "segment_starts": starts, "long": long}
-        for ids, lengths, starts in samples
-    ]
+    for ids, lengths, starts in samples:
+        yield {"input_ids": ids, "segment_lengths": lengths, "segment_starts": starts, "long": long}
 
 
-def store(rows: list[dict], folder: Path) -> Dataset:
-    """Write rows to folder with `datasets`, each with its own key, and return the stored, memory-mapped set."""
-    rows = [{"key": i, **row} for i, row in enumerate(rows)]
-    temporary = folder.with_name(folder.name + ".tmp")
+def store(rows: Iterable[dict], folder: Path) -> Dataset:
+    """Write rows to folder with `datasets`, each with its own key, and return the stored, memory-mapped set.
+
+    Rows are read 64 at a time, so a set may be larger than the memory. Raises ValueError where there are none.
+    """
+    temporary, stream = (folder.with_name(folder.name + end) for end in (".tmp", ".arrow"))
     shutil.rmtree(temporary, ignore_errors=True)
-    Dataset.from_list(rows).save_to_disk(str(temporary))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    keyed, writer = ({"key": i, **row} for i, row in enumerate(rows)), None
+    while some := list(itertools.islice(keyed, 64)):
+        table = pa.table({name: [row[name] for row in some] for name in some[0]})
+        writer = writer or pa.ipc.new_stream(str(stream), table.schema)
+        writer.write_table(table)
+    if writer is None:
+        raise ValueError(f"no rows to store in {folder}.")
+    writer.close()
+    Dataset.from_file(str(stream)).save_to_disk(str(temporary))
+    stream.unlink()
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     return load_from_disk(str(folder))
 
 
-def interleave(long_rows: list[dict], short_rows: list[dict], batch_size: int) -> list[dict]:
+def interleave(long_rows: Iterable[dict], short_rows: Iterable[dict], batch_size: int) -> list[dict]:
     """Order rows so that every batch is all long or all short, the long batches spread evenly among the short.
 
     Rows of different lengths cannot share a batch without padding. Rows beyond the last whole batch are left out.
@@ -60,7 +73,8 @@ def interleave(long_rows: list[dict], short_rows: list[dict], batch_size: int) -
         count = len(rows) // batch_size
         return [((i + 0.5) / count, rows[i * batch_size : (i + 1) * batch_size]) for i in range(count)]
 
-    return [row for _, batch in sorted(placed(long_rows) + placed(short_rows), key=lambda b: b[0]) for row in batch]
+    batches = placed(list(long_rows)) + placed(list(short_rows))
+    return [row for _, batch in sorted(batches, key=lambda b: b[0]) for row in batch]
 
 
 class Collator:
@@ -101,7 +115,8 @@ class Collator:
 
 def tokens_seen(dataset: Dataset, steps: int, batch_size: int) -> int:
     """Tokens that so many steps read of a set, whole batches only, round after round."""
-    sizes = np.array([len(ids) for ids in dataset["input_ids"]])
+    tables = dataset.select_columns("input_ids").with_format("arrow").iter(1024)
+    sizes = np.concatenate([pc.list_value_length(table["input_ids"]).to_numpy() for table in tables])
     whole = len(sizes) // batch_size * batch_size
     rows = np.arange(steps * batch_size) % whole
     return int(sizes[rows].sum())

@@ -113,7 +113,7 @@ def random_rows():
         rng = np.random.default_rng(seed)
         lengths = np.full(4, n_tokens // 4)
         drawn = (corpora.as_it_stands(rng.integers(0, 1024, size=n_tokens), lengths) for _ in range(count))
-        return samples.rows_of(drawn, long)
+        return list(samples.rows_of(drawn, long))
 
     return make
 

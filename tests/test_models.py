@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM
 
+from longrecipe import models
 from longrecipe.attention import check_skipped_positions
 from longrecipe.models import (
     ARCHITECTURES,
+    HUB,
     VOCABULARY,
     WINDOW,
     autocast_dtype,
@@ -94,12 +97,42 @@ def test_folders_by_name_and_by_path(tiny, tokenizer, tmp_path):
     assert folder_of(saved) == folder_of(str(saved)) == folder_of(saved, "paper") == saved
 
 
-@pytest.mark.parametrize(("model", "scale"), [("gpt9", "mini"), ("llama3", "paper"), ("no/such/folder", "small")])
+@pytest.mark.parametrize(("model", "scale"), [("gpt9", "mini"), ("gpt9", "paper"), ("no/such/folder", "small")])
 def test_unknown_models_are_named_with_those_there_are(model, scale, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for function in (folder_of, load, load_tokenizer):
         with pytest.raises(FileNotFoundError, match=rf"model = '{model}' at scale '{scale}'.*there are: .*llama3"):
             function(model, scale)
+
+
+@pytest.mark.parametrize(("model", "asked"), [("llama3", HUB["llama3"]), ("me/own-1.5B", "me/own-1.5B")])
+def test_what_a_hub_has_is_fetched_without_its_pickles(model, asked, tiny, tokenizer, tmp_path, monkeypatch):
+    saved, calls = save(tiny, tokenizer, tmp_path / "own"), []
+    monkeypatch.setattr(
+        models, "snapshot_download", lambda name, **options: calls.append((name, options)) or str(saved)
+    )
+    assert folder_of(model, "paper") == saved
+    ((name, options),) = calls
+    assert name == asked and "*.safetensors" in options["allow_patterns"] and "*.bin" not in options["allow_patterns"]
+    assert same(load(model, "paper"), tiny)
+
+
+def test_a_hub_that_does_not_answer_is_named(monkeypatch):
+    def refuse(*given, **options):
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(models, "snapshot_download", refuse)
+    with pytest.raises(FileNotFoundError, match=f"'{HUB['qwen2']}' is no folder .*no connection.* name a folder"):
+        folder_of("qwen2", "paper")
+
+
+def test_a_window_of_ones_own_and_another_dtype(make_tiny, tokenizer, tmp_path):
+    folder = save(make_tiny(3), tokenizer, tmp_path / "own")
+    given = load(folder, target_length=1024, window=128, dtype=torch.bfloat16, attention="eager")
+    assert given.dtype == torch.bfloat16 and given.config._attn_implementation == "eager"
+    base = make_tiny(3).config
+    assert rope_theta(given.config) == pytest.approx(ntk_base(rope_theta(base), head_dim(base), 128, 1024))
+    assert rope_theta(given.config) > rope_theta(load(folder, target_length=1024).config)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

@@ -35,7 +35,7 @@ def test_a_varied_recipe_is_another_run_of_the_same_text(prepared):
     assert other.params == params.load(
         "llama3", method="pose:n_chunks=3", ratio=0.1, seed=4, target_length=2048, probe_window=512
     )
-    assert other.text is prepared.text
+    assert other.material.text is prepared.material.text
     for stage in ("analysis", "extend", "replay"):
         assert other.folder(stage) != prepared.folder(stage) and ":" not in other.folder(stage).name
     for each in other.drawn_positions(20):
@@ -165,7 +165,7 @@ READ: set[str] = set()
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 def test_the_folder_of_a_stage_goes_by_all_that_the_stage_reads(prepared, own_cache, monkeypatch):
     plain = prepared.varied(**SHORT).params
-    run = replace(prepared, params=Watched(**plain.model_dump()))
+    run = replace(prepared, material=replace(prepared.material, params=Watched(**plain.model_dump())))
     # Names of folders are no use of a setting.
     monkeypatch.setattr(Params, "method_slug", "longrecipe")
     stages = {
@@ -198,4 +198,4 @@ def test_models_beside_the_others_are_measured_on_a_share_of_the_documents(prepa
     assert [each[3] for each in asked] == [[256, 512, 1024], [256, 512, 1024], [256]]
     for network, source, _, _, n_documents, n_facts, seed, *_ in asked:
         assert (network, n_documents, n_facts, seed) == ("network", 10, 3, 5)
-        assert source is run.text.held_out
+        assert source is run.material.text.held_out

@@ -55,7 +55,7 @@ def test_a_stored_set_is_whole_and_leaves_nothing_behind(random_rows, tmp_path):
     folder = tmp_path / "deep" / "set"
     (tmp_path / "deep" / "set.tmp").mkdir(parents=True)
     (tmp_path / "deep" / "set.tmp" / "half").write_text("left by a kill")
-    rows = random_rows(5) + rows_of([as_it_stands(np.arange(7), np.array([3, 4]))], long=False)
+    rows = [*random_rows(5), *rows_of([as_it_stands(np.arange(7), np.array([3, 4]))], long=False)]
     for count in (6, 4):
         found = store(rows[-count:], folder)
         assert [path.name for path in folder.parent.iterdir()] == ["set"]
@@ -169,3 +169,25 @@ def test_tokens_of_whole_batches_are_counted_round_after_round(random_rows, tmp_
     # The fifth row fills no batch of two.
     assert [tokens_seen(dataset, steps, 2) for steps in range(5)] == [0, 16, 48, 64, 96]
     assert tokens_seen(dataset, 1, 5) == 2 * 8 + 2 * 16 + 64
+
+
+def test_a_set_is_stored_as_it_streams(random_rows, tmp_path):
+    rows, read = random_rows(150), []
+
+    def stream():
+        for row in rows:
+            # Never more than one batch of rows is held.
+            read.append(len(list(tmp_path.glob("*.arrow"))))
+            yield row
+
+    dataset = store(stream(), tmp_path / "data")
+    assert dataset["key"][:] == list(range(150)) and len(read) == 150 and read[0] == 0 and read[-1] == 1
+    for row, got in zip(rows, dataset, strict=True):
+        assert got["input_ids"] == row["input_ids"].tolist() and got["long"] is True
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_set_of_no_rows_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no rows to store"):
+        store(iter([]), tmp_path / "data")
+    assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,7 @@
 """Training: stages run by transformers.Trainer that resume where they were killed, from 1M parameters to 8B."""
 
 from longrecipe.train.accumulation import Float32Gradients
-from longrecipe.train.savings import check_installed, trainer_options, weights_dtype
+from longrecipe.train.savings import attention_of, check_installed, trainer_options, weights_dtype
 from longrecipe.train.stage import PLAIN, Stage, Trained, latest_checkpoint, run_stage
 from longrecipe.train.trainer import StageTrainer, kl_divergence
 
@@ -11,6 +11,7 @@ __all__ = [
     "Stage",
     "StageTrainer",
     "Trained",
+    "attention_of",
     "check_installed",
     "kl_divergence",
     "latest_checkpoint",

@@ -21,6 +21,15 @@ def weights_dtype(setup: Setup) -> torch.dtype:
     return torch.float32 if setup.fp32_weights else torch.bfloat16
 
 
+def attention_of(name: str) -> str:
+    """transformers' name of an attention implementation: for auto flash-attn where it is installed and there is a GPU,
+    else torch's own (sdpa), which has a flash kernel too."""
+    if name != "auto":
+        return name
+    has_flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
+    return "flash_attention_2" if has_flash else "sdpa"
+
+
 def trainer_options(setup: Setup) -> dict[str, Any]:
     """The TrainingArguments of a setup: optimizer, checkpointing and offload.
 

@@ -1,5 +1,6 @@
 """Training: stages run by transformers.Trainer that resume where they were killed."""
 
+import gc
 import json
 import logging
 import shutil
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
@@ -14,8 +16,9 @@ from longrecipe.attention import check_skipped_positions
 from longrecipe.cost import Setup
 from longrecipe.models import load
 from longrecipe.paths import write_text
+from longrecipe.processes import is_main, n_processes
 from longrecipe.samples import Collator, tokens_seen
-from longrecipe.train.trainer import Clock, is_main, n_processes, stage_trainer
+from longrecipe.train.trainer import Clock, stage_trainer
 
 log = logging.getLogger(__name__)
 # Mixed precision in full: what small models are trained with.
@@ -67,9 +70,9 @@ class Trained:
     n_tokens: int
     resumed_from: int | None
 
-    def load(self) -> PreTrainedModel:
+    def load(self, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> PreTrainedModel:
         """The trained model, from its folder, in evaluation mode."""
-        return load(self.folder)
+        return load(self.folder, dtype=dtype, attention=attention)
 
 
 def run_stage(
@@ -142,6 +145,12 @@ def run_stage(
         shutil.rmtree(checkpoints, ignore_errors=True)
     if trainer:
         trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.free_memory()
+    # What has been trained is on disk now; on a GPU the next stage needs its room.
+    del trainer, network, weights
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     return Trained(stage.name, folder / "model", losses, seconds, n_tokens, resumed_from)
 
 

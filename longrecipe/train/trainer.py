@@ -1,6 +1,5 @@
 """The Trainer of a stage: its loss, its callbacks, and what it is told of how to spend memory."""
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,22 +14,13 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from longrecipe.loss import fuse_loss
 from longrecipe.models import autocast_dtype
 from longrecipe.paths import write_text
+from longrecipe.processes import is_main, n_processes
 from longrecipe.samples import Collator
 from longrecipe.train.accumulation import Float32Gradients
 from longrecipe.train.savings import check_installed, trainer_options
 
 if TYPE_CHECKING:
     from longrecipe.train.stage import Stage
-
-
-def n_processes() -> int:
-    """How many processes train together, as torchrun says; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def is_main() -> bool:
-    """Whether this is the process that writes files: the first of all."""
-    return int(os.environ.get("RANK", 0)) == 0
 
 
 class _Epoch(TrainerCallback):

@@ -1,0 +1,89 @@
+"""The whole recipe from a params file, on one GPU or on many: `python -m longrecipe.train --params FILE`.
+
+Token analysis, extension, replay and merge, each resumed where it was; for several GPUs `accelerate launch
+--config_file params/accelerate/fsdp2.yaml -m longrecipe.train --params FILE`. Before anything is loaded it says whether
+the recipe fits the GPU; what does not exits 1 and says what would.
+"""
+
+import argparse
+import logging
+import sys
+
+import torch
+import transformers
+import yaml
+
+from longrecipe import cost, models, params, recipe
+from longrecipe.cost import GB
+from longrecipe.paths import host_bytes
+from longrecipe.processes import is_main, n_processes
+
+log = logging.getLogger("longrecipe.train")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line: a params file, settings by name, and --check to ask only whether it fits."""
+    parser = argparse.ArgumentParser(prog="python -m longrecipe.train", description="Run the recipe of a params file.")
+    parser.add_argument("--params", required=True, metavar="FILE", help="such as params/paper/llama3.yaml")
+    parser.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("KEY", "VALUE"),
+        dest="settings",
+        help="another value of a key of the file, as often as you like",
+    )
+    parser.add_argument("--check", action="store_true", help="only say whether it fits, and what it would take")
+    parser.add_argument("--gpu-gb", type=float, metavar="GB", help="memory of one GPU; default: of the one here")
+    parser.add_argument("--host-gb", type=float, metavar="GB", help="memory of the host; default: of this one")
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if is_main() else logging.WARNING, format="%(asctime)s %(message)s")
+    if not is_main():
+        transformers.utils.logging.set_verbosity_error()
+    try:
+        # As papermill reads them: numbers, true and null by YAML.
+        p = params.load(chosen.params, **{key: yaml.safe_load(value) for key, value in chosen.settings})
+        log.info("%s", _check(p, chosen.gpu_gb, chosen.host_gb))
+        run = None if chosen.check else recipe.prepare(p)
+    except (ValueError, FileNotFoundError, cost.DoesNotFitError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    if run:
+        _train(run)
+
+
+def _check(p: params.Params, gpu_gb: float | None, host_gb: float | None) -> str:
+    """What the run's stage 1 needs, in words. Raises DoesNotFitError where that is more than there is."""
+    config, setup = models.config_of(p.source, p.scale), recipe.setup_of(p)
+    rows = p.extend_batch_size * setup.sequence_parallel // n_processes()
+    rows = min(rows, p.samples_at_once or rows)
+    if gpu_gb is None and torch.cuda.is_available():
+        gpu_gb = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GB
+    host = (host_gb * GB if host_gb else host_bytes()) / n_processes()
+    need = cost.training_memory(config, p.train_length, setup, rows)
+    if gpu_gb is not None:
+        need = cost.check_fits(config, p.train_length, gpu_gb * GB, host, setup, rows)
+    n_tokens = p.extend_steps * p.extend_batch_size * p.train_length
+    flops = cost.training_flops(config, n_tokens, p.train_length)
+    sizes = need.gigabytes()
+    there = "no GPU here to hold it against" if gpu_gb is None else f"of {gpu_gb:.0f}"
+    return (
+        f"modelled: {sizes['peak']:.1f} GB on a GPU ({there}), {sizes['host']:.1f} GB of the host's; stage 1: "
+        f"{n_tokens / 1e6:,.0f}M tokens in samples of {p.train_length:,}, {flops:.2e} FLOPs"
+    )
+
+
+def _train(run: recipe.Recipe) -> None:
+    analysis = run.analyse()
+    if analysis is not None:
+        log.info("anchors: %s", ", ".join(analysis.anchors(run.params.anchor_count, run.params.anchor_rule)))
+    extended = run.extend(run.stage_one_set(analysis))
+    replayed = run.replay(extended, analysis)
+    for stage in (extended, replayed):
+        log.info("%s: %s tokens, %.0f s, loss %.3f", stage.name, f"{stage.n_tokens:,}", stage.seconds, stage.losses[-1])
+    if is_main():
+        sys.stdout.write(f"{run.merged_folder(replayed)}\n")
+
+
+if __name__ == "__main__":
+    main()

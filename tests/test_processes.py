@@ -1,0 +1,28 @@
+import threading
+import time
+
+from longrecipe.processes import is_main, made_once, n_processes
+
+
+def test_alone_it_is_the_main_process():
+    assert is_main() and n_processes() == 1
+
+
+def test_the_main_process_makes_it_once(tmp_path):
+    path, calls = tmp_path / "made", []
+    for _ in range(2):
+        assert made_once(path, lambda: calls.append(1) or path.mkdir()) == path
+    assert calls == [1]
+
+
+def test_the_others_wait_for_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    path, calls, seen = tmp_path / "made", [], []
+    waiting = threading.Thread(target=lambda: seen.append(made_once(path, lambda: calls.append(1))))
+    waiting.start()
+    time.sleep(0.2)
+    assert not seen
+    path.mkdir()
+    waiting.join(10)
+    assert seen == [path] and calls == [] and not is_main() and n_processes() == 2

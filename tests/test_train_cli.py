@@ -1,0 +1,141 @@
+"""The recipe by the command line, on a model and text of one's own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoModelForCausalLM
+
+from longrecipe.models import load_tokenizer
+from longrecipe.train.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[1]
+PAPER = str(ROOT / "params" / "paper" / "llama3.yaml")
+SHORT = {
+    "model": "own",
+    "scale": "small",
+    "window": 256,
+    "target_length": 512,
+    "probe_window": 272,
+    "probe_length": None,
+    "analysis_length": None,
+    "analysis_documents": 5,
+    "probe_steps": 2,
+    "probe_batch_size": 2,
+    "n_documents": 8,
+    "extend_steps": 2,
+    "extend_batch_size": 4,
+    "replay_steps": 2,
+    "replay_batch_size": 4,
+    "warmup_steps": 0,
+    "precision": "fp32",
+    "samples_at_once": 1,
+    "fused_loss": True,
+    "checkpointing": True,
+    "offload_activations": False,
+    "optimizer": "adamw_fp32",
+    "fp32_weights": True,
+}
+
+
+@pytest.fixture
+def own(tmp_path, make_tiny):
+    """A params file of one's own: a tiny model in a folder, long text and general text in files."""
+    make_tiny(0).save_pretrained(tmp_path / "model")
+    load_tokenizer("llama3").save_pretrained(tmp_path / "model")
+    sentence = "In {0} there were {0} of them, and the others went away. "
+    rows = [{"text": "".join(sentence.format(100 * i + k) for k in range(120))} for i in range(6)]
+    (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pairs = [{"instruction": f"Say {i}.", "output": f"It is {i}. " * 60} for i in range(8)]
+    (tmp_path / "general.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    values = yaml.safe_load(Path(PAPER).read_text(encoding="utf-8")) | SHORT
+    values |= {"weights": str(tmp_path / "model"), "text": str(tmp_path / "long.jsonl")}
+    values |= {"replay_text": str(tmp_path / "general.jsonl")}
+    (tmp_path / "own.yaml").write_text(yaml.dump(values))
+    return tmp_path
+
+
+def start(folder, *words, launcher=()):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LONGRECIPE_ROOT": str(ROOT)}
+    environment["LONGRECIPE_CACHE"] = str(folder / "cache")
+    command = [sys.executable, "-m", *launcher, "longrecipe.train", "--params", str(folder / "own.yaml"), *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=280)
+
+
+def test_the_whole_recipe_on_a_model_and_text_of_ones_own(own):
+    done = start(own)
+    assert done.returncode == 0, done.stderr[-3000:]
+    merged = Path(done.stdout.strip())
+    network = AutoModelForCausalLM.from_pretrained(merged)
+    assert network.config.max_position_embeddings == 512
+    assert "extend: 1,200 tokens" in done.stderr and "replay: 2,048 tokens" in done.stderr
+    assert "anchors: " in done.stderr and "modelled: " in done.stderr
+    # Again: nothing is trained anew, the answer is the same.
+    again = start(own)
+    assert again.stdout == done.stdout and "extend: 1,200 tokens" in again.stderr
+    stages = sorted(path.parent.name for path in (own / "cache").glob("*/*/stage.json"))
+    assert stages == ["extend", "probe", "replay"]
+
+
+def test_two_processes_run_it_as_one(own):
+    launcher = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29653", "-m")
+    alone = start(own)
+    assert alone.returncode == 0, alone.stderr[-3000:]
+    (own / "cache").rename(own / "alone")
+    done = start(own, launcher=launcher)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for stage in ("probe", "extend", "replay"):
+        (one,), (two,) = ((own / cache).glob(f"*/{stage}/stage.json") for cache in ("alone", "cache"))
+        one, two = json.loads(one.read_text()), json.loads(two.read_text())
+        assert two["losses"] == pytest.approx(one["losses"], rel=1e-4), stage
+
+
+def refused(capsys, *words):
+    with pytest.raises(SystemExit) as left:
+        main(list(words))
+    assert left.value.code == 1
+    return capsys.readouterr().err
+
+
+def test_what_does_not_fit_exits_1_with_what_would(capsys):
+    said = refused(capsys, "--params", PAPER, "--check", "--gpu-gb", "24", "--host-gb", "64")
+    assert "38,400 tokens need about 62 GB on the GPU" in said and "What would fit: 4 such GPUs" in said
+    said = refused(capsys, "--params", PAPER, "-p", "offload_activations", "false", "--gpu-gb", "68", "--host-gb", "64")
+    assert "on this GPU with checkpointing = True, offload_activations = True" in said
+
+
+@pytest.mark.parametrize("name", ["llama3", "mistral", "qwen2"])
+@pytest.mark.parametrize("target", ["131072", "81920"])
+def test_the_papers_recipes_fit_an_80_gb_gpu(name, target, caplog):
+    caplog.set_level("INFO")
+    words = ["--params", str(ROOT / "params" / "paper" / f"{name}.yaml"), "-p", "target_length", target]
+    main([*words, "--check", "--gpu-gb", "76", "--host-gb", "100"])
+    tokens = {"131072": "383M tokens in samples of 38,400", "81920": "240M tokens in samples of 24,000"}
+    assert tokens[target] in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (("ratoi", "0.3"), "unknown parameter 'ratoi'. Did you mean 'ratio'?"),
+        (("optimizer", "adam"), "optimizer = 'adam'"),
+        (("ratio", "2"), "ratio = 2"),
+    ],
+)
+def test_settings_that_cannot_be_run_are_named(setting, message, capsys):
+    assert message in refused(capsys, "--params", PAPER, "--check", "-p", *setting)
+
+
+def test_text_that_is_not_there_is_named(own, capsys):
+    said = refused(capsys, "--params", str(own / "own.yaml"), "-p", "text", "no/such/folder")
+    assert "no/such/folder': there is no such file or folder" in said
+
+
+def test_text_shorter_than_a_document_is_refused(own):
+    done = start(own, "-p", "target_length", "65536", "-p", "method", "pose")
+    assert done.returncode == 1
+    assert "tokens to train on, and a document 65,536: name more text" in done.stderr
