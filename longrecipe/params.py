@@ -7,10 +7,11 @@ import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from longrecipe.paths import params_dir
 from longrecipe.positions import METHODS
@@ -221,12 +222,13 @@ def load(model: str, scale: str = "mini", **overrides: Any) -> Params:
         raise ParamsError(f"{path.name} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ParamsError(f"{path.name} must hold `key: value` lines, flat; it holds {type(values).__name__}.")
-    return _check({**values, **named, **{k: v for k, v in overrides.items() if v is not None}}, source=path.name)
+    given = {k: v for k, v in overrides.items() if v is not None}
+    return checked(Params, {**values, **named, **given}, source=path.name)
 
 
 def changed(params: Params, **changes: Any) -> Params:
     """The settings with some of them changed, checked anew. Raises ParamsError."""
-    return _check(params.model_dump() | changes, source="a changed run")
+    return checked(Params, params.model_dump() | changes, source="a changed run")
 
 
 def plain_values(namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,16 +253,23 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
     return load(plain.pop("model", "llama3"), plain.pop("scale", "mini"), **plain)
 
 
-def _check(values: dict[str, Any], source: str) -> Params:
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def checked(kind: type[Settings], values: Mapping[str, Any], source: str) -> Settings:
+    """Settings of a kind made from values; source says in errors where these come from.
+
+    Raises ParamsError that explains every value that is refused, and lists the names where one is unknown.
+    """
     try:
-        return Params(**values)
+        return kind(**values)
     except ValidationError as error:
-        raise ParamsError("\n".join(_explain(e) for e in error.errors()) + f"\n(settings from {source})") from None
+        told = "\n".join(_explain(each, kind.model_fields) for each in error.errors())
+        raise ParamsError(f"{told}\n(settings from {source})") from None
 
 
-def _explain(error: Mapping[str, Any]) -> str:
+def _explain(error: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> str:
     name = ".".join(map(str, error["loc"]))
-    fields = Params.model_fields
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(name, fields, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -1,4 +1,5 @@
 import itertools
+import math
 import re
 from dataclasses import replace
 
@@ -263,3 +264,37 @@ class TestTime:
         # The paper's stage 1: 104 steps of 96 samples; its own table has 30 hours on two A800 and 20 on two H100.
         seconds = cost.step_seconds(LLAMA, 38400, device, batches=96)
         assert 0.4 < cost.mfu(LLAMA, 38400, device, seconds.total / 96) < 0.5
+
+    def test_a_records_rates_make_a_device(self):
+        rates = {"matmul_flops": 3e11, "attention_flops": 1e11, "bandwidth": 7e9}
+        device = cost.device_of({"device": "x86_64", "rates": rates})
+        assert device.measured and device.name == "x86_64"
+        step = cost.step_seconds(small(), 1000, device, Setup(checkpointing=False))
+        assert step.linear + step.attention + step.traffic == pytest.approx(step.total - step.optimizer)
+        gpu = cost.device_of({"device": "a GPU", "memory_gb": 85.0, "rates": rates | {"host_bandwidth": 5e10}})
+        assert (gpu.memory_bytes, gpu.host_bandwidth) == (85e9, 5e10)
+
+
+class TestPlan:
+    H100 = cost.DEVICES["H100 80 GB"]
+
+    def test_gpu_hours_are_those_of_all_steps(self):
+        one = cost.step_seconds(LLAMA, 38400, self.H100, batches=96).total / 3600
+        assert cost.gpu_hours(LLAMA, 38400, 104 * 96, self.H100) == pytest.approx(104 * one)
+
+    def test_as_many_gpus_as_hold_it_and_no_fewer(self):
+        assert [cost.gpus_needed(LLAMA, n, self.H100) for n in (38400, 131072)] == [1, 2]
+        split = Setup(shards=2, sequence_parallel=2)
+        assert training_memory(LLAMA, 131072, split).peak <= self.H100.memory_bytes
+        assert math.isnan(cost.gpus_needed(LLAMA, 10**8, self.H100))
+
+    @pytest.mark.parametrize("setup", [Setup(), Setup(offload_activations=True)])
+    def test_the_longest_sample_fits_and_a_longer_one_does_not(self, setup):
+        n = cost.longest_sample(LLAMA, 80e9, 20e9, setup)
+        assert cost.check_fits(LLAMA, n, 80e9, 20e9, setup)
+        with pytest.raises(cost.DoesNotFitError):
+            cost.check_fits(LLAMA, n + 1024, 80e9, 20e9, setup)
+
+    def test_there_may_be_none_and_the_search_ends(self):
+        assert cost.longest_sample(LLAMA, 24e9, 100e9, Setup()) == 0
+        assert cost.longest_sample(small(), 1e15, 1e15, Setup()) == cost.LONGEST

@@ -87,6 +87,11 @@ class TestForm:
         assert str(ROOT) not in path.read_text(encoding="utf-8")
 
 
+def test_a_question_that_cannot_be_answered_lists_what_can(tmp_path, environment):
+    run = papermill("05_resources.ipynb", tmp_path / "out.ipynb", environment, gpus=2)
+    assert run.returncode == 1 and "Did you mean 'gpu'? Allowed are model, scale" in run.stderr
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -162,6 +167,33 @@ def test_positions_are_shown_for_other_settings(tmp_path, environment):
         "distances.png",
         "figure3.png",
         "maps.png",
+    }
+
+
+def test_what_does_not_fit_stops_at_once_and_says_what_would(tmp_path, environment):
+    run = papermill("05_resources.ipynb", tmp_path / "out.ipynb", environment, gpu="RTX 4090 24 GB")
+    assert run.returncode == 1
+    assert "DoesNotFitError" in run.stderr and "What would fit: 4 such GPUs" in run.stderr
+    ran = [cell for cell in code_cells(tmp_path / "out.ipynb") if cell.execution_count is not None]
+    assert len(ran) == 3
+
+
+def test_resources_are_told_for_another_model_and_without_a_measurement(tmp_path, environment):
+    parameters = {"model": "qwen2", "target_length": 81920, "price_per_gpu_hour": 4}
+    run = papermill("05_resources.ipynb", tmp_path / "out.ipynb", environment, **parameters)
+    assert run.returncode == 0, run.stderr[-2000:]
+    (metrics,) = (tmp_path / "root" / "results" / "resources").glob("*/metrics.json")
+    record = json.loads(metrics.read_text())
+    assert record["question"]["model"] == "qwen2" and record["question"]["price_per_gpu_hour"] == 4
+    # The test's root holds no measurements.
+    measured = [claim["verdict"] for claim in record["claims"] if claim["label"] == "measured"]
+    assert measured and set(measured) == {"not measured"}
+    assert {path.name for path in (metrics.parent / "figures").iterdir()} == {
+        "length.png",
+        "longest.png",
+        "memory.png",
+        "mini.png",
+        "parts.png",
     }
 
 

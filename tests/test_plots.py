@@ -7,6 +7,7 @@ import pytest
 
 from longrecipe import plots
 from longrecipe.evaluate import Report
+from longrecipe.results import question, resource_claims, resources
 from longrecipe.tokens import Kept, Scored, TokenTypes, binned, rank
 
 
@@ -174,3 +175,77 @@ def test_recall_heatmaps_show_multi_key_by_length_and_depth():
     # Rows are thirds of the text from its start, columns lengths.
     assert texts(left) == texts(right) == ["0.00", "0.00", "1.00", "0.50"]
     figure.canvas.draw()
+
+
+# resources
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return question.Question(
+        model="llama3",
+        scale="paper",
+        method="longrecipe",
+        target_length=131072,
+        ratio=0.3,
+        gpu="H100 80 GB",
+        host_gb=100,
+        price_per_gpu_hour=2,
+        tokens_millions=384,
+    )
+
+
+def test_memory_stacks_to_the_peak_and_marks_what_was_measured(asked):
+    table = resources.memory(asked)
+    (axis,) = plots.memory_parts(table, {"80 GB": 85.0}).axes
+    assert "not measured on a GPU" in axis.get_xlabel()
+    bars = [bar for bar in axis.patches if bar.get_width()]
+    ends = [max(b.get_x() + b.get_width() for b in bars if round(b.get_y() + 0.31) == y) for y in range(len(table))]
+    assert ends == pytest.approx(table["peak"].tolist())
+    assert {f"{table.loc['as set up', 'peak']:.0f} GB", "80 GB card"} <= set(texts(axis))
+    assert any(text.startswith("goes on to") for text in texts(axis))
+    found = table.assign(**{"measured peak": [70.0] + ["not measured"] * (len(table) - 1)})
+    (axis,) = plots.memory_parts(found, {"80 GB": 85.0}).axes
+    assert "peak measured" in axis.get_xlabel()
+    assert [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "x"] == [70.0]
+
+
+def test_cost_by_length_and_its_parts(asked):
+    table = resources.by_length(asked)
+    figure = plots.cost_by_length(table, {"llama3": table}, 131072, asked.gpu)
+    flops, hours, ratio = figure.axes
+    assert [line.get_label() for line in flops.lines[:2]] == ["FLT", "30%: LongRecipe, PoSE, RPES"]
+    assert flops.lines[0].get_ydata().tolist() == table[table["sample"] == "FLT"]["PFLOP"].tolist()
+    assert "one day" in texts(hours) and texts(ratio) == ["30%: linear layers alone", "9%: attention alone"]
+    assert [label.get_text() for label in ratio.get_xticklabels()][:2] == ["8k", "16k"]
+    (axis,) = plots.flop_parts(table).axes
+    # At 128k a short sample takes 15 % of a whole one's FLOPs; every whole one stands at 100.
+    assert texts(axis)[4] == "15 %" and max(b.get_y() + b.get_height() for b in axis.patches) == pytest.approx(100)
+
+
+def test_longest_samples_say_where_nothing_fits(asked):
+    table = resources.longest(asked)
+    (axis,) = plots.longest_samples(table, asked.target_length, asked.short).axes
+    assert texts(axis).count("nothing fits") == 3
+    assert "LongRecipe: 39,321" in texts(axis) and "FLT: 131,072" in texts(axis)
+    assert [label.get_text() for label in axis.get_yticklabels()][:2] == ["llama3, 24 GB", "llama3, 40 GB"]
+
+
+def test_step_times_stand_beside_the_model_or_say_that_there_are_none():
+    steps = pd.DataFrame(
+        [("FLT", 256, 256, 2.0, 1.5, 10.0), ("LongRecipe", 256, 76, 0.5, 0.3, 2.0)],
+        columns=["method", "target", "n", "measured", "modelled", "GFLOP"],
+    )
+    left, right = plots.step_times(steps, resource_claims.mini_ratios(steps)).axes
+    assert {line.get_label(): line.get_ydata()[0] for line in right.lines} == {
+        "LongRecipe, measured": 0.25,
+        "LongRecipe, time model": pytest.approx(0.2),
+        "LongRecipe, FLOPs": pytest.approx(0.2),
+    }
+    assert [line.get_label() for line in left.lines if line.get_linestyle() == "--"] == [
+        "FLT, modelled",
+        "LongRecipe, modelled",
+    ]
+    none = resource_claims.mini_steps(None)
+    for axis in plots.step_times(none, resource_claims.mini_ratios(none)).axes:
+        assert texts(axis) == ["not measured"]

@@ -11,11 +11,14 @@ from longrecipe.cost.memory import (
     check_fits,
     training_memory,
 )
-from longrecipe.cost.time import DEVICES, Device, Seconds, mfu, step_seconds
+from longrecipe.cost.plan import BATCH, LONGEST, gpu_hours, gpus_needed, longest_sample
+from longrecipe.cost.time import DEVICES, Device, Seconds, device_of, mfu, step_seconds
 
 __all__ = [
+    "BATCH",
     "DEVICES",
     "GB",
+    "LONGEST",
     "OPTIMIZER_BYTES",
     "Counts",
     "Device",
@@ -27,7 +30,11 @@ __all__ = [
     "activation_bytes",
     "check_fits",
     "counts",
+    "device_of",
     "flops_per_token",
+    "gpu_hours",
+    "gpus_needed",
+    "longest_sample",
     "mfu",
     "step_seconds",
     "training_flops",

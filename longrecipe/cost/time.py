@@ -1,10 +1,12 @@
 """How long training takes, from what it computes and moves and from a device's rates."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from longrecipe.cost.flops import counts, flops_per_token
-from longrecipe.cost.memory import OPTIMIZER_BYTES, Setup, activation_bytes, training_memory
+from longrecipe.cost.memory import GB, OPTIMIZER_BYTES, Setup, activation_bytes, training_memory
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,17 @@ DEVICES = {
         _assumed("H100 80 GB", 79.1, 989e12, 0.5, 3.35e12, 50e9),
     )
 }
+
+
+def device_of(record: Mapping) -> Device:
+    """The Device of the machine that a record of `longrecipe.resources.run` was measured on, by its measured rates.
+
+    What is not measured: the peak is not a number (no MFU); a CPU's memory and bandwidth to the host are infinite.
+    """
+    rates, memory = record["rates"], record.get("memory_gb", math.inf) * GB
+    host = rates.get("host_bandwidth", math.inf)
+    reached = rates["matmul_flops"], rates["attention_flops"], rates["bandwidth"]
+    return Device(record["device"], memory, math.nan, *reached, host, measured=True)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from longrecipe.plots.experiments import cost, depth_maps, fronts, methods, ratios, stages
 from longrecipe.plots.positions import distances, figure_3, position_map, position_maps
+from longrecipe.plots.resources import cost_by_length, flop_parts, longest_samples, memory_parts, step_times
 from longrecipe.plots.style import COLOURS, NAME_COLOURS, save
 from longrecipe.plots.tokens import (
     measured_shares,
@@ -17,12 +18,16 @@ __all__ = [
     "COLOURS",
     "NAME_COLOURS",
     "cost",
+    "cost_by_length",
     "depth_maps",
     "distances",
     "figure_3",
+    "flop_parts",
     "fronts",
+    "longest_samples",
     "losses",
     "measured_shares",
+    "memory_parts",
     "methods",
     "passage",
     "position_map",
@@ -36,6 +41,7 @@ __all__ = [
     "save",
     "selections",
     "stages",
+    "step_times",
     "token_shift",
     "wavelengths",
 ]

@@ -1,0 +1,222 @@
+import json
+from dataclasses import asdict, replace
+
+import pandas as pd
+import pytest
+
+from longrecipe import cost, models, paths, resources
+from longrecipe.cost import Setup
+from longrecipe.params import ParamsError
+from longrecipe.results import question as asked
+from longrecipe.results import resource_claims
+from longrecipe.results import resources as tables
+from longrecipe.train import PLAIN
+
+DEFAULTS = {
+    "model": "llama3",
+    "scale": "paper",
+    "method": "longrecipe",
+    "target_length": 131072,
+    "ratio": 0.3,
+    "gpu": "H100 80 GB",
+    "host_gb": 100,
+    "price_per_gpu_hour": 2.0,
+    "tokens_millions": 384,
+}
+
+
+def question(**changed):
+    return asked.from_notebook(DEFAULTS | changed)
+
+
+def record(cases, **about):
+    rates = {"matmul_flops": 4e11, "attention_flops": 1e11, "bandwidth": 1e10}
+    named = {c.name: asdict(c) | {"n_tokens": c.n_tokens, "measured": found} for c, found in cases.items()}
+    return json.loads(json.dumps({"device": "made up", "rates": rates, "cases": named} | about))
+
+
+def mini_record(off=1.0):
+    """Mini's steps as the time model has them and half as long again; LongRecipe's off times that at every length."""
+    cases = dict.fromkeys(resources.mini_cases([256, 4096]))
+    device = cost.device_of(record({}))
+    for case in cases:
+        step = cost.step_seconds(models.config_of("llama3"), case.n_tokens, device, PLAIN, 8)
+        wrong = off if case.method == "longrecipe" else 1.0
+        extra = 0.05 if case.target_length == 256 else 0.0
+        cases[case] = {"seconds_per_step": 1.5 * wrong * step.total + extra}
+    return record(cases)
+
+
+class TestQuestion:
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"gpus": 2}, "Did you mean 'gpu'? Allowed are model, scale, method, target_length, ratio, gpu, host_gb"),
+            ({"gpu": "TPU"}, "gpu = 'TPU': allowed are RTX 4090 24 GB, A100 40 GB, A100 80 GB, H100 80 GB"),
+            ({"model": "gpt5"}, "paper: llama3, mistral, qwen2"),
+            ({"method": "nope"}, "allowed are longrecipe, "),
+            ({"method": "none"}, "trains nothing"),
+            ({"ratio": 1.5}, "ratio = 1.5"),
+            ({"target_length": "long"}, "target_length = 'long'"),
+            ({"target_length": 40}, "at least 16 are needed"),
+            ({"price_per_gpu_hour": -1}, "USD"),
+        ],
+        ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    )
+    def test_what_is_not_known_is_refused_with_what_is(self, changed, message):
+        with pytest.raises(ParamsError) as raised:
+            question(**changed)
+        assert message in str(raised.value)
+
+    def test_tokens_of_a_sample_go_by_the_method(self):
+        assert [question(method=name).n_tokens for name in ("flt", "pose:n_chunks=4")] == [131072, 39321]
+        assert question(method="flt").n_samples == question().n_samples == pytest.approx(384e6 / 39321)
+
+    def test_what_fits_is_said_and_what_does_not_is_refused_with_what_would(self):
+        assert question().check().peak < 80e9
+        with pytest.raises(cost.DoesNotFitError, match=r"What would fit: .*such GPUs"):
+            question(gpu="RTX 4090 24 GB").check()
+        assert question(scale="mini", gpu="RTX 4090 24 GB", target_length=4096).check().peak < 3e9
+
+    def test_families_are_those_of_the_scale_and_the_model_asked_for(self, tmp_path):
+        assert question(scale="mini").families == question().families == ["llama3", "mistral", "qwen2"]
+        models.SHAPES["llama3"]().save_pretrained(tmp_path)
+        assert question(model=str(tmp_path)).families[-1] == str(tmp_path)
+
+
+class TestTables:
+    def test_memory_has_the_measured_peak_beside(self):
+        base = resources.Case("llama3", "paper", "longrecipe", 131072)
+        failed = replace(base, setup=Setup(optimizer="adamw_bf16"))
+        broken = replace(base, setup=Setup(offload_activations=True))
+        gpu = record(
+            {base: {"peak_gb": 70.5}, failed: {"error": "CUDA out of memory"}, broken: {"error": "no such package"}}
+        )
+        table = tables.memory(question(), gpu)
+        assert list(table.index) == list(tables.SAVINGS)
+        assert table["measured peak"].head(4).tolist() == [70.5, "failed", "not measured", "out of memory"]
+        assert table.loc["as set up", "peak"] == pytest.approx(question().check().peak / 1e9)
+        assert table["peak"].idxmin() == "activations offloaded" and table["peak"].idxmax() == "no checkpointing"
+        # Another model's or length's measurement is not this one's.
+        for other in (question(model="qwen2"), question(target_length=81920)):
+            assert set(tables.memory(other, gpu)["measured peak"]) == {"not measured"}
+
+    def test_table_4_has_the_papers_lines_as_they_are(self):
+        case = resources.Case("llama3", "paper", "longrecipe", 131072)
+        table = tables.table_4(record({case: {"peak_gb": 70.5, "tokens_per_second": 4000.0}}))
+        assert table.loc[("GPU memory, GB", "quoted")].tolist() == [56, 104, 64, 72]
+        assert table.loc[("hours", "quoted, H100")].tolist() == [16, 20, 15, 28]
+        assert (table.loc[("GPUs", "modelled, 80 GB")] == 1).all()
+        assert table.loc[("hours", "measured, made up")].tolist() == [
+            "not measured",
+            pytest.approx(384e6 / 4000 / 3600),
+            *["not measured"] * 2,
+        ]
+        assert (tables.table_4().loc[("hours", "measured")] == "not measured").all()
+        ours = table.loc[("GPU memory, GB", "modelled, offloaded")] < table.loc[("GPU memory, GB", "modelled")]
+        assert ours.all() and (table.loc[("CPU memory, GB", "modelled")] == 0).all()
+
+    def test_cost_by_length_is_linear_plus_quadratic(self):
+        table = tables.by_length(question(target_length=100000))
+        assert 100000 in set(table["target"]) and table["target"].min() == 8192
+        assert table["target"].max() == 524288
+        whole, short = (table[table["sample"] == name].set_index("target") for name in ("FLT", "30%"))
+        assert (short["linear"] / whole["linear"]).tolist() == pytest.approx([0.3] * len(whole), rel=1e-3)
+        assert (short["attention"] / whole["attention"]).tolist() == pytest.approx([0.09] * len(whole), rel=2e-3)
+        assert whole["PFLOP"].tolist() == pytest.approx(whole[["linear", "attention", "head"]].sum(axis=1).tolist())
+        assert whole.loc[16384, "attention"] / whole.loc[8192, "attention"] == pytest.approx(4)
+
+    def test_a_short_sample_costs_a_sixth_at_128k(self):
+        table = tables.ratios(question())
+        papers = table.xs((131072, 38400), level=("target", "n"))["FLOPs"]
+        assert papers.round(3).to_dict() == {"llama3": 0.149, "mistral": 0.146, "qwen2": 0.158}
+        assert (table["hours"] < 0.19).all() and len(table) == 9
+        assert len(tables.ratios(question(scale="mini", target_length=4096))) == 3
+
+    def test_methods_that_read_as_much_cost_as_much(self):
+        table = tables.prices(question(method="stratified"))
+        assert list(table.index) == ["FLT", "LongRecipe", "PoSE", "RPES", "stratified"]
+        assert table.iloc[1:].drop_duplicates().shape[0] == 1
+        assert table.loc["FLT", "GPU-hours"] > 6 * table.loc["LongRecipe", "GPU-hours"]
+        assert (table["USD"] == 2 * table["GPU-hours"]).all()
+        assert table["GPUs needed"].tolist() == [2, 1, 1, 1, 1] and table["MFU"].between(0.3, 0.6).all()
+
+    def test_what_is_said_to_fit_fits_and_a_little_more_does_not(self):
+        table = tables.longest(question())
+        for (name, card), row in table.iterrows():
+            n, config = int(row["sample, all savings"]), models.config_of(name, "paper")
+            room = tables.CARDS[card].memory_bytes
+            fits = [cost.training_memory(config, k, tables.ALL_SAVINGS).peak <= room for k in (max(n, 1024), n + 1024)]
+            assert fits == [n > 0, False]
+            assert row["sample, as set up"] <= n and row["target at 30%, all savings"] == int(n / 0.3)
+        assert (table.xs("24 GB", level="card")["sample, all savings"] == 0).all()
+
+    def test_saved_tables_and_claims_can_be_read_again(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(tables, "results_dir", lambda: tmp_path)
+        claims = pd.DataFrame([{"label": "modelled", "claim": "a", "verdict": "holds"}])
+        folder = tables.save(question(), claims, {"prices": tables.prices(question())})
+        found = json.loads((folder / "metrics.json").read_text())
+        assert found["question"] == DEFAULTS and found["claims"][0]["verdict"] == "holds"
+        assert pd.read_csv(folder / "prices.csv")["method"].tolist()[0] == "FLT"
+        assert folder.parent == tmp_path / "resources" and folder != tables.save(question(ratio=0.2), claims, {})
+        assert tables.record_of("gpu") is None
+
+
+class TestClaims:
+    def verdicts(self, *records, **changed):
+        table = resource_claims.claims(question(**changed), *records)
+        return {f"{row.label}: {row.claim}": row.verdict for row in table.itertuples()}
+
+    def pick(self, verdicts, *words):
+        (found,) = [verdict for claim, verdict in verdicts.items() if all(word in claim for word in words)]
+        return found
+
+    def test_what_the_paper_says_of_itself_is_held_against_it(self):
+        found = self.verdicts()
+        assert self.pick(found, "quoted", "one GPU of 80 GB") == "3 of 4 hold"
+        assert self.pick(found, "quoted", "one day, H100") == "3 of 4 hold"
+        assert self.pick(found, "modelled", "one day, one H100") == "holds"
+        assert self.pick(found, "38,400 of 131,072", "FLOPs") == "2 of 3 hold"
+        assert self.pick(found, "24,576 of 81,920", "FLOPs") == "DOES NOT HOLD"
+        assert {verdict for claim, verdict in found.items() if claim.startswith("measured")} == {"not measured"}
+
+    @pytest.mark.parametrize(("off", "verdict"), [(1.0, "holds"), (1.14, "holds"), (1.3, "DOES NOT HOLD")])
+    def test_the_time_model_is_judged_by_the_measured_ratio(self, off, verdict):
+        found = self.verdicts(mini_record(off))
+        assert self.pick(found, "time model has", "4096") == verdict
+        assert self.pick(found, "weighs most on short samples") == "holds"
+
+    def test_a_gpus_record_settles_what_was_not_measured(self):
+        case = resources.Case("llama3", "paper", "longrecipe", 131072)
+        good = record({case: {"peak_gb": 70.5, "tokens_per_second": 5000.0}})
+        slow = record({case: {"peak_gb": 90.0, "tokens_per_second": 4000.0}})
+        none = record({case: {"error": "CUDA out of memory"}})
+        words = ("measured: one GPU",), ("measured: one day",)
+        for gpu, expected in (
+            (good, ["holds", "holds"]),
+            (slow, ["DOES NOT HOLD", "DOES NOT HOLD"]),
+            (none, ["DOES NOT HOLD", "not measured"]),
+        ):
+            assert [self.pick(self.verdicts(None, gpu), *each) for each in words] == expected
+
+    def test_ratios_are_of_seconds_at_the_same_target(self):
+        table = resource_claims.mini_ratios(resource_claims.mini_steps(mini_record()))
+        assert table.loc[4096, "LongRecipe / FLT, measured"] == pytest.approx(
+            table.loc[4096, "LongRecipe / FLT, time model"]
+        )
+        assert table.loc[4096, "LongRecipe / FLT, FLOPs"] == pytest.approx(0.154, abs=0.001)
+        assert table.loc[4096, "FLT, measured / modelled"] == pytest.approx(1.5)
+        assert resource_claims.mini_ratios(resource_claims.mini_steps(None)).empty
+
+    def test_a_failed_case_leaves_the_others(self):
+        broken = mini_record()
+        name = next(name for name in broken["cases"] if " rpes T=4096" in name)
+        broken["cases"][name]["measured"] = {"error": "killed"}
+        table = resource_claims.mini_ratios(resource_claims.mini_steps(broken))
+        assert pd.isna(table.loc[4096, "RPES / FLT, measured"]) and table.loc[4096, "PoSE / FLT, measured"] > 0
+        assert self.pick(self.verdicts(broken), "time model has") == "holds"
+
+    def test_the_committed_measurement_can_be_read(self):
+        mini = json.loads((paths.root() / "results" / "resources" / "mini.json").read_text())
+        steps = resource_claims.mini_steps(mini)
+        assert set(steps["method"]) == {"FLT", "LongRecipe", "PoSE", "RPES"} and (steps["modelled"] > 0).all()
