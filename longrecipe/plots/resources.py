@@ -149,7 +149,7 @@ def flop_parts(table: pd.DataFrame) -> Figure:
                 )
         ratio = next(sample for sample in table["sample"] if sample != "FLT")
         axis.set_xticks(range(len(targets)), [_short(target) for target in targets])
-        axis.set(xlabel=f"target length, tokens (pale: FLT; full: {ratio} of its tokens)", ylim=(0, 108))
+        axis.set(xlabel=f"target length, tokens (pale: FLT; dark: {ratio} of its tokens)", ylim=(0, 108))
         axis.set_ylabel("percent of FLT's FLOPs, modelled")
         axis.grid(axis="x", visible=False)
         _legend(figure, axis, parts)
@@ -157,7 +157,7 @@ def flop_parts(table: pd.DataFrame) -> Figure:
 
 
 def longest_samples(table: pd.DataFrame, target_length: int, short: int) -> Figure:
-    """The longest sample that fits by card and model: as set up (full) and with all savings (pale).
+    """The longest sample that fits by card and model: as set up (dark) and with all savings (pale).
 
     table: `results.resources.longest`; lines: a sample of the target asked for, short and whole, in tokens.
     """
@@ -175,7 +175,7 @@ def longest_samples(table: pd.DataFrame, target_length: int, short: int) -> Figu
             axis.annotate(f"{name}: {length:,}", (length, y), (3, 2), textcoords="offset points", fontsize=7.5)
         axis.set_yticks(range(len(table)), [f"{model}, {card}" for model, card in table.index])
         axis.set(
-            ylim=(len(table) - 0.4, -1.5), xlabel="longest sample, tokens, modelled; full: as set up, pale: all savings"
+            ylim=(len(table) - 0.4, -1.5), xlabel="longest sample, tokens, modelled; dark: as set up, pale: all savings"
         )
         axis.set_xlim(0, 1.18 * max(target_length, table["sample, all savings"].max()))
         axis.xaxis.set_major_formatter("{x:,.0f}")

@@ -91,7 +91,7 @@ def _one_gpu(gpu: Mapping | None) -> list[tuple]:
     ours = ", ".join(f"{name} {peak / GB:.0f}" for name, peak in peaks.items())
     theirs = [f"{r.model} {r.target_k}k {r.gpu_memory_gb} GB on {r.gpus}" for r in quoted.itertuples()]
     known = not isinstance(found, str)
-    told = f": peak of {found:.0f} GB on {gpu['device']}" if known else f": {found}"
+    told = f": peak of {found:.0f} GB on {gpu['device']}" if known else f": {found}" * (found != NOT_MEASURED)
     fits = [found * GB <= room] if known else [False] if found == OUT_OF_MEMORY else []
     return [
         ("modelled", f"one GPU of 80 GB for 128k: {ours} GB of {room / GB:.0f}", [x <= room for x in peaks.values()]),
@@ -112,7 +112,7 @@ def _one_day(gpu: Mapping | None) -> list[tuple]:
         rows.append(("modelled", f"one day, one {near}: {each}", list(took <= 24)))
     took = ours.iloc[-1]["llama3-8b, 128k"]
     known = not isinstance(took, str)
-    told = f": {took:.0f} h on one {gpu['device']}" if known else f": {took}"
+    told = f": {took:.0f} h on one {gpu['device']}" if known else f": {took}" * (took != NOT_MEASURED)
     return [*rows, ("measured", f"one day, llama3-8b 128k{told}", [took <= 24] if known else [])]
 
 
