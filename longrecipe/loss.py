@@ -69,7 +69,8 @@ def chunked_cross_entropy(
 def fuse_loss(network: PreTrainedModel, chunk: int = 4096) -> PreTrainedModel:
     """Let a causal language model compute its loss by `chunked_cross_entropy`, in place; returns it.
 
-    With labels it returns a loss and no logits; without, it is as it was. Its own forward is what is replaced, so that
+    With labels it returns a loss and no logits; without, it is as it was. shift_labels, where given as well, are what
+    each token is asked for, as transformers' own loss takes them. Its own forward is what is replaced, so that
     hooks (FSDP, DeepSpeed) stay in force. Raises ValueError for a head with a bias or scaled, soft-capped logits: its
     loss would be another one.
     """
@@ -81,14 +82,14 @@ def fuse_loss(network: PreTrainedModel, chunk: int = 4096) -> PreTrainedModel:
         )
     plain = network.forward
 
-    def forward(self, *args, labels=None, num_items_in_batch=None, **kwargs):
+    def forward(self, *args, labels=None, shift_labels=None, num_items_in_batch=None, **kwargs):
         if labels is None:
             return plain(*args, **kwargs)
         hidden = self.base_model(*args, **kwargs).last_hidden_state
         # Token t + 1 is what position t is asked for; the last one is asked nothing.
-        wanted = F.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
+        wanted = F.pad(labels[:, 1:], (0, 1), value=IGNORE) if shift_labels is None else shift_labels
         loss = chunked_cross_entropy(
-            hidden.flatten(0, 1), self.get_output_embeddings().weight, wanted, chunk, num_items_in_batch
+            hidden.flatten(0, 1), self.get_output_embeddings().weight, wanted.flatten(), chunk, num_items_in_batch
         )
         return CausalLMOutputWithPast(loss=loss)
 

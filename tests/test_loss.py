@@ -95,6 +95,12 @@ def test_a_model_with_fused_loss_trains_as_without(tied, rows):
             out.loss.backward()
         for (name, one), two in zip(plain.named_parameters(), fused.parameters(), strict=True):
             torch.testing.assert_close(two.grad, one.grad, rtol=1e-5, atol=1e-6, msg=name)
+    # What a token is asked for may be given; here the same, and nothing in the first half.
+    asked = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
+    asked[:, :16] = -100
+    part = [network(**batch, shift_labels=asked).loss for network in (plain, fused)]
+    torch.testing.assert_close(part[1], part[0], rtol=1e-5, atol=1e-6)
+    assert not torch.isclose(part[1], losses[1].loss)
     # Without labels it gives logits, as before.
     assert torch.equal(fused(ids).logits, plain(ids).logits)
 

@@ -1,17 +1,21 @@
 """Training: stages run by transformers.Trainer that resume where they were killed, from 1M parameters to 8B."""
 
 from longrecipe.train.accumulation import Float32Gradients
+from longrecipe.train.context import Context
+from longrecipe.train.context_check import check_context_parallel
 from longrecipe.train.savings import attention_of, check_installed, trainer_options, weights_dtype
 from longrecipe.train.stage import PLAIN, Stage, Trained, latest_checkpoint, run_stage
 from longrecipe.train.trainer import StageTrainer, kl_divergence
 
 __all__ = [
     "PLAIN",
+    "Context",
     "Float32Gradients",
     "Stage",
     "StageTrainer",
     "Trained",
     "attention_of",
+    "check_context_parallel",
     "check_installed",
     "kl_divergence",
     "latest_checkpoint",

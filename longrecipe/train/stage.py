@@ -18,7 +18,7 @@ from longrecipe.models import load
 from longrecipe.paths import write_text
 from longrecipe.processes import is_main, n_processes
 from longrecipe.samples import Collator, tokens_seen
-from longrecipe.train.trainer import Clock, stage_trainer
+from longrecipe.train.trainer import Clock, n_readers, stage_trainer
 
 log = logging.getLogger(__name__)
 # Mixed precision in full: what small models are trained with.
@@ -87,16 +87,12 @@ def run_stage(
 
     A finished stage is loaded, an interrupted one goes on from its last whole checkpoint and ends bit for bit as if it
     had not been interrupted (same machine, same thread count). Before training with skipped positions the guard
-    `check_skipped_positions` must pass. Started by torchrun, several processes share each batch.
+    `check_skipped_positions` must pass. Started by torchrun, several processes share each batch, and each sample where
+    setup.sequence_parallel is above 1: then `check_context_parallel` must pass as well.
     Args: make_network: builds the model to start from; original: builds the model
     that a stage with a kl_weight above 0 is kept near. Returns a Trained.
-    Raises SkippedPositionsError from the guard, and ValueError where folder holds a stage of other settings.
+    Raises SkippedPositionsError from the guards, and ValueError where folder holds a stage of other settings.
     """
-    if stage.batch_size % (stage.accumulation * n_processes()):
-        raise ValueError(
-            f"{stage.name}: batch_size = {stage.batch_size} does not split among {n_processes()} processes with "
-            f"accumulation = {stage.accumulation}."
-        )
     if len(dataset) < stage.batch_size:
         # Trainer would drop the only batch, train nothing and say that it had finished.
         raise ValueError(
@@ -112,6 +108,13 @@ def run_stage(
         log.info("%s was finished before: loaded from %s", stage.name, folder)
         numbers = (record[name] for name in ("losses", "seconds", "n_tokens"))
         return Trained(stage.name, folder / "model", *numbers, resumed_from=stage.steps)
+    readers = n_readers(stage.setup)
+    if stage.batch_size % (stage.accumulation * readers):
+        shared = f" groups of {stage.setup.sequence_parallel}" if readers < n_processes() else ""
+        raise ValueError(
+            f"{stage.name}: batch_size = {stage.batch_size} does not split among {readers}{shared} processes with "
+            f"accumulation = {stage.accumulation}."
+        )
     network = make_network()
     if collator.method.positions is not None:
         check_skipped_positions(network)

@@ -11,16 +11,35 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from longrecipe.cost import Setup
 from longrecipe.loss import fuse_loss
 from longrecipe.models import autocast_dtype
 from longrecipe.paths import write_text
 from longrecipe.processes import is_main, n_processes
 from longrecipe.samples import Collator
 from longrecipe.train.accumulation import Float32Gradients
+from longrecipe.train.context import SplitCollator, check_splittable, make_context, reading_order
+from longrecipe.train.context_check import SplitAttention
 from longrecipe.train.savings import check_installed, trainer_options
 
 if TYPE_CHECKING:
     from longrecipe.train.stage import Stage
+
+
+def n_readers(setup: Setup) -> int:
+    """How many of the processes read samples of their own: one of each group that shares a sample.
+
+    Raises ValueError where there are too few processes for sequence_parallel, or a number that it does not divide.
+    """
+    parts, count = setup.sequence_parallel, n_processes()
+    if count % parts:
+        many = parts if count < parts else count // parts * parts
+        raise ValueError(
+            f"sequence_parallel = {parts} splits each sample among {parts} processes, and {count} of them are no "
+            f"multiple of that: start with torchrun --nproc_per_node {many} (or accelerate launch --num_processes "
+            f"{many}), or set it to 1."
+        )
+    return count // parts
 
 
 class _Epoch(TrainerCallback):
@@ -80,15 +99,21 @@ class StageTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # By the rows' own mark: positions tell nothing, a short sample of a long text may lie inside the window.
-        is_short = not inputs.pop("long").any()
+        is_short, split = not inputs.pop("long").any(), inputs.pop("n_tokens", None)
         loss, out = super().compute_loss(model, inputs, True, num_items_in_batch)
         if self.kl_weight and is_short:
+            given = {k: v for k, v in inputs.items() if k not in ("labels", "shift_labels")}
             with torch.no_grad():
-                wanted = self.original(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False).logits
+                wanted, logits = self.original(**given, use_cache=False).logits, out.logits
             # Trainer gives the tokens of all accumulated batches where it averages over them by itself.
             count = inputs["labels"][:, 1:].numel() * n_processes()
+            if split is not None:
+                # A part's mean is over its own tokens, the filling left out, and weighs as many as they are.
+                kept, n_tokens = inputs["attention_mask"].bool(), split[0]
+                wanted, logits = wanted[kept], logits[kept]
+                count = kept.sum() * (n_tokens - 1) / n_tokens * n_processes()
             share = 1.0 if num_items_in_batch is None else count / num_items_in_batch
-            loss = loss + self.kl_weight * share * kl_divergence(wanted, out.logits)
+            loss = loss + self.kl_weight * share * kl_divergence(wanted, logits)
         return (loss, out) if return_outputs else loss
 
 
@@ -111,9 +136,13 @@ def stage_trainer(
 ) -> StageTrainer:
     """The Trainer of a stage; network is changed to save memory as its setup says.
 
-    Raises ValueError for a setup that this machine lacks the packages of, or that does not go with a kl_weight.
+    Raises ValueError for a setup that this machine lacks the packages of, that does not go with a kl_weight, or whose
+    sequence_parallel does not go with the model.
     """
     check_installed(stage.setup)
+    parts = stage.setup.sequence_parallel
+    if parts > 1:
+        check_splittable(network)
     if stage.setup.fused_loss and stage.kl_weight:
         raise ValueError("fused_loss makes no logits, and the term with kl_weight needs them: set one of them to none.")
     if stage.setup.fused_loss:
@@ -122,7 +151,7 @@ def stage_trainer(
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=stage.steps,
-        per_device_train_batch_size=stage.batch_size // stage.accumulation // n_processes(),
+        per_device_train_batch_size=stage.batch_size // stage.accumulation // n_readers(stage.setup),
         gradient_accumulation_steps=stage.accumulation,
         learning_rate=stage.learning_rate,
         lr_scheduler_type=stage.schedule,
@@ -144,11 +173,23 @@ def stage_trainer(
         **trainer_options(stage.setup) | stage.options,
     )
     callbacks = [_Epoch(collator), _Bar(stage.name)]
+    # After the arguments, which join the processes.
+    context = make_context(parts) if parts > 1 else None
+    if context:
+        order = reading_order(len(dataset), arguments.per_device_train_batch_size, parts)
+        dataset, collator = dataset.select(order), SplitCollator(collator, context)
     trainer = StageTrainer(
         model=network, args=arguments, train_dataset=dataset, data_collator=collator, callbacks=callbacks
     )
     if stage.kl_weight:
         trainer.kl_weight, trainer.original = stage.kl_weight, original().to(device).requires_grad_(False)
+    if context:
+        if not (arguments.average_tokens_across_devices and trainer.model_accepts_loss_kwargs):
+            raise ValueError(
+                "sequence_parallel needs a loss averaged over the tokens of all parts: leave "
+                "average_tokens_across_devices on, and take a model whose loss takes num_items_in_batch."
+            )
+        trainer.add_callback(SplitAttention(context, [n for n in (network, trainer.original) if n is not None]))
     if stage.setup.fp32_accumulation:
         trainer.gradients = Float32Gradients(network)
     # Without a bar of its own Trainer prints every log line.
