@@ -129,7 +129,7 @@ def launch(script, folder, n_processes, *words):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, str(path), str(folder), *words]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=280)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-6000:]
 
 
 def some_rows(count, n_tokens, long):

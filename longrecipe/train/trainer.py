@@ -79,7 +79,9 @@ class Clock(TrainerCallback):
         return time.perf_counter() - self.start
 
     def on_save(self, args, state, control, **kwargs):
-        write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "seconds.json", str(self.seconds))
+        # By all at once, one would move the file that another is about to.
+        if is_main():
+            write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "seconds.json", str(self.seconds))
 
 
 class StageTrainer(Trainer):
