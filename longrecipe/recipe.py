@@ -24,7 +24,7 @@ from longrecipe.merge import merge
 from longrecipe.params import MEMORY, Params, changed
 from longrecipe.paths import PACKAGE, cache_dir
 from longrecipe.positions import METHODS, Method
-from longrecipe.processes import is_main, made_once, n_processes
+from longrecipe.processes import is_main, made_once
 
 # FLOP a second that a CPU may reach at best, and days that nobody starts by mistake.
 _CPU_FLOPS, _MOST_DAYS = 2.0e11, 1.0
@@ -243,19 +243,14 @@ class Recipe:
     def _stage(self, name: str, steps: int, batch_size: int, rate: float, schedule: str) -> train.Stage:
         p, setup = self.params, setup_of(self.params)
         common = (p.warmup_steps, p.save_steps, p.seed, p.precision)
-        batches = accumulation(batch_size, p.samples_at_once, setup.sequence_parallel)
+        share = batch_size // train.n_readers(setup)
+        batches = max(1, share // (p.samples_at_once or share or 1))
         return train.Stage(name, steps, batch_size, rate, schedule, *common, accumulation=batches, setup=setup)
 
 
 def setup_of(params: Params) -> Setup:
     """How a run spends memory, from its settings of the same names."""
     return Setup(**{name: getattr(params, name) for name in MEMORY})
-
-
-def accumulation(batch_size: int, at_once: int | None, sequence_parallel: int = 1) -> int:
-    """Batches that a process reads in turn for one step, where it holds at_once samples (None: its whole share)."""
-    share = batch_size * sequence_parallel // n_processes()
-    return 1 if at_once is None else max(1, share // at_once)
 
 
 def _on_device(network: PreTrainedModel) -> PreTrainedModel:

@@ -5,7 +5,7 @@ from longrecipe.train.context import Context
 from longrecipe.train.context_check import check_context_parallel
 from longrecipe.train.savings import attention_of, check_installed, trainer_options, weights_dtype
 from longrecipe.train.stage import PLAIN, Stage, Trained, latest_checkpoint, run_stage
-from longrecipe.train.trainer import StageTrainer, kl_divergence
+from longrecipe.train.trainer import StageTrainer, kl_divergence, n_readers
 
 __all__ = [
     "PLAIN",
@@ -19,6 +19,7 @@ __all__ = [
     "check_installed",
     "kl_divergence",
     "latest_checkpoint",
+    "n_readers",
     "run_stage",
     "trainer_options",
     "weights_dtype",

@@ -17,6 +17,7 @@ from longrecipe import cost, models, params, recipe
 from longrecipe.cost import GB
 from longrecipe.paths import host_bytes
 from longrecipe.processes import is_main, n_processes
+from longrecipe.train.trainer import n_readers
 
 log = logging.getLogger("longrecipe.train")
 
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _check(p: params.Params, gpu_gb: float | None, host_gb: float | None) -> str:
     """What the run's stage 1 needs, in words. Raises DoesNotFitError where that is more than there is."""
     config, setup = models.config_of(p.source, p.scale), recipe.setup_of(p)
-    rows = p.extend_batch_size * setup.sequence_parallel // n_processes()
+    rows = max(1, p.extend_batch_size // n_readers(setup))
     rows = min(rows, p.samples_at_once or rows)
     if gpu_gb is None and torch.cuda.is_available():
         gpu_gb = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GB
