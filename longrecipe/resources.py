@@ -77,6 +77,7 @@ def gpu_cases(gpu_bytes: float) -> list[Case]:
     base = Case("llama3", "paper", "longrecipe", 131072)
     cases = [base, replace(base, target_length=109227), replace(base, target_length=81920)]
     cases += [replace(base, model=name) for name in ("mistral", "qwen2")]
+    cases.append(replace(base, model="qwen2", target_length=81920))
     for change in (
         {"offload_activations": True},
         {"fused_loss": False},
