@@ -70,9 +70,9 @@ def fuse_loss(network: PreTrainedModel, chunk: int = 4096) -> PreTrainedModel:
     """Let a causal language model compute its loss by `chunked_cross_entropy`, in place; returns it.
 
     With labels it returns a loss and no logits; without, it is as it was. shift_labels, where given as well, are what
-    each token is asked for, as transformers' own loss takes them. Its own forward is what is replaced, so that
-    hooks (FSDP, DeepSpeed) stay in force. Raises ValueError for a head with a bias or scaled, soft-capped logits: its
-    loss would be another one.
+    each token is asked for, as transformers' own loss takes them. The head's weight is read in the head's own forward,
+    and both forwards are replaced, not the modules: FSDP2 and ZeRO-3 gather a weight by hooks around that call and
+    nowhere else. Raises ValueError for a head with a bias or scaled, soft-capped logits: its loss would be another one.
     """
     head, config = network.get_output_embeddings(), network.config
     odd = [name for name in ("logit_scale", "logits_scaling", "final_logit_softcapping") if getattr(config, name, None)]
@@ -80,7 +80,12 @@ def fuse_loss(network: PreTrainedModel, chunk: int = 4096) -> PreTrainedModel:
         raise ValueError(
             f"{type(network).__name__} has {' and '.join(odd) or 'no plain linear head'}: train it without fused loss."
         )
-    plain = network.forward
+    plain, plain_head = network.forward, head.forward
+
+    def loss_of(self, hidden, labels=None, n_tokens=None):
+        if labels is None:
+            return plain_head(hidden)
+        return chunked_cross_entropy(hidden, self.weight, labels, chunk, n_tokens)
 
     def forward(self, *args, labels=None, shift_labels=None, num_items_in_batch=None, **kwargs):
         if labels is None:
@@ -88,10 +93,9 @@ def fuse_loss(network: PreTrainedModel, chunk: int = 4096) -> PreTrainedModel:
         hidden = self.base_model(*args, **kwargs).last_hidden_state
         # Token t + 1 is what position t is asked for; the last one is asked nothing.
         wanted = F.pad(labels[:, 1:], (0, 1), value=IGNORE) if shift_labels is None else shift_labels
-        loss = chunked_cross_entropy(
-            hidden.flatten(0, 1), self.get_output_embeddings().weight, wanted.flatten(), chunk, num_items_in_batch
-        )
+        loss = self.get_output_embeddings()(hidden.flatten(0, 1), labels=wanted.flatten(), n_tokens=num_items_in_batch)
         return CausalLMOutputWithPast(loss=loss)
 
+    head.forward = types.MethodType(loss_of, head)
     network.forward = types.MethodType(forward, network)
     return network

@@ -25,7 +25,7 @@ class Setup:
     fp32_accumulation: gradients of the batches of a step are summed in float32. checkpointing: only each block's input
     is kept for the backward pass; offload_activations: in the host's memory. offload_optimizer: the moments are there.
     fused_loss: logits are made for loss_chunk tokens at a time. shards: weights, gradients and moments are split among
-    so many GPUs (FSDP, ZeRO-3); sequence_parallel: the tokens of a sample are.
+    so many GPUs (FSDP2, ZeRO-3), in training all processes or 1; sequence_parallel: the tokens of a sample are.
     """
 
     optimizer: str = "adamw_8bit"

@@ -18,6 +18,7 @@ from longrecipe.models import load
 from longrecipe.paths import write_text
 from longrecipe.processes import is_main, n_processes
 from longrecipe.samples import Collator, tokens_seen
+from longrecipe.train.sharding import whole_weights
 from longrecipe.train.trainer import Clock, n_readers, stage_trainer
 
 log = logging.getLogger(__name__)
@@ -87,8 +88,9 @@ def run_stage(
 
     A finished stage is loaded, an interrupted one goes on from its last whole checkpoint and ends bit for bit as if it
     had not been interrupted (same machine, same thread count). Before training with skipped positions the guard
-    `check_skipped_positions` must pass. Started by torchrun, several processes share each batch, and each sample where
-    setup.sequence_parallel is above 1: then `check_context_parallel` must pass as well.
+    `check_skipped_positions` must pass, in every process and before weights are sharded. Started by torchrun, several
+    processes share each batch, and each sample where setup.sequence_parallel is above 1: then `check_context_parallel`
+    must pass as well. Started by accelerate launch with params/accelerate/*.yaml, they share the weights too.
     Args: make_network: builds the model to start from; original: builds the model
     that a stage with a kl_weight above 0 is kept near. Returns a Trained.
     Raises SkippedPositionsError from the guards, and ValueError where folder holds a stage of other settings.
@@ -140,7 +142,7 @@ def run_stage(
     losses = [entry["loss"] for entry in history if "loss" in entry]
     n_tokens = tokens_seen(dataset, stage.steps, stage.batch_size)
     # Gathered by all processes, written by one.
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer and n_processes() > 1 else None
+    weights = whole_weights(trainer) if trainer else None
     if is_main():
         network.save_pretrained(folder / "model", state_dict=weights)
         record |= {"losses": losses, "seconds": seconds, "n_tokens": n_tokens}

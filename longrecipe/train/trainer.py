@@ -21,6 +21,7 @@ from longrecipe.train.accumulation import Float32Gradients
 from longrecipe.train.context import SplitCollator, check_splittable, make_context, reading_order
 from longrecipe.train.context_check import SplitAttention
 from longrecipe.train.savings import check_installed, trainer_options
+from longrecipe.train.sharding import configure_sharding, fsdp_options
 
 if TYPE_CHECKING:
     from longrecipe.train.stage import Stage
@@ -138,8 +139,9 @@ def stage_trainer(
 ) -> StageTrainer:
     """The Trainer of a stage; network is changed to save memory as its setup says.
 
-    Raises ValueError for a setup that this machine lacks the packages of, that does not go with a kl_weight, or whose
-    sequence_parallel does not go with the model.
+    The original model is not sharded: with a kl_weight every process holds it whole, 2 bytes a parameter in bfloat16.
+    Raises ValueError for a setup that this machine lacks the packages of, that does not go with a kl_weight or with the
+    processes and their sharding, or whose sequence_parallel does not go with the model.
     """
     check_installed(stage.setup)
     parts = stage.setup.sequence_parallel
@@ -149,7 +151,11 @@ def stage_trainer(
         raise ValueError("fused_loss makes no logits, and the term with kl_weight needs them: set one of them to none.")
     if stage.setup.fused_loss:
         fuse_loss(network, stage.setup.loss_chunk)
+    # Before the arguments: once they ask for ZeRO-3, transformers load every model partitioned.
+    near = original() if stage.kl_weight else None
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = {"bf16": autocast_dtype(stage.precision, device) == torch.bfloat16}
+    options |= fsdp_options(stage.setup) | trainer_options(stage.setup) | stage.options
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=stage.steps,
@@ -159,7 +165,6 @@ def stage_trainer(
         lr_scheduler_type=stage.schedule,
         warmup_steps=stage.warmup_steps,
         adam_beta2=0.98,
-        bf16=autocast_dtype(stage.precision, device) == torch.bfloat16,
         use_cpu=device == "cpu",
         seed=stage.seed,
         # The set is stored in random order; this keeps batches of one length together.
@@ -172,7 +177,7 @@ def stage_trainer(
         logging_steps=1,
         disable_tqdm=True,
         report_to="none",
-        **trainer_options(stage.setup) | stage.options,
+        **options,
     )
     callbacks = [_Epoch(collator), _Bar(stage.name)]
     # After the arguments, which join the processes.
@@ -183,8 +188,9 @@ def stage_trainer(
     trainer = StageTrainer(
         model=network, args=arguments, train_dataset=dataset, data_collator=collator, callbacks=callbacks
     )
-    if stage.kl_weight:
-        trainer.kl_weight, trainer.original = stage.kl_weight, original().to(device).requires_grad_(False)
+    configure_sharding(trainer, stage.setup, n_processes())
+    if near is not None:
+        trainer.kl_weight, trainer.original = stage.kl_weight, near.to(trainer.args.device).requires_grad_(False)
     if context:
         if not (arguments.average_tokens_across_devices and trainer.model_accepts_loss_kwargs):
             raise ValueError(
