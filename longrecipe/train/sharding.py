@@ -53,10 +53,8 @@ def configure_sharding(trainer: Trainer, setup: Setup, n_processes: int) -> None
                 f"optimizer = {setup.optimizer!r} with fp32_weights = {setup.fp32_weights}: DeepSpeed keeps a float32 "
                 "copy of the weights and updates that. Set adamw_fp32 with fp32_weights, or shard with fsdp2.yaml."
             )
-        if not trainer.accelerator.deepspeed_config["zero_optimization"].get(
-            "stage3_gather_16bit_weights_on_model_save", shards == 1
-        ):
-            raise ValueError("zero3_save_16bit_model is false: the trained weights could not be written; set it true.")
+        if not trainer.accelerator.state.deepspeed_plugin.zero3_save_16bit_model and is_sharded(trainer):
+            raise ValueError("zero3_save_16bit_model = False: the trained weights could not be written; set it true.")
     if trainer.is_fsdp_enabled:
         _configure_fsdp(trainer, setup)
 
