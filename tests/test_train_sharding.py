@@ -121,16 +121,17 @@ def run_alone(dataset, folder, stage):
     return run_stage(start, dataset, Collator(METHODS["longrecipe"], 128, 3), stage, folder / "alone", original)
 
 
-def assert_same(alone, folder, loss=1e-5, weights=1e-5):
+def assert_same(alone, folder, loss=1e-5, weights=1e-4):
+    """weights: what the two may differ by, as a share of what training changed."""
     got = json.loads((folder / "got.json").read_text())
     assert got["losses"] == pytest.approx(alone.losses, rel=loss)
     assert alone.losses[-1] != pytest.approx(alone.losses[0], rel=1e-2)
     ones, twos = (load_file(path / "model.safetensors") for path in (alone.folder, folder / "run" / "model"))
     before = load_file(folder / "start" / "model.safetensors")
     assert ones.keys() == twos.keys()
-    for name, tensor in ones.items():
-        torch.testing.assert_close(twos[name], tensor, rtol=1e-4, atol=weights, msg=name)
-    assert max((tensor - before[name]).abs().max() for name, tensor in ones.items()) > 1e-2
+    changed, off = (torch.cat([(x[n] - ones[n]).flatten() for n in ones]).norm() for x in (before, twos))
+    assert changed > 1
+    assert off < weights * changed, off / changed
     return got
 
 
@@ -168,8 +169,8 @@ def test_fsdp_keeps_the_dtypes_of_a_setup(fp32_weights, make_tiny, random_rows, 
     stage = replace(STAGE, setup=setup, precision="bf16")
     alone = run_alone(prepared(make_tiny, random_rows, tmp_path), tmp_path, stage)
     launch("fsdp2", tmp_path, stage)
-    # Where a gradient is about 0, Adam's first step goes the whole rate up or down by its rounding.
-    assert_same(alone, tmp_path, loss=2e-2, weights=5e-2)
+    # Adam's first step goes the whole rate up or down, by the sign of a gradient that bfloat16 rounds in another order.
+    assert_same(alone, tmp_path, loss=2e-2, weights=0.3)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -85,8 +85,8 @@ def is_sharded(trainer: Trainer) -> bool:
 
 
 def whole_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """The trained weights in one piece, in the first process; all processes must call it."""
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    """The trained weights in one piece, in the first process (elsewhere perhaps none); all processes must call it."""
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
     # Gathered one by one, tied weights are no longer one tensor, and would be written twice.
     for name in trainer.accelerator.unwrap_model(trainer.model_wrapped).all_tied_weights_keys:
         weights.pop(name, None)
