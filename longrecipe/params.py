@@ -175,6 +175,11 @@ class Params(BaseModel):
                 f"analysis_top_share = {self.analysis_top_share}: leaves no token of analysis_documents = "
                 f"{self.analysis_documents} at a position; their product must round to 1 or more"
             )
+        if self.fused_loss and self.replay_kl_weight:
+            raise ValueError(
+                f"fused_loss = True with replay_kl_weight = {self.replay_kl_weight}: the KL term needs the logits that "
+                "the fused loss never makes; set one of them to none"
+            )
         if self.n_documents < self.extend_batch_size:
             raise ValueError(
                 f"n_documents = {self.n_documents}: must fill a batch of extend_batch_size = {self.extend_batch_size}"

@@ -24,7 +24,7 @@ from longrecipe.merge import merge
 from longrecipe.params import MEMORY, Params, changed
 from longrecipe.paths import PACKAGE, cache_dir
 from longrecipe.positions import METHODS, Method
-from longrecipe.processes import is_main, made_once
+from longrecipe.processes import is_main, made_once, n_processes
 
 # FLOP a second that a CPU may reach at best, and days that nobody starts by mistake.
 _CPU_FLOPS, _MOST_DAYS = 2.0e11, 1.0
@@ -249,8 +249,8 @@ class Recipe:
 
 
 def setup_of(params: Params) -> Setup:
-    """How a run spends memory, from its settings of the same names."""
-    return Setup(**{name: getattr(params, name) for name in MEMORY})
+    """How a run spends memory: its settings of the same names, and whether the launcher shards the weights."""
+    return Setup(**{name: getattr(params, name) for name in MEMORY}, shards=train.shards_asked(n_processes()))
 
 
 def _on_device(network: PreTrainedModel) -> PreTrainedModel:
@@ -260,9 +260,11 @@ def _on_device(network: PreTrainedModel) -> PreTrainedModel:
 def prepare(params: Params, analysis_only: bool = False) -> Recipe:
     """Load what a run needs: tokenizer and text, which at scale mini has planted facts.
 
-    analysis_only: for the token analysis, and to look at positions. Raises ValueError where training would take days
-    because there is no GPU, and as `material.load_material` says.
+    analysis_only: for the token analysis, and to look at positions. Raises ValueError where a package that training
+    needs is not installed, or training would take days because there is no GPU, and as `material.load_material` says.
     """
+    if not analysis_only:
+        train.check_installed(setup_of(params))
     if not (analysis_only or torch.cuda.is_available()):
         _check_days(params)
     tokenizer = models.load_tokenizer(params.source, params.scale)

@@ -17,7 +17,9 @@ from longrecipe.positions import METHODS
 from longrecipe.tokens import SCORES, TYPES
 from longrecipe.tokens.ranking import ANCHOR_RULES
 
-FILES = sorted((Path(__file__).resolve().parents[1] / "params").rglob("*.yaml"))
+FILES = sorted(
+    path for scale in SCALES for path in (Path(__file__).resolve().parents[1] / "params" / scale).glob("*.yaml")
+)
 MINI = next(path for path in FILES if path.parts[-2:] == ("mini", "llama3.yaml"))
 
 
@@ -191,6 +193,9 @@ def test_changed_settings_are_checked_as_loaded_ones_are():
         ({"selection": "last"}, r"selection = 'last': .*'anchored', 'density', 'random' or 'first'"),
         ({"extend_steps": 0}, r"extend_steps = 0: "),
         ({"replay_long_share": 1.0}, r"replay_long_share = 1\.0: .*paper: 0"),
+        ({"fused_loss": True, "replay_kl_weight": 2.0}, r"fused_loss = True with replay_kl_weight = 2\.0: "),
+        ({"optimizer": "sgd"}, r"optimizer = 'sgd': .*'adamw_fp32', 'adamw_bf16'"),
+        ({"samples_at_once": 0}, r"samples_at_once = 0: "),
         ({"replay_kl_weight": -0.5}, r"replay_kl_weight = -0\.5: .*greater than or equal to 0 .*paper: 0"),
     ],
 )

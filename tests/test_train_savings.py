@@ -130,11 +130,29 @@ def test_a_missing_package_is_named(monkeypatch):
         check_installed(Setup())
 
 
-def test_fused_loss_and_a_term_that_needs_logits_are_refused(make_tiny, random_rows, tmp_path):
-    stage = replace(STAGE, kl_weight=1.0, setup=replace(PLAIN, fused_loss=True))
-    dataset = store(random_rows(12), tmp_path / "data")
+def test_fused_loss_and_a_term_that_needs_logits_are_refused():
     with pytest.raises(ValueError, match="fused_loss makes no logits"):
-        run_stage(make_tiny, dataset, Collator(METHODS["flt"], 128, 3), stage, tmp_path / "run", original=make_tiny)
+        replace(STAGE, kl_weight=1.0, setup=replace(PLAIN, fused_loss=True))
+
+
+def test_what_is_missing_is_said_before_a_model_is_loaded(random_rows, tmp_path):
+    def never():
+        raise AssertionError("the model was loaded")
+
+    dataset = store(random_rows(12), tmp_path / "data")
+    stage = replace(STAGE, setup=replace(BF16, offload_optimizer=True))
+    with pytest.raises(ValueError, match="offload_optimizer"):
+        run_stage(never, dataset, Collator(METHODS["flt"], 128, 3), stage, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_is_the_same_however_its_work_is_split(make_tiny, random_rows, tmp_path):
+    dataset, collator = store(random_rows(12), tmp_path / "data"), Collator(METHODS["flt"], 128, 3)
+    first = run_stage(make_tiny, dataset, collator, STAGE, tmp_path / "run")
+    many = replace(STAGE, accumulation=2, setup=replace(PLAIN, shards=8, sequence_parallel=4))
+    assert run_stage(make_tiny, dataset, collator, many, tmp_path / "run").losses == first.losses
+    with pytest.raises(ValueError, match="with other settings"):
+        run_stage(make_tiny, dataset, collator, replace(STAGE, setup=BF16), tmp_path / "run")
 
 
 def test_batches_must_share_a_step_evenly():

@@ -4,6 +4,7 @@ from longrecipe.train.accumulation import Float32Gradients
 from longrecipe.train.context import Context
 from longrecipe.train.context_check import check_context_parallel
 from longrecipe.train.savings import attention_of, check_installed, trainer_options, weights_dtype
+from longrecipe.train.sharding import shards_asked
 from longrecipe.train.stage import PLAIN, Stage, Trained, latest_checkpoint, run_stage
 from longrecipe.train.trainer import StageTrainer, kl_divergence, n_readers
 
@@ -21,6 +22,7 @@ __all__ = [
     "latest_checkpoint",
     "n_readers",
     "run_stage",
+    "shards_asked",
     "trainer_options",
     "weights_dtype",
 ]

@@ -17,6 +17,13 @@ def fsdp_is_asked() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
+def shards_asked(n_processes: int) -> int:
+    """Among how many processes `accelerate launch` splits the weights: all of them with FSDP or ZeRO-3, else 1."""
+    zero = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    zero3 = zero and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
+    return n_processes if fsdp_is_asked() or zero3 else 1
+
+
 def fsdp_options(setup: Setup) -> dict[str, Any]:
     """The TrainingArguments that FSDP2 needs beside those of the setup; none without FSDP."""
     if not fsdp_is_asked():

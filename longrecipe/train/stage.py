@@ -18,6 +18,7 @@ from longrecipe.models import load
 from longrecipe.paths import write_text
 from longrecipe.processes import is_main, n_processes
 from longrecipe.samples import Collator, tokens_seen
+from longrecipe.train.savings import check_installed
 from longrecipe.train.sharding import whole_weights
 from longrecipe.train.trainer import Clock, n_readers, stage_trainer
 
@@ -32,7 +33,7 @@ class Stage:
     term that keeps the model near the original one on text within its window (0: none).
 
     A step's samples are read in `accumulation` batches of equal size; setup: how memory is spent (see `cost.Setup`).
-    Raises ValueError where batch_size is no multiple of accumulation.
+    Raises ValueError where batch_size is no multiple of accumulation, and for a kl_weight with a fused loss.
     """
 
     name: str
@@ -54,6 +55,17 @@ class Stage:
             raise ValueError(
                 f"batch_size = {self.batch_size} cannot be read in accumulation = {self.accumulation} equal batches."
             )
+        if self.setup.fused_loss and self.kl_weight:
+            raise ValueError(
+                "fused_loss makes no logits, and the term with kl_weight needs them: set one of them to none."
+            )
+
+    @property
+    def record(self) -> dict:
+        """The settings as plain values, without those that only say how the work is split (and change rounding)."""
+        plain = asdict(self)
+        del plain["accumulation"], plain["setup"]["shards"], plain["setup"]["sequence_parallel"]
+        return plain
 
 
 @dataclass(frozen=True)
@@ -102,7 +114,7 @@ def run_stage(
         )
     if stage.kl_weight and original is None:
         raise ValueError(f"{stage.name}: kl_weight = {stage.kl_weight} needs the original model to stay near; give it.")
-    settings, done = asdict(stage), folder / "stage.json"
+    settings, done = stage.record, folder / "stage.json"
     record = json.loads(done.read_text(encoding="utf-8")) if done.is_file() else {"stage": settings}
     if record["stage"] != settings:
         raise ValueError(f"{folder} holds {stage.name} with other settings; delete the folder or use another one.")
@@ -110,6 +122,7 @@ def run_stage(
         log.info("%s was finished before: loaded from %s", stage.name, folder)
         numbers = (record[name] for name in ("losses", "seconds", "n_tokens"))
         return Trained(stage.name, folder / "model", *numbers, resumed_from=stage.steps)
+    check_installed(stage.setup)
     readers = n_readers(stage.setup)
     if stage.batch_size % (stage.accumulation * readers):
         shared = f" groups of {stage.setup.sequence_parallel}" if readers < n_processes() else ""
@@ -131,7 +144,7 @@ def run_stage(
     trainer = None
     if resumed_from == stage.steps:
         # Killed after its last step; Trainer would take one step more.
-        network = load(checkpoint)
+        network = load(checkpoint, dtype=network.dtype)
         history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     else:
         trainer = stage_trainer(network, dataset, collator, stage, checkpoints, original)

@@ -20,7 +20,7 @@ from longrecipe.samples import Collator
 from longrecipe.train.accumulation import Float32Gradients
 from longrecipe.train.context import SplitCollator, check_splittable, make_context, reading_order
 from longrecipe.train.context_check import SplitAttention
-from longrecipe.train.savings import check_installed, trainer_options
+from longrecipe.train.savings import trainer_options
 from longrecipe.train.sharding import configure_sharding, fsdp_options
 
 if TYPE_CHECKING:
@@ -140,15 +140,12 @@ def stage_trainer(
     """The Trainer of a stage; network is changed to save memory as its setup says.
 
     The original model is not sharded: with a kl_weight every process holds it whole, 2 bytes a parameter in bfloat16.
-    Raises ValueError for a setup that this machine lacks the packages of, that does not go with a kl_weight or with the
-    processes and their sharding, or whose sequence_parallel does not go with the model.
+    Raises ValueError for a setup that does not go with the processes and their sharding, or whose sequence_parallel
+    does not go with the model.
     """
-    check_installed(stage.setup)
     parts = stage.setup.sequence_parallel
     if parts > 1:
         check_splittable(network)
-    if stage.setup.fused_loss and stage.kl_weight:
-        raise ValueError("fused_loss makes no logits, and the term with kl_weight needs them: set one of them to none.")
     if stage.setup.fused_loss:
         fuse_loss(network, stage.setup.loss_chunk)
     # Before the arguments: once they ask for ZeRO-3, transformers load every model partitioned.
