@@ -71,8 +71,9 @@ def fuse_loss(network: PreTrainedModel, chunk: int = 4096) -> PreTrainedModel:
 
     With labels it returns a loss and no logits; without, it is as it was. shift_labels, where given as well, are what
     each token is asked for, as transformers' own loss takes them. The head's weight is read in the head's own forward,
-    and both forwards are replaced, not the modules: FSDP2 and ZeRO-3 gather a weight by hooks around that call and
-    nowhere else. Raises ValueError for a head with a bias or scaled, soft-capped logits: its loss would be another one.
+    where FSDP2 and ZeRO-3 gather it by hooks; what they do about a weight read elsewhere varies by version. Both
+    forwards are replaced, not the modules, so that hooks stay in force. Raises ValueError for a head with a bias or
+    scaled, soft-capped logits: its loss would be another one.
     """
     head, config = network.get_output_embeddings(), network.config
     odd = [name for name in ("logit_scale", "logits_scaling", "final_logit_softcapping") if getattr(config, name, None)]

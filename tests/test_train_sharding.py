@@ -33,6 +33,7 @@ from functools import partial
 from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState, DistributedType, PartialState
+from accelerate.utils import DeepSpeedPlugin
 from longrecipe.attention import SkippedPositionsError, check_skipped_positions
 from longrecipe.cost import Setup
 from longrecipe.models import load
@@ -50,6 +51,11 @@ def state_as_on_gpus(self, *args, **kwargs):
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     plain_state(self, *args, **kwargs)
 
+def plugin_of_all_sizes(self):
+    # DeepSpeed leaves parameters below 1e5 numbers whole: here all of them.
+    plain_plugin(self)
+    self.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+
 def watched_step(self, model, inputs, *args, **kwargs):
     if is_sharded and not cut:
         # In the sharded network itself: attention crosses the jumps, and the check would see it if it did not. Not
@@ -63,15 +69,17 @@ def watched_step(self, model, inputs, *args, **kwargs):
     if self.state.global_step == stop_after:
         raise KeyboardInterrupt
     assert {p.dtype for p in model.parameters()} == {dtype}
-    is_sharded.update(
-        2 * p.to_local().numel() == p.numel() if hasattr(p, "to_local") else 2 * p.ds_tensor.numel() == p.ds_numel
+    # Between passes DeepSpeed may keep what it soon needs, so before the first one.
+    is_sharded.update(() if is_sharded else (
+        2 * p.to_local().numel() == p.numel() if hasattr(p, "to_local") else p.numel() == 0 < p.ds_tensor.numel()
         for p in model.parameters()
-    )
+    ))
     loss = plain_step(self, model, inputs, *args, **kwargs)
     assert loss.dtype == torch.float32 and loss != loss.bfloat16()
     return loss
 
 AcceleratorState.__init__, StageTrainer.training_step = state_as_on_gpus, watched_step
+plain_plugin, DeepSpeedPlugin.__post_init__ = DeepSpeedPlugin.__post_init__, plugin_of_all_sizes
 chosen = Stage(**settings | {"setup": Setup(**settings["setup"])})
 data, positions = load_from_disk(str(root / "data")), Collator(METHODS["longrecipe"], 128, 3)
 dtype = weights_dtype(chosen.setup)
