@@ -220,7 +220,7 @@ class Recipe:
     def _wording(self) -> evaluate.Wording:
         if self.material.facts is not None:
             return evaluate.planted(self.tokenizer)
-        return evaluate.sentences(self.tokenizer, self.tokenizer.decode(self.material.text.held_out[:100_000]))
+        return evaluate.sentences(self.tokenizer, self.tokenizer.decode(self.material.text.train[:200_000].tolist()))
 
     def _anchors(self, analysis: tokens.Analysis | None) -> tuple[tokens.TokenTypes | None, list[str] | None]:
         if analysis is None:

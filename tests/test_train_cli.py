@@ -10,6 +10,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
+from longrecipe import corpus, params, recipe
 from longrecipe.models import load_tokenizer
 from longrecipe.train.__main__ import main
 
@@ -92,6 +93,16 @@ def test_two_processes_run_it_as_one(own):
         (one,), (two,) = ((own / cache).glob(f"*/{stage}/stage.json") for cache in ("alone", "cache"))
         one, two = json.loads(one.read_text()), json.loads(two.read_text())
         assert two["losses"] == pytest.approx(one["losses"], rel=1e-4), stage
+
+
+def test_models_of_ones_own_are_measured_in_sentences(own, monkeypatch):
+    monkeypatch.setenv("LONGRECIPE_CACHE", str(own / "cache"))
+    texts = corpus.english_texts(planted=False)[:100]
+    (own / "long.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    run = recipe.prepare(params.load(str(own / "own.yaml"), eval_documents=2, eval_facts=2))
+    report = run.measure(run.base(), lengths=[256, 512])
+    assert set(report.prompts["task"]) == {"multi-key", "multi-value", "multi-query"}
+    assert set(report.prompts["length"]) == {256, 512} and report.general["perplexity"] > 1
 
 
 def refused(capsys, *words):

@@ -101,6 +101,7 @@ def training_memory(config: Any, n_tokens: int, setup: Setup | None = None, batc
     With N parameters, B samples at a time, s shards and p sequence shards: weights 2 N / s (6 N / s in mixed
     precision), gradients 2 N / s (4 in float32), moments as the optimizer keeps them; checkpoints $2 L H n B / p$; the
     block in work: `activation_bytes`, and the gradients at its widest point, the MLP ($6 F$, with $4 H$ at its ends);
+    where samples are split, keys and values of all parts and their gradients besides ($8 k d$ a token of the sample);
     logits: a token's V in bfloat16, twice in float32 (upcast, softmax) and their gradient, 12 V, for all tokens of the
     GPU or of a chunk. Sharded weights are gathered two blocks at a time (the next is fetched early).
 
@@ -114,6 +115,8 @@ def training_memory(config: Any, n_tokens: int, setup: Setup | None = None, batc
     checkpoints = c.num_hidden_layers * kept * here
     width = 6.0 * c.intermediate_size + 4.0 * c.hidden_size
     block = (activation_bytes(c) if setup.checkpointing else 0.0) * here + width * here
+    if setup.sequence_parallel > 1:
+        block += 8.0 * c.num_key_value_heads * head_dim(c) * n_tokens * batch_size
     at_once = min(here, setup.loss_chunk) if setup.fused_loss else here
     moments = OPTIMIZER_BYTES[setup.optimizer] * n.total / setup.shards
     away = setup.offload_activations
