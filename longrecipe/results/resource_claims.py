@@ -121,13 +121,16 @@ def _mini(mini: Mapping | None) -> list[tuple]:
     less = f"85 % fewer seconds a step than FLT, mini, {at}"
     agrees = f"the time model has mini's LongRecipe / FLT within {WITHIN:.0%}, {at}"
     flops = f"FLOPs alone have it within {WITHIN:.0%}, {at}"
+    every = f"and at every length (FLOPs for measured, within {WITHIN:.0%})"
     overhead = "what the time model leaves out weighs most on short samples (LongRecipe, measured / modelled seconds)"
     ours = table.filter(like="LongRecipe").dropna()
     if ours.empty or JUDGED_AT not in ours.index:
-        return [("measured", claim, []) for claim in (less, agrees, flops, overhead)]
+        return [("measured", claim, []) for claim in (less, agrees, flops, every, overhead)]
     found, modelled, counted = (
         table.loc[JUDGED_AT, f"LongRecipe / FLT, {x}"] for x in ("measured", "time model", "FLOPs")
     )
+    pairs = table[["LongRecipe / FLT, FLOPs", "LongRecipe / FLT, measured"]].dropna()
+    listed = ", ".join(f"{target}: {have:.3f} for {want:.3f}" for target, have, want in pairs.itertuples())
     left_out = ours["LongRecipe, measured / modelled"]
     first, last = left_out.iloc[0], left_out.iloc[-1]
     each = f"{first:.1f} at {left_out.index[0]}, {last:.1f} at {left_out.index[-1]}"
@@ -135,5 +138,6 @@ def _mini(mini: Mapping | None) -> list[tuple]:
         ("measured", f"{less}: {1 - found:.1%}", [_less(found)]),
         ("measured", f"{agrees}: {modelled:.3f} for {found:.3f}", [abs(modelled / found - 1) <= WITHIN]),
         ("measured", f"{flops}: {counted:.3f} for {found:.3f}", [abs(counted / found - 1) <= WITHIN]),
+        ("measured", f"{every}: {listed}", [abs(have / want - 1) <= WITHIN for _, have, want in pairs.itertuples()]),
         ("measured", f"{overhead}: {each}", [first > last]),
     ]
