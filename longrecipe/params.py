@@ -94,7 +94,7 @@ class Params(BaseModel):
     merge_weight: float = Field(ge=0, le=1, description="weight of the original model; paper: 0.5")
     merge_rule: Literal["uniform", "spare_qk"] = Field("uniform", description="spare_qk: queries and keys stay tuned")
 
-    samples_at_once: int | None = Field(None, ge=1, description="samples a GPU reads at a time; null: its whole batch")
+    samples_at_once: int | None = Field(None, ge=1, description="most samples a GPU reads at a time; null: all")
     attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = Field(
         "auto", description="auto: flash-attn where it is installed and there is a GPU, else torch's own (sdpa)"
     )
@@ -140,7 +140,7 @@ class Params(BaseModel):
     @property
     def key(self) -> str:
         """A short hash of all settings: runs with equal keys are the same run."""
-        return _hash(self.model_dump(exclude_defaults=True))
+        return key_of(self.model_dump(exclude_defaults=True))
 
     def stage_key(self, stage: str) -> str:
         """A short hash of the settings that a stage reads, its own and those of the stages before it.
@@ -151,9 +151,9 @@ class Params(BaseModel):
         if stage == "analysis":
             common = ["model", "scale", "weights", "text", "seed", "precision", "window", "warmup_steps", "save_steps"]
             common += [*MEMORY, "samples_at_once", "attention"]
-            return _hash({k: v for k, v in settings.items() if k in common or k.startswith(("probe_", "analysis_"))})
+            return key_of({k: v for k, v in settings.items() if k in common or k.startswith(("probe_", "analysis_"))})
         later = {"extend": ("replay_", "merge_", "eval_"), "replay": ("merge_", "eval_")}[stage]
-        return _hash({k: v for k, v in settings.items() if not k.startswith(later)})
+        return key_of({k: v for k, v in settings.items() if not k.startswith(later)})
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Params":
@@ -192,7 +192,8 @@ class Params(BaseModel):
         return self
 
 
-def _hash(settings: Mapping[str, Any]) -> str:
+def key_of(settings: Mapping[str, Any]) -> str:
+    """Ten characters that stand for settings in the name of a folder."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
 
 

@@ -243,14 +243,20 @@ class Recipe:
     def _stage(self, name: str, steps: int, batch_size: int, rate: float, schedule: str) -> train.Stage:
         p, setup = self.params, setup_of(self.params)
         common = (p.warmup_steps, p.save_steps, p.seed, p.precision)
-        share = batch_size // train.n_readers(setup)
-        batches = max(1, share // (p.samples_at_once or share or 1))
+        batches = max(1, batch_size // (train.n_readers(setup) * rows_at_once(p, batch_size)))
         return train.Stage(name, steps, batch_size, rate, schedule, *common, accumulation=batches, setup=setup)
 
 
 def setup_of(params: Params) -> Setup:
     """How a run spends memory: its settings of the same names, and whether the launcher shards the weights."""
     return Setup(**{name: getattr(params, name) for name in MEMORY}, shards=train.shards_asked(n_processes()))
+
+
+def rows_at_once(params: Params, batch_size: int) -> int:
+    """Samples that a GPU reads at a time of steps of batch_size: what divides its share, samples_at_once at most."""
+    share = max(1, batch_size // train.n_readers(setup_of(params)))
+    most = min(share, params.samples_at_once or share)
+    return next(rows for rows in range(most, 0, -1) if share % rows == 0)
 
 
 def _on_device(network: PreTrainedModel) -> PreTrainedModel:

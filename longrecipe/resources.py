@@ -78,13 +78,8 @@ def gpu_cases(gpu_bytes: float) -> list[Case]:
     cases = [base, replace(base, target_length=109227), replace(base, target_length=81920)]
     cases += [replace(base, model=name) for name in ("mistral", "qwen2")]
     cases.append(replace(base, model="qwen2", target_length=81920))
-    for change in (
-        {"offload_activations": True},
-        {"fused_loss": False},
-        {"fp32_accumulation": True, "offload_activations": True},
-        {"optimizer": "adamw_bf16"},
-        {"checkpointing": False},
-    ):
+    changes = [change for change in cost.SAVINGS.values() if change]
+    for change in (*changes, {"fp32_accumulation": True, "offload_activations": True}):
         cases.append(replace(base, setup=replace(base.setup, **change)))
     away = replace(base, method="flt", setup=Setup(offload_activations=True))
     cases += [replace(away, target_length=T) for T in (65536, 81920, 131072)]

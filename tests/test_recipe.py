@@ -199,3 +199,12 @@ def test_models_beside_the_others_are_measured_on_a_share_of_the_documents(prepa
     for network, source, _, _, n_documents, n_facts, seed, *_ in asked:
         assert (network, n_documents, n_facts, seed) == ("network", 10, 3, 5)
         assert source is run.material.text.held_out
+
+
+@pytest.mark.parametrize(
+    ("asked", "batch_size", "processes", "rows"),
+    [(None, 8, 1, 8), (None, 8, 2, 4), (3, 8, 1, 2), (5, 8, 1, 4), (12, 8, 1, 8), (1, 96, 8, 1), (4, 4, 8, 1)],
+)
+def test_no_more_samples_are_read_at_a_time_than_asked(monkeypatch, asked, batch_size, processes, rows):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    assert recipe.rows_at_once(params.load("llama3", samples_at_once=asked), batch_size) == rows

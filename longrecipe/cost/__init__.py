@@ -11,7 +11,7 @@ from longrecipe.cost.memory import (
     check_fits,
     training_memory,
 )
-from longrecipe.cost.plan import BATCH, LONGEST, gpu_hours, gpus_needed, longest_sample
+from longrecipe.cost.plan import BATCH, LONGEST, SAVINGS, gpu_hours, gpus_needed, longest_sample
 from longrecipe.cost.time import DEVICES, Device, Seconds, device_of, mfu, step_seconds
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "GB",
     "LONGEST",
     "OPTIMIZER_BYTES",
+    "SAVINGS",
     "Counts",
     "Device",
     "DoesNotFitError",

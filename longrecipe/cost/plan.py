@@ -10,6 +10,15 @@ from longrecipe.cost.time import Device, step_seconds
 BATCH = 96
 # Where the search for the longest sample ends, tokens.
 LONGEST = 4096 * 1024
+# Each saving of the default setup switched off in turn, and one switched on that the default can do without.
+SAVINGS = {
+    "as set up": {},
+    "activations offloaded": {"offload_activations": True},
+    "no fused loss": {"fused_loss": False},
+    "moments in 16 bits": {"optimizer": "adamw_bf16"},
+    "moments in 32 bits": {"optimizer": "adamw_fp32"},
+    "no checkpointing": {"checkpointing": False},
+}
 
 
 def gpu_hours(config: Any, n_tokens: int, n_samples: float, device: Device, setup: Setup | None = None) -> float:

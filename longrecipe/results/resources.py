@@ -4,7 +4,6 @@ Modelled: `longrecipe.cost`, one sample at a time on one GPU. Measured: what `py
 where it has not run, a cell says "not measured". Sizes in GB of 1e9 bytes.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -15,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from longrecipe import cost, models
-from longrecipe.cost import DEVICES, GB, Setup
+from longrecipe.cost import DEVICES, GB, SAVINGS, Setup
+from longrecipe.params import key_of
 from longrecipe.paths import results_dir, write_text
 from longrecipe.results.question import Question
 from longrecipe.results.tables import NAMES, paper
@@ -23,15 +23,6 @@ from longrecipe.results.tables import NAMES, paper
 NOT_MEASURED, OUT_OF_MEMORY = "not measured", "out of memory"
 METHODS = ("flt", "longrecipe", "pose", "rpes")
 CARDS = {"24 GB": DEVICES["RTX 4090 24 GB"], "40 GB": DEVICES["A100 40 GB"], "80 GB": DEVICES["H100 80 GB"]}
-# Each saving of the default setup switched off in turn, and one switched on that the default can do without.
-SAVINGS = {
-    "as set up": {},
-    "activations offloaded": {"offload_activations": True},
-    "no fused loss": {"fused_loss": False},
-    "moments in 16 bits": {"optimizer": "adamw_bf16"},
-    "moments in 32 bits": {"optimizer": "adamw_fp32"},
-    "no checkpointing": {"checkpointing": False},
-}
 ALL_SAVINGS = Setup(optimizer="adamw_4bit", offload_activations=True, offload_optimizer=True)
 # The paper's families: the names of Table 4, its 80k and 128k tokens.
 _TABLE_4 = {"llama3-8b": "llama3", "qwen2-7b": "qwen2"}
@@ -188,8 +179,7 @@ def longest(question: Question) -> pd.DataFrame:
 def save(question: Question, claims: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> Path:
     """Write a folder of results/resources: the tables as CSV, then metrics.json (question, claims). Returns it."""
     settings = question.model_dump()
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
-    slug = f"{Path(question.model).name}-{question.scale}-{question.method}-{question.target_length}-{key}"
+    slug = f"{Path(question.model).name}-{question.scale}-{question.method}-{question.target_length}-{key_of(settings)}"
     folder = results_dir() / "resources" / re.sub(r"[^\w.-]+", "-", slug)
     for name, table in tables.items():
         write_text(folder / f"{name}.csv", table.to_csv(float_format="%.6g"))

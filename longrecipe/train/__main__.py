@@ -7,6 +7,7 @@ the recipe fits the GPU; what does not exits 1 and says what would.
 
 import argparse
 import logging
+import os
 import sys
 
 import torch
@@ -15,9 +16,7 @@ import yaml
 
 from longrecipe import cost, models, params, recipe
 from longrecipe.cost import GB
-from longrecipe.paths import host_bytes
 from longrecipe.processes import is_main, n_processes
-from longrecipe.train.trainer import n_readers
 
 log = logging.getLogger("longrecipe.train")
 
@@ -56,11 +55,11 @@ def main(arguments: list[str] | None = None) -> None:
 def _check(p: params.Params, gpu_gb: float | None, host_gb: float | None) -> str:
     """What the run's stage 1 needs, in words. Raises DoesNotFitError where that is more than there is."""
     config, setup = models.config_of(p.source, p.scale), recipe.setup_of(p)
-    rows = max(1, p.extend_batch_size // n_readers(setup))
-    rows = min(rows, p.samples_at_once or rows)
+    rows = recipe.rows_at_once(p, p.extend_batch_size)
     if gpu_gb is None and torch.cuda.is_available():
         gpu_gb = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GB
-    host = (host_gb * GB if host_gb else host_bytes()) / n_processes()
+    here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    host = (here if host_gb is None else host_gb * GB) / n_processes()
     need = cost.training_memory(config, p.train_length, setup, rows)
     if gpu_gb is not None:
         need = cost.check_fits(config, p.train_length, gpu_gb * GB, host, setup, rows)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, TrainerCallback
 
 from longrecipe.attention import MAX_GAP, MAX_TOKENS, SkippedPositionsError, skipping_positions
+from longrecipe.rope import head_dim
 from longrecipe.train.context import Context, attend, cut, own_chunks, split_attention
 
 # What float32 sums in another order may differ by, relative to the logits; bfloat16 has 8 significant bits.
@@ -73,8 +74,7 @@ def _logits(network: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.T
 def _gradients_apart(network: PreTrainedModel, context: Context, dtype: torch.dtype) -> torch.Tensor:
     config, generator = network.config.get_text_config(), torch.Generator().manual_seed(0)
     heads, kv_heads = config.num_attention_heads, getattr(config, "num_key_value_heads", config.num_attention_heads)
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    shapes = [(2, count, 6 * context.parts, width) for count in (heads, kv_heads, kv_heads, heads)]
+    shapes = [(2, count, 6 * context.parts, head_dim(config)) for count in (heads, kv_heads, kv_heads, heads)]
     *inputs, weights = (torch.randn(x, generator=generator).to(network.device, dtype) for x in shapes)
     whole, own = ([y.requires_grad_() for y in x] for x in (inputs, [own_chunks(x, context, 2) for x in inputs]))
     shared = [x.repeat_interleave(heads // x.shape[1], dim=1) for x in whole]
