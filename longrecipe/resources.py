@@ -1,9 +1,10 @@
 """What training costs where it runs: seconds and memory of steps, measured with the Trainer that the recipe uses.
 
-`python -m longrecipe.resources mini` (CPU, minutes): every method over target lengths. `python -m longrecipe.resources
-gpu` (one GPU of 80 GB, under 9 minutes): models of the paper's shapes with random weights, as neither time nor memory
-depends on values; each saving switched off in turn. Each case runs in a process of its own, and results are written
-after each, to results/resources/<device>.json: a run that was cut off goes on where it was.
+`python -m longrecipe.resources mini` (CPU, minutes): every method over target lengths; `... ratios`: LongRecipe's steps
+by token ratio, beside FLT's, for notebook 07. `python -m longrecipe.resources gpu` (one GPU of 80 GB, under 9 minutes):
+models of the paper's shapes with random weights, as neither time nor memory depends on values; each saving switched off
+in turn. Each case runs in a process of its own, and results are written after each, to results/resources/<what>.json: a
+run that was cut off goes on where it was.
 """
 
 import argparse
@@ -49,12 +50,13 @@ class Case:
     setup: Setup = field(default_factory=Setup)
     batch_size: int = 1
     steps: int = 3
+    ratio: float = RATIO
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of a sample: T for methods that read whole documents, else 30 % of it."""
+        """Tokens of a sample: T for methods that read whole documents, else a share of it, the ratio."""
         whole = positions.method(self.method).text == "whole"
-        return self.target_length if whole else int(RATIO * self.target_length)
+        return self.target_length if whole else int(self.ratio * self.target_length)
 
     @property
     def name(self) -> str:
@@ -69,6 +71,16 @@ def mini_cases(lengths: Iterable[int] = (256, 512, 1024, 2048, 4096, 8192)) -> l
     methods = ("flt", "longrecipe", "rpes", "pose")
     cases = [Case("llama3", "mini", method, T, PLAIN, 8, steps=12) for T in lengths for method in methods]
     return [replace(case, steps=5) if case.n_tokens > 2500 else case for case in cases]
+
+
+def ratio_cases() -> list[Case]:
+    """FLT and LongRecipe on each mini model to 10 and 16 windows, in steps of 8 samples; to 16 at Figure 2's ratios."""
+    cases = []
+    for model in models.ARCHITECTURES:
+        for T, ratios in ((2560, (RATIO,)), (4096, (0.05, 0.1, 0.2, 0.3, 0.4))):
+            cases.append(Case(model, "mini", "flt", T, PLAIN, 8, steps=5))
+            cases += [Case(model, "mini", "longrecipe", T, PLAIN, 8, 12, ratio) for ratio in ratios]
+    return cases
 
 
 def gpu_cases(gpu_bytes: float) -> list[Case]:
@@ -216,12 +228,12 @@ def _machine() -> dict:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line: mini, gpu, or one case as JSON (which `run` starts)."""
+    """The command line: mini, ratios, gpu, or one case as JSON (which `run` starts)."""
     parser = argparse.ArgumentParser(prog="python -m longrecipe.resources", description="Measure what training costs.")
-    parser.add_argument("what", choices=("mini", "gpu", "one"))
+    parser.add_argument("what", choices=("mini", "ratios", "gpu", "one"))
     parser.add_argument("case", nargs="?", help="for one: a case as JSON")
     parser.add_argument("--minutes", type=float, default=8.5, help="stop before so many minutes have passed")
-    parser.add_argument("--out", type=Path, help="default: results/resources/<mini or gpu>.json")
+    parser.add_argument("--out", type=Path, help="default: results/resources/<what>.json")
     chosen = parser.parse_args(arguments)
     if chosen.what == "one":
         settings = json.loads(chosen.case)
@@ -233,7 +245,8 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     path = chosen.out or results_dir() / "resources" / f"{chosen.what}.json"
     gpu = torch.cuda.get_device_properties(0).total_memory if chosen.what == "gpu" else 0
-    run(mini_cases() if chosen.what == "mini" else gpu_cases(gpu), path, chosen.minutes)
+    cases = {"mini": mini_cases, "ratios": ratio_cases, "gpu": lambda: gpu_cases(gpu)}[chosen.what]()
+    run(cases, path, chosen.minutes)
 
 
 if __name__ == "__main__":

@@ -220,3 +220,19 @@ class TestClaims:
         mini = json.loads((paths.root() / "results" / "resources" / "mini.json").read_text())
         steps = resource_claims.mini_steps(mini)
         assert set(steps["method"]) == {"FLT", "LongRecipe", "PoSE", "RPES"} and (steps["modelled"] > 0).all()
+
+
+class TestStepShares:
+    def test_seconds_are_in_percent_of_flts_at_the_same_target(self):
+        seconds = {case: {"seconds_per_step": 1e-3 * case.n_tokens} for case in resources.ratio_cases()}
+        made = record(seconds)
+        shares = tables.step_shares(made, "qwen2", 4096)
+        assert list(shares) == [1.0, 0.05, 0.1, 0.2, 0.3, 0.4]
+        assert shares[1.0] == 100 and shares[0.3] == pytest.approx(30, abs=0.05)
+        assert list(tables.step_shares(made, "qwen2", 2560)) == [1.0, 0.3]
+
+    def test_what_was_not_measured_or_failed_is_left_out(self):
+        cases = [case for case in resources.ratio_cases() if case.model == "llama3" and case.target_length == 2560]
+        assert tables.step_shares(record({case: {"error": "killed"} for case in cases}), "llama3", 2560) == {}
+        assert tables.step_shares(None, "llama3", 2560) == {}
+        assert tables.step_shares(record({}), "llama3", 2560) == {}

@@ -295,7 +295,9 @@ def test_the_command_line_names_grid_models_seeds_and_targets(quick, monkeypatch
 
 def test_a_notebook_names_its_model_seeds_and_settings(own_root):
     grid = sweep.from_notebook("ratio", {"model": "llama3", "n_seeds": None, "target_length": None, "_": 3})
-    assert grid == sweep.ratio("llama3", range(5))
+    assert grid == sweep.ratio("llama3", range(3))
+    both = sweep.from_notebook("methods", {"model": "llama3", "n_seeds": None})
+    assert both == sweep.methods("llama3", range(5)) and both[0].target_length == 2560
     assert sweep.from_notebook("ablation", {"model": "mistral"}) == sweep.ablation("mistral", range(3))
     named = {"model": "qwen2", "n_seeds": 2, "eval_documents": 5, "np": np}
     assert sweep.from_notebook("front", named) == sweep.front("qwen2", range(2), eval_documents=5)

@@ -55,25 +55,28 @@ def depth_maps(depths: pd.DataFrame) -> Figure:
     return figure
 
 
-def cost(table: pd.DataFrame, lines: Mapping[str, pd.DataFrame], column: str = "NIAH(M)") -> Figure:
-    """Long-context score against the seconds of stage 1: one point a method, one line over token ratios a variant.
+def cost(table: pd.DataFrame, lines: Mapping[str, pd.DataFrame], x: str, column: str = "NIAH(M)") -> Figure:
+    """Long-context score against what a run took: one point a method, one line over token ratios a variant.
 
-    table: `over_seeds` by name, of NIAH(M) and "stage 1 seconds"; lines: such tables by ratio, under their names.
+    table: `over_seeds` by name, of both columns; lines: such tables by ratio, under their names, 1.0 standing for FLT.
+    x: the column of what it took, logarithmic.
     """
-    seconds = ("stage 1 seconds", "mean")
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.4, 3.7))
         for name, rows in lines.items():
             style = {"fmt": "o-" if name == "LongRecipe" else "s--", "ms": 4, "lw": 1.3}
-            _points(axis, rows[seconds].to_numpy(), rows, column, NAME_COLOURS[name], label=name, **style)
-            for ratio, x, y in zip(rows.index, rows[seconds], rows[column, "mean"], strict=True):
+            _points(axis, rows[x, "mean"].to_numpy(), rows, column, NAME_COLOURS[name], label=name, **style)
+            for ratio, at, y in zip(rows.index, rows[x, "mean"], rows[column, "mean"], strict=True):
                 if name == "LongRecipe":
-                    offset = (0, 9)
-                    axis.annotate(f"{ratio:.0%}", (x, y), offset, textcoords="offset points", fontsize=7, ha="center")
+                    label = "FLT" if ratio == 1 else f"{ratio:.0%}"
+                    axis.annotate(label, (at, y), (0, 9), textcoords="offset points", fontsize=7, ha="center")
         for name in table.index.difference(list(lines), sort=False):
             rows = table.loc[[name]]
-            _points(axis, rows[seconds].to_numpy(), rows, column, NAME_COLOURS[name], ms=8, label=name)
-        axis.set(xscale="log", xlabel="seconds of stage 1, measured", ylabel=f"{column} at the target, percent")
+            _points(axis, rows[x, "mean"].to_numpy(), rows, column, NAME_COLOURS[name], ms=7, label=name)
+        axis.set(xscale="log", xlabel=x, ylabel=f"{column} at the target, percent")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.set_xticks([5, 10, 20, 50, 100])
+        axis.minorticks_off()
         axis.legend(fontsize=7, loc="lower right")
     return figure
 

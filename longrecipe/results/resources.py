@@ -30,7 +30,7 @@ _TARGETS = {80: 81920, 128: 131072}
 
 
 def record_of(name: str) -> dict | None:
-    """results/resources/<name>.json, mini or gpu; None where nothing was measured."""
+    """results/resources/<name>.json, mini, ratios or gpu; None where nothing was measured."""
     path = results_dir() / "resources" / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
@@ -45,6 +45,17 @@ def measured_cell(record: Mapping | None, key: str, setup: Setup, **wanted: Any)
                 return found[key]
             return OUT_OF_MEMORY if "out of memory" in found.get("error", "") else "failed"
     return NOT_MEASURED
+
+
+def step_shares(record: Mapping | None, model: str, target_length: int) -> dict[float, float]:
+    """Seconds of a step in percent of FLT's by token ratio, FLT's own at 1.0, as `longrecipe.resources ratios` measured
+    them one after the other on one machine. Empty where the model was not measured at this target."""
+    seconds = {}
+    for case in record["cases"].values() if record else ():
+        if (case["model"], case["target_length"]) == (model, target_length) and "error" not in case["measured"]:
+            ratio = 1.0 if case["method"] == "flt" else case["ratio"]
+            seconds[ratio] = case["measured"]["seconds_per_step"]
+    return {ratio: 100 * took / seconds[1.0] for ratio, took in seconds.items()} if 1.0 in seconds else {}
 
 
 def memory(question: Question, record: Mapping | None = None) -> pd.DataFrame:

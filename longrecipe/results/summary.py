@@ -35,7 +35,7 @@ def _grid_summary() -> str:
     """The paper's tables from the finished runs of the grid, every model and target."""
     if not finished(tables.GRID):
         return ""
-    scores = tables.scores()
+    scores = _repeated(tables.scores())
     default = scores[scores["ratio"].isin([0.3, 1.0])]
     columns = ["NIAH(M)", "RULER-like", *tables.GENERAL, *tables.TRAINING]
     whole = tables.final(default[default["name"].isin(tables.NAMES.values())]).sort_values("model", kind="stable")
@@ -57,11 +57,18 @@ def _grid_summary() -> str:
     }
     about = (
         "Measured by the grid (`python -m longrecipe.sweep`), in percent, general scores in percent of the base's;\n"
-        "mean and half of the 95 % interval over seeds (Student's t). TFLOP are counted, not measured. Notebooks 04,\n"
-        "06 and 07 show these beside the paper's and judge its claims."
+        "mean and half of the 95 % interval over seeds (Student's t); what has fewer than 3 seeds is left out.\n"
+        "TFLOP are counted, not measured. Seconds compare within a model and target: others may be another machine's.\n"
+        "Notebooks 04, 06 and 07 show these beside the paper's and judge its claims."
     )
     text = "".join(f"\n### {title}\n\n{_markdown(tables.shown(table))}" for title, table in sections.items())
     return f"\n## The paper's tables\n\n{about}\n{text}"
+
+
+def _repeated(scores: pd.DataFrame, at_least: int = 3) -> pd.DataFrame:
+    """The rows of settings with enough seeds for an interval that means something; the others are still under way."""
+    seeds = scores.groupby(["model", "target", "method", "name", "ratio", "stage"])["seed"].transform("nunique")
+    return scores[seeds >= at_least]
 
 
 def _markdown(frame: pd.DataFrame) -> str:

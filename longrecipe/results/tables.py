@@ -4,14 +4,15 @@ Scores are in percent, as the paper's. `scores()` is the one long table from whi
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from longrecipe.evaluate import NIAH_M
 from longrecipe.merge import RULES
-from longrecipe.params import Params
+from longrecipe.params import Params, key_of
 from longrecipe.params import load as load_params
-from longrecipe.paths import results_dir
+from longrecipe.paths import results_dir, write_text
 from longrecipe.positions import method
 from longrecipe.results.runs import finished, load, run_dir, seed_interval
 
@@ -144,6 +145,11 @@ def final(frame: pd.DataFrame) -> pd.DataFrame:
     untrained = frame["method"].eq("none") & frame["stage"].isin(["base", "RoPE rule alone"])
     rows = frame[untrained | frame["stage"].eq("merged")].copy()
     rows.loc[rows["method"] == "none", "name"] = rows["stage"]
+    return in_order(rows)
+
+
+def in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `scores` in the order of the paper's methods; variants of LongRecipe stand behind these."""
     order = {name: i for i, name in enumerate(["base", *NAMES.values()])}
     return rows.sort_values(
         "name", key=lambda names: names.map(lambda name: order.get(name, len(order))), kind="stable"
@@ -189,42 +195,6 @@ def _plus_minus(mean: float, half: float, digits: int) -> str:
     return f"{mean:,.{digits}f}" + ("" if pd.isna(half) else f" ± {half:,.{digits}f}")
 
 
-def difference(frame: pd.DataFrame, one: str, other: str, column: str) -> tuple[float, float, float]:
-    """Mean over seeds of a column's difference, one name minus another, paired by seed, with its 95 % interval.
-
-    frame: rows of `scores`, one a name and seed. Raises ValueError where there are several, or fewer than two pairs.
-    """
-    table = frame.pivot(index="seed", columns="name", values=column)
-    return seed_interval((table[one] - table[other]).dropna().tolist())
-
-
-def judged(triple: tuple[float, float, float], at_least: float) -> str:
-    """Whether a mean with its interval (mean, low, high) is at least a number: holds where all of the interval is,
-    DOES NOT HOLD where none of it is, else not settled."""
-    _, low, high = triple
-    return "holds" if low >= at_least else "DOES NOT HOLD" if high < at_least else "not settled"
-
-
-def claims(frame: pd.DataFrame, claimed: Iterable[tuple[str, str, float]], column: str = "NIAH(M)") -> pd.DataFrame:
-    """Claims of the form "one is at least another plus points", judged by the paired difference over seeds.
-
-    frame: rows of `scores`, one a name and seed; claimed: (one, other, points). The verdict is that of `judged`.
-    """
-    rows = []
-    for one, other, points in claimed:
-        mean, low, high = difference(frame, one, other, column)
-        verdict = judged((mean, low, high), points)
-        margin = f" {'+' if points > 0 else '-'} {abs(points):g}" if points else ""
-        rows.append((f"{column}: {one} >= {other}{margin}", mean, low, high, verdict))
-    return pd.DataFrame(rows, columns=["claim", "difference", "low", "high", "verdict"]).set_index("claim")
-
-
-def share(frame: pd.DataFrame, one: str, other: str, column: str) -> tuple[float, float, float]:
-    """Mean over seeds of a column's ratio between two names, in percent, paired by seed, with its 95 % interval."""
-    table = frame.pivot(index="seed", columns="name", values=column)
-    return seed_interval((100 * table[one] / table[other]).dropna().tolist())
-
-
 def depths(grid: Iterable[Params], stage: str = "merged", task: str = "multi-key") -> pd.DataFrame:
     """Scores by text length and depth of what is asked for, all seeds together: name, length, depth (fifth), score."""
     frames = []
@@ -237,8 +207,8 @@ def depths(grid: Iterable[Params], stage: str = "merged", task: str = "multi-key
     return (sums["hits"] / sums["count"]).rename("score").reset_index()
 
 
-def fronts(grid: Iterable[Params], untrained: Iterable[Params]) -> pd.DataFrame:
-    """The merges of finished front runs, means over seeds: name, replay, rule, weight, seeds, NIAH(M), general scores.
+def front_scores(grid: Iterable[Params], untrained: Iterable[Params]) -> pd.DataFrame:
+    """The merges of finished front runs: name, replay, rule, weight, seed, NIAH(M) and general scores.
 
     Weight 0 is the replayed model, the same by every rule. untrained: finished runs of method none with the same
     targets and seeds. Raises FileNotFoundError for a run that has not finished.
@@ -254,8 +224,12 @@ def fronts(grid: Iterable[Params], untrained: Iterable[Params]) -> pd.DataFrame:
             scored = _long(each["numbers"], record["params"]) | _kept(each["numbers"], base, record["params"])
             for rule in [each["rule"]] if each["weight"] else RULES:
                 rows.append(about | {"rule": rule, "weight": each["weight"]} | scored)
-    frame = pd.DataFrame(rows)
-    by = frame.groupby(["name", "replay", "rule", "weight"], sort=False)
+    return pd.DataFrame(rows)
+
+
+def fronts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds of `front_scores`, by name, replay, rule and rising weight, and the number of seeds."""
+    by = rows.groupby(["name", "replay", "rule", "weight"], sort=False)
     means = by[["NIAH(M)", *GENERAL]].mean()
     return means.assign(seeds=by["seed"].count()).reset_index().sort_values("weight", kind="stable")
 
@@ -278,3 +252,28 @@ def paper_methods(model: str, windows: float) -> pd.DataFrame:
     for name in ("mmlu", "gsm8k", "humaneval"):
         found[f"{name} kept"] = 100 * found[name] / base[name]
     return found.drop(columns=["family", "target_k"])
+
+
+def paper_parts() -> pd.DataFrame:
+    """Table 2 of the paper (Llama-3 to 80k), by the names of our variants."""
+    names = NAMES | {
+        "longrecipe_without_token_analysis": NAMES["longrecipe"] + SELECTED["first"],
+        "longrecipe_random_sentences": NAMES["longrecipe"] + SELECTED["random"],
+    }
+    return paper("table2_ablation").replace({"variant": names}).set_index("variant").rename_axis("name")
+
+
+def paper_stages() -> pd.DataFrame:
+    """Table 3 of the paper (Llama-3 to 80k), by method and stage, in percent of the base's."""
+    base = paper("table1_methods").set_index(["family", "method"]).loc[("llama3-8b-instruct", "base")]
+    rows = paper("table3_retention").replace({"method": NAMES}).set_index(["method", "stage"])
+    return pd.DataFrame({f"{name} kept": 100 * rows[name] / base[name] for name in ("mmlu", "gsm8k", "humaneval")})
+
+
+def save(experiment: str, grid: Sequence[Params], tables: Mapping[str, pd.DataFrame]) -> Path:
+    """Write tables made from a grid as CSV into a folder of results/<experiment>, named by the grid; returns it."""
+    key = key_of({"runs": [p.key for p in grid]})
+    folder = results_dir() / experiment / f"{grid[0].model}-{key}"
+    for name, table in tables.items():
+        write_text(folder / f"{name}.csv", table.to_csv(float_format="%.6g"))
+    return folder

@@ -80,20 +80,20 @@ def _varied(
 def from_notebook(grid: str, namespace: Mapping[str, Any]) -> list[Params]:
     """A grid of GRIDS from the plain values in a notebook's namespace (`globals()`): model, n_seeds, settings of runs.
 
-    n_seeds: None takes 5 for llama3 and 3 for the others. Raises ParamsError for unknown names, impossible values, and
-    what the grid sets itself.
+    n_seeds: None takes the grid's own, 3, and 5 for the methods on llama3. Raises ParamsError for unknown names,
+    impossible values, and what the grid sets itself.
     """
     plain = {name: value for name, value in params.plain_values(namespace).items() if value is not None}
     model, n_seeds = plain.pop("model"), plain.pop("n_seeds", None)
-    n_seeds = SEEDS.get(model, 3) if n_seeds is None else n_seeds
-    if not (isinstance(n_seeds, int) and 2 <= n_seeds <= 10):
+    if n_seeds is not None and not (isinstance(n_seeds, int) and 2 <= n_seeds <= 10):
         raise params.ParamsError(f"n_seeds = {n_seeds!r}: 2 to 10 seeds give an interval.")
+    seeds = {} if n_seeds is None else {"seeds": range(n_seeds)}
     if taken := plain.keys() & SETS[grid]:
         raise params.ParamsError(
             f"{', '.join(sorted(taken))}: the grid sets it; give n_seeds and (methods only) targets, or use notebook "
             "03 for a single run."
         )
-    return GRIDS[grid](model, range(n_seeds), **plain)
+    return GRIDS[grid](model, **seeds, **plain)
 
 
 # What each grid sets itself, and how it is run.
