@@ -7,6 +7,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from longrecipe import corpus, facts, samples, tokens
+from longrecipe.hubtext import is_hub_text, load_hub_text
 from longrecipe.params import Params
 from longrecipe.paths import root
 from longrecipe.positions import Method
@@ -117,10 +118,11 @@ class Material:
 
 
 def load_material(params: Params, tokenizer: PreTrainedTokenizerBase) -> Material:
-    """The text of a run: the files it names (below the repository root where they are relative), else English that
-    every Python carries, with planted facts at scale mini.
+    """The text of a run: the files it names (below the repository root where they are relative) or a dataset of a hub,
+    else English that every Python carries, with planted facts at scale mini.
 
-    Raises ValueError where facts are to be planted in text of one's own, and as `textfiles.load_files` says.
+    Raises ValueError where facts are to be planted in text of one's own, and as `textfiles.load_files` and
+    `hubtext.load_hub_text` say.
     """
     planted = params.scale == "mini"
     if planted and (params.text or params.replay_text):
@@ -128,8 +130,16 @@ def load_material(params: Params, tokenizer: PreTrainedTokenizerBase) -> Materia
             f"text = {params.text or params.replay_text!r}: the mini models read English that every Python carries, "
             "with facts planted in it; text of your own goes with scale small or paper."
         )
-    text = corpus.load_english(tokenizer, planted=planted) if params.text is None else None
-    text = text or load_files(root() / params.text, tokenizer)
-    general = load_files(root() / params.replay_text, tokenizer) if params.replay_text else text
+    if params.text is None:
+        text = corpus.load_english(tokenizer, planted=planted)
+    else:
+        text = _load(params.text, tokenizer, params.text_tokens)
+    general = _load(params.replay_text, tokenizer) if params.replay_text else text
     fact_format = facts.fact_format(tokenizer) if planted else None
     return Material(params, text, general, fact_format, corpus.sentence_end_ids(tokenizer))
+
+
+def _load(name: str, tokenizer: PreTrainedTokenizerBase, most_tokens: int | None = None) -> corpus.Corpus:
+    path = root() / name
+    load = load_hub_text if is_hub_text(name) and not path.exists() else load_files
+    return load(name if load is load_hub_text else path, tokenizer, most_tokens=most_tokens)

@@ -52,8 +52,9 @@ class Params(BaseModel):
     precision: Literal["auto", "bf16", "fp32"] = Field(description="auto: bf16 where the processor computes in it")
     # Keys that came later have defaults, so that runs made before keep their names.
     weights: str | None = Field(None, description="a folder in Hugging Face's layout, or a hub id; null goes by model")
-    text: str | None = Field(None, description="file or folder of long text; null: English that every Python carries")
-    replay_text: str | None = Field(None, description="file or folder of general text for replay; null takes text")
+    text: str | None = Field(None, description="file, folder or hub dataset of long text; null: Python's own English")
+    text_tokens: int | None = Field(None, ge=1, description="reading text stops behind so many tokens; null: all")
+    replay_text: str | None = Field(None, description="the same of general text for replay; null takes text")
 
     window: int = Field(ge=8, description="W, context window of the base model")
     target_length: int = Field(ge=16, description="T, context window wanted")
@@ -149,7 +150,18 @@ class Params(BaseModel):
         """
         settings = self.model_dump(exclude_defaults=True)
         if stage == "analysis":
-            common = ["model", "scale", "weights", "text", "seed", "precision", "window", "warmup_steps", "save_steps"]
+            common = [
+                "model",
+                "scale",
+                "weights",
+                "text",
+                "text_tokens",
+                "seed",
+                "precision",
+                "window",
+                "warmup_steps",
+                "save_steps",
+            ]
             common += [*MEMORY, "samples_at_once", "attention"]
             return key_of({k: v for k, v in settings.items() if k in common or k.startswith(("probe_", "analysis_"))})
         later = {"extend": ("replay_", "merge_", "eval_"), "replay": ("merge_", "eval_")}[stage]

@@ -17,17 +17,15 @@ import torch
 from datasets import Dataset, load_from_disk
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from longrecipe import corpus, cost, evaluate, models, samples, tokens, train
-from longrecipe.cost import Setup
+from longrecipe import corpus, evaluate, models, samples, tokens, train
 from longrecipe.material import Material, load_material
 from longrecipe.merge import merge
-from longrecipe.params import MEMORY, Params, changed
+from longrecipe.params import Params, changed
 from longrecipe.paths import PACKAGE, cache_dir
 from longrecipe.positions import METHODS, Method
-from longrecipe.processes import is_main, made_once, n_processes
-
-# FLOP a second that a CPU may reach at best, and days that nobody starts by mistake.
-_CPU_FLOPS, _MOST_DAYS = 2.0e11, 1.0
+from longrecipe.processes import is_main, made_once
+from longrecipe.rope import extend_config
+from longrecipe.setup import check_days, rows_at_once, setup_of
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ class Recipe:
 
     def varied(self, **changes: Any) -> "Recipe":
         """The same model and text under other settings, by name. Raises ParamsError for what cannot be run."""
-        if changes.keys() & {"model", "scale", "weights", "text", "replay_text"}:
+        if changes.keys() & {"model", "scale", "weights", "text", "text_tokens", "replay_text"}:
             raise ValueError("model, scale, weights and text come with other files: prepare another recipe.")
         return replace(self, material=replace(self.material, params=changed(self.params, **changes)))
 
@@ -247,18 +245,6 @@ class Recipe:
         return train.Stage(name, steps, batch_size, rate, schedule, *common, accumulation=batches, setup=setup)
 
 
-def setup_of(params: Params) -> Setup:
-    """How a run spends memory: its settings of the same names, and whether the launcher shards the weights."""
-    return Setup(**{name: getattr(params, name) for name in MEMORY}, shards=train.shards_asked(n_processes()))
-
-
-def rows_at_once(params: Params, batch_size: int) -> int:
-    """Samples that a GPU reads at a time of steps of batch_size: what divides its share, samples_at_once at most."""
-    share = max(1, batch_size // train.n_readers(setup_of(params)))
-    most = min(share, params.samples_at_once or share)
-    return next(rows for rows in range(most, 0, -1) if share % rows == 0)
-
-
 def _on_device(network: PreTrainedModel) -> PreTrainedModel:
     return network.to("cuda") if torch.cuda.is_available() else network
 
@@ -267,29 +253,16 @@ def prepare(params: Params, analysis_only: bool = False) -> Recipe:
     """Load what a run needs: tokenizer and text, which at scale mini has planted facts.
 
     analysis_only: for the token analysis, and to look at positions. Raises ValueError where a package that training
-    needs is not installed, or training would take days because there is no GPU, and as `material.load_material` says.
+    needs is not installed, where the model's RoPE or attention is not what the recipe extends (`rope.extend_config`),
+    or where training would take days because there is no GPU, and as `material.load_material` says.
     """
+    config = models.config_of(params.source, params.scale)
+    extend_config(config, params.target_length, params.rope_factor, params.window)
     if not analysis_only:
+        check_days(params, config)
         train.check_installed(setup_of(params))
-    if not (analysis_only or torch.cuda.is_available()):
-        _check_days(params)
     tokenizer = models.load_tokenizer(params.source, params.scale)
     return Recipe(tokenizer, load_material(params, tokenizer))
-
-
-def _check_days(p: Params) -> None:
-    config = models.config_of(p.source, p.scale)
-    long = p.extend_steps * p.extend_batch_size + p.replay_long_share * p.replay_steps * p.replay_batch_size
-    short = (1 - p.replay_long_share) * p.replay_steps * p.replay_batch_size
-    flops = cost.training_flops(config, long * p.train_length, p.train_length)
-    flops += cost.training_flops(config, short * p.window, p.window)
-    days = flops / _CPU_FLOPS / 86400
-    if days > _MOST_DAYS:
-        raise ValueError(
-            f"{p.model} at scale {p.scale!r}, target_length = {p.target_length}: training would take {days:.0f} days "
-            "without a GPU (modelled). Take a GPU, a shorter target_length or fewer steps; the token analysis and the "
-            "positions (notebooks 01 and 02) work here."
-        )
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import torch
 from longrecipe import params, positions, recipe, samples
 from longrecipe.params import Params, ParamsError
 from longrecipe.positions import METHODS
+from longrecipe.setup import rows_at_once
 
 STAGES = ("analysis", "extend", "replay")
 
@@ -207,4 +208,4 @@ def test_models_beside_the_others_are_measured_on_a_share_of_the_documents(prepa
 )
 def test_no_more_samples_are_read_at_a_time_than_asked(monkeypatch, asked, batch_size, processes, rows):
     monkeypatch.setenv("WORLD_SIZE", str(processes))
-    assert recipe.rows_at_once(params.load("llama3", samples_at_once=asked), batch_size) == rows
+    assert rows_at_once(params.load("llama3", samples_at_once=asked), batch_size) == rows

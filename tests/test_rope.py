@@ -166,6 +166,16 @@ def test_no_rope_is_refused():
         extend_config(GPT2Config(), 4096)
 
 
+def test_a_sliding_window_is_refused_where_it_is_shorter_than_the_target():
+    config = MistralConfig(sliding_window=4096, max_position_embeddings=2048)
+    with pytest.raises(ValueError, match=r"MistralConfig has .* sliding window of 4096 tokens.*target_length of 4096"):
+        extend_config(config, 8192)
+    assert extend_config(config, 4096).max_position_embeddings == 4096
+    # Qwen2's switch: a window that is not used.
+    unused = Qwen2Config(sliding_window=4096, use_sliding_window=False, max_position_embeddings=2048)
+    assert extend_config(unused, 8192).max_position_embeddings == 8192
+
+
 def test_head_dim_prefers_the_stated_one():
     assert head_dim(LlamaConfig(hidden_size=64, num_attention_heads=4, head_dim=32)) == 32
     assert head_dim(SimpleNamespace(head_dim=None, hidden_size=64, num_attention_heads=4)) == 16

@@ -97,8 +97,19 @@ def test_more_documents_than_are_tokenised_at_once(tmp_path, tokenizer):
             "columns body: a document",
         ),
         (lambda p: (p / "a.txt").write_text("one") and p / "a.txt", ValueError, "1 documents; .* at least 2"),
+        (lambda p: [(p / "b.txt").write_text("one"), (p / "a.jsonl").touch()] and p, ValueError, "a.jsonl is empty"),
+        (
+            lambda p: (p / "a.jsonl").write_text('{"text": "x"\n') and p,
+            ValueError,
+            r"a.jsonl cannot be read as .jsonl \(.*\): mend it",
+        ),
+        (
+            lambda p: (p / "a.parquet").write_text("no parquet") and p,
+            ValueError,
+            r"a.parquet cannot be read as .parquet \(.*\): mend it",
+        ),
     ],
-    ids=["missing", "empty", "kind", "column", "few"],
+    ids=["missing", "empty", "kind", "column", "few", "empty file", "json", "parquet"],
 )
 def test_what_cannot_be_read_is_named(make, error, message, tmp_path, tokenizer):
     own = tmp_path / "own"
@@ -112,3 +123,13 @@ def test_too_few_are_held_out(folder, tokenizer):
     with pytest.raises(ValueError, match="held_out_every = 1: at least 2"):
         load_files(folder, tokenizer, held_out_every=1)
     assert [path.name for path in files_of(folder)] == ["a.txt", "c.jsonl", "d.parquet", "b.md", "e.jsonl"]
+
+
+def test_reading_stops_behind_the_document_that_reaches_the_tokens_asked_for(tmp_path, tokenizer):
+    path = tmp_path / "many.jsonl"
+    path.write_text("\n".join(json.dumps({"text": f"Text {i}."}) for i in range(300)))
+    whole, few = load_files(path, tokenizer), load_files(path, tokenizer, most_tokens=100)
+    read = len(few.train) + len(few.held_out)
+    # Documents are tokenised 64 at a time, and those of the last time stay.
+    assert 100 <= read < len(whole.train) / 3
+    np.testing.assert_array_equal(few.train, whole.train[: len(few.train)])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, MistralConfig
 
 from longrecipe import corpus, params, recipe
 from longrecipe.models import load_tokenizer
@@ -144,6 +144,15 @@ def test_settings_that_cannot_be_run_are_named(setting, message, capsys):
 def test_text_that_is_not_there_is_named(own, capsys):
     said = refused(capsys, "--params", str(own / "own.yaml"), "-p", "text", "no/such/folder")
     assert "no/such/folder': there is no such file or folder" in said
+
+
+def test_models_that_the_recipe_cannot_extend_are_refused_before_anything_else(own, capsys):
+    words = ["--params", str(own / "own.yaml"), "-p", "weights"]
+    GPT2Config().save_pretrained(own / "gpt2")
+    assert "GPT2Config has no rope_theta" in refused(capsys, *words, str(own / "gpt2"))
+    MistralConfig(sliding_window=300).save_pretrained(own / "slides")
+    assert "sliding window of 300 tokens" in refused(capsys, *words, str(own / "slides"))
+    assert "no/such/model' at scale" in refused(capsys, *words, "no/such/model")
 
 
 def test_text_shorter_than_a_document_is_refused(own):

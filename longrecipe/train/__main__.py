@@ -17,6 +17,8 @@ import yaml
 from longrecipe import cost, models, params, recipe
 from longrecipe.cost import GB
 from longrecipe.processes import is_main, n_processes
+from longrecipe.rope import extend_config
+from longrecipe.setup import rows_at_once, setup_of
 
 log = logging.getLogger("longrecipe.train")
 
@@ -54,8 +56,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _check(p: params.Params, gpu_gb: float | None, host_gb: float | None) -> str:
     """What the run's stage 1 needs, in words. Raises DoesNotFitError where that is more than there is."""
-    config, setup = models.config_of(p.source, p.scale), recipe.setup_of(p)
-    rows = recipe.rows_at_once(p, p.extend_batch_size)
+    config, setup = models.config_of(p.source, p.scale), setup_of(p)
+    # What the recipe cannot extend has no cost either.
+    extend_config(config, p.target_length, p.rope_factor, p.window)
+    rows = rows_at_once(p, p.extend_batch_size)
     if gpu_gb is None and torch.cuda.is_available():
         gpu_gb = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GB
     here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

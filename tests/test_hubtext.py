@@ -1,0 +1,106 @@
+"""Datasets of a hub, whose place a table in memory takes: no test asks a hub."""
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from longrecipe import corpus, hubtext, material, params
+from longrecipe.hubtext import PRESETS, HubText, is_hub_text, load_hub_text
+from longrecipe.models import load_tokenizer
+from longrecipe.paths import mini_model_dir
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Datasets by id, and what was asked for."""
+    datasets, asked = {}, []
+
+    def load(name, split, streaming):
+        asked.append((name, split, streaming))
+        if name not in datasets:
+            raise ConnectionError(f"Couldn't reach {name!r} on the Hub\nand more")
+        return Dataset.from_list(datasets[name]).to_iterable_dataset()
+
+    monkeypatch.setattr(hubtext, "load_dataset", load)
+    return datasets, asked
+
+
+def text_of(tokenizer, ids):
+    return tokenizer.decode(np.asarray(ids, dtype=np.int64))
+
+
+def test_rows_of_text_are_streamed_once_into_a_corpus(hub, tokenizer):
+    datasets, asked = hub
+    datasets["someone/texts"] = [{"text": f"The text {i}."} for i in range(40)]
+    found = load_hub_text("someone/texts", tokenizer, held_out_every=20)
+    assert text_of(tokenizer, found.held_out) == "The text 0.\n\nThe text 20.\n\n"
+    assert text_of(tokenizer, found.train).count("The text") == 38
+    assert load_hub_text("someone/texts", tokenizer).sha256 == found.sha256
+    assert asked == [("someone/texts", "train", True)]
+
+
+def test_instructions_and_answers_are_documents(hub, tokenizer):
+    datasets, _ = hub
+    datasets[PRESETS["magicoder"].id] = [{"problem": f"Sort {i}.", "solution": "sorted(it)"} for i in range(3)]
+    found = load_hub_text("magicoder", tokenizer)
+    assert "Sort 2.\nsorted(it)\n\n" in text_of(tokenizer, found.train)
+
+
+def test_token_ids_of_another_tokenizer_are_decoded_and_cut_at_its_special_tokens(hub, tokenizer, monkeypatch):
+    datasets, _ = hub
+    # The tokenizer of a mini Llama made them; its special token is id 0.
+    before = mini_model_dir("llama3")
+    ids = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+    rows = [{"input_ids": [0, *ids(f"One {i}."), 0, 0, *ids(f"Two {i}. It ends.")], "labels": [1]} for i in range(4)]
+    datasets["someone/ids"] = rows
+    monkeypatch.setitem(PRESETS, "own", HubText("someone/ids", tokenizer=str(before)))
+    qwen2 = load_tokenizer("qwen2")
+    found = load_hub_text("own", qwen2, held_out_every=8)
+    assert text_of(qwen2, found.held_out) == "One 0.\n\n"
+    train = text_of(qwen2, found.train)
+    assert train.startswith("Two 0. It ends.\n\nOne 1.\n\nTwo 1. It ends.\n\n") and "labels" not in train
+    # Sentences end at the boundary, so no segment spans two documents.
+    ends = corpus.sentence_end_ids(qwen2)
+    lengths = corpus.sentence_lengths(np.asarray(found.train, dtype=np.int64), ends)
+    firsts = np.asarray(found.train, dtype=np.int64)[np.cumsum(lengths) - lengths]
+    assert len(lengths) >= 7 and not set(firsts.tolist()) & set(ids("It"))
+
+
+def test_reading_stops_at_the_tokens_asked_for(hub, tokenizer):
+    datasets, _ = hub
+    datasets["someone/texts"] = [{"text": f"The text {i}."} for i in range(1000)]
+    found = load_hub_text("someone/texts", tokenizer, most_tokens=200)
+    assert 200 <= len(found.train) + len(found.held_out) < 2000
+
+
+def test_a_dataset_that_no_hub_gives_is_named_with_the_reason(hub, tokenizer, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"text = 'no/such': .* \(Couldn't reach 'no/such' on the Hub\): check"):
+        load_hub_text("no/such", tokenizer)
+    assert not list((tmp_path / "cache").glob("text/*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_hub"), [("slimpajama", True), ("a/b", True), ("a/b/c", False), ("/a/b", False), ("texts", False)]
+)
+def test_what_is_taken_for_a_hub_id(name, is_hub):
+    assert is_hub_text(name) == is_hub
+
+
+def test_a_run_takes_its_text_from_a_hub_and_a_folder_before_it(hub, tokenizer, tmp_path, monkeypatch):
+    datasets, asked = hub
+    datasets["own/long"] = [{"text": f"From the hub {i}."} for i in range(30)]
+    p = params.load("smollm2", "small", text="own/long", text_tokens=50)
+    monkeypatch.setenv("LONGRECIPE_ROOT", str(tmp_path))
+    found = material.load_material(p, tokenizer)
+    assert "From the hub" in text_of(tokenizer, found.text.train) and len(asked) == 1
+    assert found.general is found.text
+    (tmp_path / "own" / "long").mkdir(parents=True)
+    for i in range(3):
+        (tmp_path / "own" / "long" / f"{i}.txt").write_text(f"From a file {i}.")
+    found = material.load_material(p, tokenizer)
+    assert "From a file" in text_of(tokenizer, found.text.train) and len(asked) == 1
