@@ -1,7 +1,6 @@
 """Text from a hub of datasets, streamed: nothing is kept but its tokens."""
 
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +16,6 @@ from longrecipe.corpus import Corpus
 from longrecipe.textfiles import texts_of, tokenised
 
 log = logging.getLogger(__name__)
-_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ PRESETS = {
 
 def is_hub_text(name: str) -> bool:
     """Whether a name is one of PRESETS, or has the form of a hub's id, owner/name."""
-    return name in PRESETS or bool(_ID.fullmatch(name))
+    return name in PRESETS or models.is_hub_id(name)
 
 
 def load_hub_text(

@@ -120,6 +120,11 @@ def new_mini(model: str, seed: int) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(ARCHITECTURES[model]())
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a hub's id, owner/name."""
+    return bool(_HUB_ID.fullmatch(name))
+
+
 def folder_of(model: str | Path, scale: str = "mini") -> Path:
     """The folder of a model: of a mini model or SmolLM2 by name, a folder itself, which must hold a config.json, or
     what a hub id names, which is fetched once (safetensors and settings only).
@@ -136,7 +141,7 @@ def folder_of(model: str | Path, scale: str = "mini") -> Path:
     if (folder / "config.json").is_file():
         return folder
     hub_id = HUB.get(str(model), str(model)) if scale == "paper" else str(model)
-    if _HUB_ID.fullmatch(hub_id) and not folder.is_dir():
+    if is_hub_id(hub_id) and not folder.is_dir():
         return _fetched(hub_id)
     known = ", ".join(sorted(p.name for p in mini_model_dir("").glob("*") if p.is_dir())) or "none"
     raise FileNotFoundError(

@@ -7,7 +7,7 @@ cache folder, so that a run which was killed goes on where it was, and runs that
 import functools
 import hashlib
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from datasets import Dataset, load_from_disk
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from longrecipe import corpus, evaluate, models, samples, tokens, train
+from longrecipe.card import card
 from longrecipe.material import Material, load_material
 from longrecipe.merge import merge
 from longrecipe.params import Params, changed
-from longrecipe.paths import PACKAGE, cache_dir
+from longrecipe.paths import PACKAGE, cache_dir, write_text
 from longrecipe.positions import METHODS, Method
 from longrecipe.processes import is_main, made_once
 from longrecipe.rope import extend_config
@@ -170,13 +171,25 @@ class Recipe:
         return models.load(self.merged_folder(replayed))
 
     def merged_folder(self, replayed: train.Trained) -> Path:
-        """The folder that `merge` writes, model and tokenizer, made anew: plain transformers load it."""
-        p = self.params
-        out = replayed.folder.with_name(f"merged-{p.merge_rule}-{p.merge_weight:g}")
+        """The folder that `merge` writes, model, tokenizer and card, made anew: plain transformers load it."""
+        p, out = self.params, self._merged(replayed)
         shutil.rmtree(out, ignore_errors=True)
         merge(models.folder_of(p.source, p.scale), replayed.folder, out, p.merge_weight, p.merge_rule)
         self.tokenizer.save_pretrained(out)
-        return out
+        return self.describe(replayed)
+
+    def describe(self, replayed: train.Trained, numbers: Mapping[str, Mapping] | None = None) -> Path:
+        """Write the card of the merged model (README.md, see `card.card`), with what was measured; returns its folder.
+
+        numbers: `Report.numbers()` by stage, None where nothing was measured.
+        """
+        texts = {"text": self.material.text.sha256, "replay text": self.material.general.sha256}
+        folder = self._merged(replayed)
+        write_text(folder / "README.md", card(self.params, models.config_of(folder), texts, numbers))
+        return folder
+
+    def _merged(self, replayed: train.Trained) -> Path:
+        return replayed.folder.with_name(f"merged-{self.params.merge_rule}-{self.params.merge_weight:g}")
 
     def measure(
         self,

@@ -73,6 +73,8 @@ def test_the_whole_recipe_on_a_model_and_text_of_ones_own(own):
     merged = Path(done.stdout.strip())
     network = AutoModelForCausalLM.from_pretrained(merged)
     assert network.config.max_position_embeddings == 512
+    card = (merged / "README.md").read_text()
+    assert "| window, tokens | 256 to 512 |" in card and "Not measured" in card and str(own) not in card
     assert "extend: 1,200 tokens" in done.stderr and "replay: 2,048 tokens" in done.stderr
     assert "anchors: " in done.stderr and "modelled: " in done.stderr
     # Again: nothing is trained anew, the answer is the same.

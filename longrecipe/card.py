@@ -1,0 +1,88 @@
+"""The card of an extended model: a README.md as model hubs show it, made from the run that made the model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from longrecipe import models
+from longrecipe.params import Params
+from longrecipe.rope import rope_theta
+
+NOT_MEASURED = "Not measured: nothing has been asked of this model after it was merged."
+
+
+def card(params: Params, config: Any, texts: Mapping[str, str], numbers: Mapping[str, Mapping] | None = None) -> str:
+    """The text of a model's README.md: what it was made from and how, and what it can do.
+
+    params: of the run; config: of the merged model; texts: the SHA-256 of each text that was read, by its use; numbers:
+    `evaluate.Report.numbers()` by stage, the base's among them under the name base; None says that nothing was
+    measured.
+    """
+    p = params
+    name = models.HUB.get(p.source, p.source) if p.scale == "paper" else p.source
+    # Of a folder on this machine its name is enough.
+    name = name if models.is_hub_id(name) else Path(name).name
+    head = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags:",
+        "- longrecipe",
+        "- long-context",
+    ]
+    if models.is_hub_id(name):
+        head.append(f"base_model: {name}")
+    recipe = {
+        "base model": name,
+        "window, tokens": f"{p.window:,} to {p.target_length:,}",
+        "RoPE base": f"{rope_theta(config):,.0f}",
+        "method": f"{p.method}, samples of {p.train_length:,} tokens ({p.train_length / p.target_length:.0%} of T)",
+        "sentences": p.selection,
+        "stage 1, extension": _stage(p, "extend"),
+        "stage 2, replay": f"{_stage(p, 'replay')}; {p.replay_long_share:.0%} of the steps on stage-1 samples, "
+        f"KL weight {p.replay_kl_weight:g}",
+        "stage 3, merge": f"weight of the original {p.merge_weight:g}, rule {p.merge_rule}",
+        "seed": p.seed,
+        **{f"{use}, SHA-256": f"`{digest}`" for use, digest in texts.items()},
+    }
+    lines = [
+        *head,
+        "---",
+        f"# {p.model}, {p.target_length:,} tokens",
+        "",
+        "A language model whose context window was extended by LongRecipe (arXiv 2409.00509) with the kit longrecipe.",
+        "It needs no code but transformers': the raised RoPE base and the longer window stand in its config.json.",
+        "",
+        "| setting | value |",
+        "| --- | --- |",
+        *(f"| {key} | {value} |" for key, value in recipe.items()),
+        "",
+        "## Measured",
+        "",
+        *(_measured(numbers) if numbers else [NOT_MEASURED]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _stage(p: Params, name: str) -> str:
+    steps, size, rate, schedule = (
+        getattr(p, f"{name}_{key}") for key in ("steps", "batch_size", "learning_rate", "schedule")
+    )
+    return f"{steps} steps of {size} samples, learning rate {rate:g}, {schedule}"
+
+
+def _measured(numbers: Mapping[str, Mapping]) -> list[str]:
+    first = next(iter(numbers.values()))
+    lengths = sorted(first["niah_m"], key=int)
+    rows = [
+        "Synthetic tasks in held-out text: NIAH(M), the mean of multi-key, multi-value and multi-query needles, by "
+        "length; perplexity at the base's window, and what is kept of it (the base's over the model's).",
+        "",
+        f"| model | {' | '.join(f'NIAH(M), {int(n):,} tokens' for n in lengths)} | perplexity | kept |",
+        f"| --- |{' --- |' * (len(lengths) + 2)}",
+    ]
+    for stage, each in numbers.items():
+        skill = [f"{each['niah_m'][n]['mean']:.3f}" if n in each["niah_m"] else "" for n in lengths]
+        kept = f"{numbers['base']['perplexity'] / each['perplexity']:.1%}" if "base" in numbers else ""
+        rows.append(f"| {stage} | {' | '.join(skill)} | {each['perplexity']:.2f} | {kept} |")
+    return rows
