@@ -1,6 +1,7 @@
 """Text: real English that every Python carries, sentences found on decoded text, and sentence selection."""
 
 import ast
+import functools
 import hashlib
 import re
 import sysconfig
@@ -48,6 +49,12 @@ def english_texts(planted: bool = True) -> list[str]:
     dropped. The wording differs a little between Python versions.
     Raises FileNotFoundError where the standard library has no source files.
     """
+    return list(_english_texts(planted))
+
+
+@functools.cache
+def _english_texts(planted: bool) -> tuple[str, ...]:
+    # Reading all of the standard library takes seconds, and every run of a sweep asks for it.
     modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     if not modules:
         raise FileNotFoundError(f"no modules in {sysconfig.get_path('stdlib')}: this Python ships without its source.")
@@ -59,8 +66,8 @@ def english_texts(planted: bool = True) -> list[str]:
         texts += [text for text in docstrings if len(text) >= 200]
     reference = _reference()
     if planted:
-        return [_clean(text) for text in reference + texts]
-    return _without_repeats([_natural(text) for text in reference + texts])
+        return tuple(_clean(text) for text in reference + texts)
+    return tuple(_without_repeats([_natural(text) for text in reference + texts]))
 
 
 def _reference() -> list[str]:

@@ -170,6 +170,32 @@ def test_positions_are_shown_for_other_settings(tmp_path, environment):
     }
 
 
+def test_a_grid_that_has_not_run_is_run_and_shown(tmp_path, environment):
+    short = {name: value for name, value in SHORT.items() if name != "target_length"}
+    run = papermill("04_long_context.ipynb", tmp_path / "out.ipynb", environment, targets=512, n_seeds=2, **short)
+    assert run.returncode == 0, run.stderr[-2000:]
+    results = tmp_path / "root" / "results"
+    runs = [path.parent.name for path in (results / "grid").glob("*/metrics.json")]
+    assert len(runs) == 10 and sum("-none-512-" in name for name in runs) == 2
+    (folder,) = (results / "long_context").iterdir()
+    assert {path.name for path in folder.rglob("*.*")} == {"table1.csv", "claims.csv", "methods.png", "depths.png"}
+    assert "T = 512: NIAH(M): LongRecipe >= FLT - 2" in (folder / "claims.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("notebook", "parameters", "message"),
+    [
+        ("04_long_context.ipynb", {"method": "pose"}, "method: the grid sets it"),
+        ("06_general_tasks.ipynb", {"replay_steps": 3}, "replay_steps: the grid sets it"),
+        ("07_ablations.ipynb", {"ratio": 0.2}, "ratio: the grid sets it"),
+    ],
+)
+def test_what_a_grid_cannot_take_stops_before_anything_is_trained(notebook, parameters, message, tmp_path, environment):
+    run = papermill(notebook, tmp_path / "out.ipynb", environment, **parameters)
+    assert run.returncode == 1 and message in run.stderr
+    assert not (tmp_path / "cache").exists()
+
+
 def test_what_does_not_fit_stops_at_once_and_says_what_would(tmp_path, environment):
     run = papermill("05_resources.ipynb", tmp_path / "out.ipynb", environment, gpu="RTX 4090 24 GB")
     assert run.returncode == 1

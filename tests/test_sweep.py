@@ -532,3 +532,13 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_in_one_go(
     asked, lately = (each["stages"]["merged"]["tasks"]["512"] for each in (lean, full))
     assert set(asked) == set(NIAH_M) and set(lately) == {"single", *NIAH_M}
     assert {task: lately[task]["mean"] for task in NIAH_M} == {task: asked[task]["mean"] for task in NIAH_M}
+
+
+# What the repository promises: notebooks 06 and 07 open on finished runs.
+COMMITTED = {"ablation": sweep.ablation, "ratio": sweep.ratio}
+
+
+@pytest.mark.parametrize("grid", COMMITTED)
+def test_the_grids_that_notebooks_show_have_finished(grid):
+    left = [p for p in COMMITTED[grid]() if not sweep.is_finished(p, sweep.HOW[grid])]
+    assert not left

@@ -26,7 +26,9 @@ def methods(ours: Mapping[str, pd.DataFrame], quoted: Mapping[str, pd.Series], c
     ours: tables of `over_seeds` by name, a panel each; quoted: the paper's score by the same names of methods.
     """
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(ours), figsize=(4.2 * len(ours), 2.9), sharey=True, squeeze=False)
+        widths = [0.9 + 0.55 * len(table) for table in ours.values()]
+        size = {"figsize": (sum(widths), 3.3), "width_ratios": widths}
+        figure, axes = plt.subplots(1, len(ours), sharey=True, squeeze=False, **size)
         for axis, (title, table) in zip(axes[0], ours.items(), strict=True):
             for i, name in enumerate(table.index):
                 _points(axis, np.array([i - 0.1]), table.loc[[name]], column, NAME_COLOURS[name], ms=7)
@@ -37,7 +39,7 @@ def methods(ours: Mapping[str, pd.DataFrame], quoted: Mapping[str, pd.Series], c
         axes[0, 0].set_ylabel(f"{column}, percent")
         axes[0, -1].plot([], [], "o", color="grey", ms=7, label="measured here, 95 % over seeds")
         axes[0, -1].plot([], [], "o", mfc="white", mec="grey", mew=1.5, ms=7, label="quoted from the paper")
-        axes[0, -1].legend(fontsize=7, loc="lower right")
+        figure.legend(fontsize=7, loc="outside upper center", ncols=2)
     return figure
 
 
@@ -59,7 +61,7 @@ def cost(table: pd.DataFrame, lines: Mapping[str, pd.DataFrame], x: str, column:
     """Long-context score against what a run took: one point a method, one line over token ratios a variant.
 
     table: `over_seeds` by name, of both columns; lines: such tables by ratio, under their names, 1.0 standing for FLT.
-    x: the column of what it took, logarithmic.
+    x: the column of what it took, logarithmic. The RoPE rule alone, which takes nothing, is a level line.
     """
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.4, 3.7))
@@ -69,13 +71,16 @@ def cost(table: pd.DataFrame, lines: Mapping[str, pd.DataFrame], x: str, column:
             for ratio, at, y in zip(rows.index, rows[x, "mean"], rows[column, "mean"], strict=True):
                 if name == "LongRecipe":
                     label = "FLT" if ratio == 1 else f"{ratio:.0%}"
-                    axis.annotate(label, (at, y), (0, 9), textcoords="offset points", fontsize=7, ha="center")
+                    axis.annotate(label, (at, y), (-4, 4), textcoords="offset points", fontsize=7, ha="right")
         for name in table.index.difference(list(lines), sort=False):
             rows = table.loc[[name]]
+            if name == "RoPE rule alone":
+                axis.axhline(rows[column, "mean"].item(), color=NAME_COLOURS[name], lw=1.0, ls=":", label=name)
+                continue
             _points(axis, rows[x, "mean"].to_numpy(), rows, column, NAME_COLOURS[name], ms=7, label=name)
         axis.set(xscale="log", xlabel=x, ylabel=f"{column} at the target, percent")
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.set_xticks([5, 10, 20, 50, 100])
+        axis.set_xticks([2, 5, 10, 20, 50, 100])
         axis.minorticks_off()
         axis.legend(fontsize=7, loc="lower right")
     return figure
@@ -91,7 +96,7 @@ def ratios(lines: Mapping[str, pd.DataFrame], quoted: pd.DataFrame, column: str 
         for name, rows in lines.items():
             style = {"fmt": "o-" if name == "LongRecipe" else "s--", "ms": 4, "lw": 1.3}
             _points(left, 100 * rows.index.to_numpy(), rows, column, NAME_COLOURS[name], label=name, **style)
-        left.set(title="measured here, mini model", ylabel=f"{column}, percent")
+        left.set(title="measured here, mini model", ylabel=f"{column}, percent", ylim=(-4, 104))
         left.legend(fontsize=7, loc="lower right")
         for key, name in (("niah_m", "NIAH(M)"), ("ruler", "RULER"), ("longbench", "LongBench")):
             right.plot(quoted["ratio_percent"], quoted[key], "o-", ms=4, mfc="white", label=name)
