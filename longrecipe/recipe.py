@@ -220,12 +220,14 @@ class Recipe:
     def folder(self, stage: str) -> Path:
         """The cache folder of a stage, analysis, extend or replay: runs that agree in all it reads share it.
 
-        Its name holds a hash of those settings and of this package's code, so that a stage never goes on with what
-        other settings or other code had left.
+        Its name holds a hash of those settings, of this package's code and of text of one's own, so that a stage never
+        goes on with what other settings, other code or other text had left.
         """
-        p = self.params
+        p, m = self.params, self.material
         name = p.model if stage == "analysis" else f"{p.model}-{p.method_slug}-{p.target_length}"
-        return cache_dir() / f"{name}-{stage}-{p.stage_key(stage)}-{_code_hash(p.model)}"
+        read = [m.text.sha256[:8]] if p.text else []
+        read += [m.general.sha256[:8]] if p.replay_text and stage == "replay" else []
+        return cache_dir() / "-".join([name, stage, p.stage_key(stage), *read, _code_hash(p.model)])
 
     @functools.cached_property
     def _wording(self) -> evaluate.Wording:
@@ -281,7 +283,7 @@ def prepare(params: Params, analysis_only: bool = False) -> Recipe:
 @functools.cache
 def _code_hash(model: str) -> str:
     # What is made of finished models, how settings are read, and other models change no model.
-    after = ("pretrain", "plots", "evaluate", "results", "sweep", "cost", "explore", "params")
+    after = ("pretrain", "plots", "evaluate", "results", "sweep", "cost", "explore", "params", "card", "resources")
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*")):
         first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")

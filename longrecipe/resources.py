@@ -74,12 +74,14 @@ def mini_cases(lengths: Iterable[int] = (256, 512, 1024, 2048, 4096, 8192)) -> l
 
 
 def ratio_cases() -> list[Case]:
-    """FLT and LongRecipe on each mini model to 10 and 16 windows, in steps of 8 samples; to 16 at Figure 2's ratios."""
+    """FLT, PoSE and LongRecipe on each mini model to 10 and 16 windows, in steps of 8 samples; LongRecipe to 16 at
+    Figure 2's ratios."""
     cases = []
     for model in models.ARCHITECTURES:
         for T, ratios in ((2560, (RATIO,)), (4096, (0.05, 0.1, 0.2, 0.3, 0.4))):
-            cases.append(Case(model, "mini", "flt", T, PLAIN, 8, steps=5))
-            cases += [Case(model, "mini", "longrecipe", T, PLAIN, 8, 12, ratio) for ratio in ratios]
+            usual = Case(model, "mini", "longrecipe", T, PLAIN, batch_size=8, steps=6)
+            cases += [replace(usual, method="flt"), replace(usual, method="pose")]
+            cases += [replace(usual, ratio=ratio) for ratio in ratios]
     return cases
 
 

@@ -81,15 +81,18 @@ def extend_config(config: Any, target_length: int, factor: float | None = None, 
         A deep copy; the configuration given is not changed.
 
     Raises:
-        ValueError: another rope_type, no RoPE base, a sliding window below T, or a value that `ntk_base` refuses.
+        ValueError: another rope_type, no RoPE base, a sliding window below T in every layer, or a value that `ntk_base`
+            refuses.
     """
     parameters = _rope_parameters(config)
     sliding = getattr(config, "sliding_window", None)
-    if sliding is not None and sliding < target_length:
+    # Where some layers see all, what slides in the others is the model's own design.
+    sees_all = "full_attention" in (getattr(config, "layer_types", None) or ())
+    if sliding is not None and sliding < target_length and not sees_all:
         raise ValueError(
-            f"{type(config).__name__} has attention with a sliding window of {sliding} tokens, so nothing of the "
-            f"{target_length} wanted is seen beyond it, whatever the RoPE; take a model with full attention, such as "
-            f"Llama-3, Mistral-7B-v0.3 or Qwen2, or a target_length of {sliding} at most"
+            f"{type(config).__name__} has a sliding window of {sliding} tokens in every layer, so none sees further "
+            f"back, whatever the RoPE, and training to {target_length} shows little; take a model with full attention, "
+            f"such as Llama-3, Mistral-7B-v0.3 or Qwen2, or a target_length of {sliding} at most"
         )
     rope_type = parameters.get("rope_type", parameters.get("type", "default"))
     if rope_type != "default":

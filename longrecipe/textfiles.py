@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from longrecipe.corpus import Corpus
+from longrecipe.errors import reason
 from longrecipe.paths import cache_dir, write_text
 from longrecipe.processes import made_once
 
@@ -39,10 +40,9 @@ def load_files(
     Tokens are written to the cache folder once, and read from there as a memory map: a corpus may be larger than the
     memory. A document that was there before is dropped; one in held_out_every is held out for measuring. The cache goes
     by the files' names, sizes and times and by the tokenizer; several processes make it once.
-    Args: held_out_every: 2 or more; most_tokens: reading stops behind the document that reaches so many, None reads
-    all. Returns a Corpus of uint32 ids.
-    Raises FileNotFoundError where there is no such file, ValueError for a file of another kind, for one that is empty,
-    corrupt or without a column of text, and where there are too few documents.
+    Args: held_out_every: 2 or more; most_tokens: reading stops within 64 documents of so many, None reads all.
+    Returns a Corpus of uint32 ids. Raises FileNotFoundError where there is no such file, ValueError for a file of
+    another kind, for one that is empty, corrupt or without a column of text, and where there are too few documents.
     """
     files = files_of(path)
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -114,8 +114,9 @@ def _rows(file: Path) -> Iterator[Mapping]:
     try:
         yield from load_dataset(reader, data_files=str(file), split="train", streaming=True, **options)
     except (ArrowInvalid, DatasetsError, UnicodeDecodeError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{file} cannot be read as {file.suffix} ({reason}): mend it, or take it away.") from error
+        raise ValueError(
+            f"{file} cannot be read as {file.suffix} ({reason(error)}): mend it, or take it away."
+        ) from error
 
 
 def _tokenise(

@@ -24,6 +24,7 @@ def test_it_names_the_base_and_the_recipe():
     assert "| stage 1, extension | 104 steps of 96 samples, learning rate 5e-05" in body
     # A folder of one's own is no hub's id, and its place is nobody's business.
     own = made(weights="/home/me/models/my-model")
+    assert "anchored" in own and "anchored" not in made(method="pose")
     assert "base_model" not in own and "| base model | my-model |" in own and "/home/me" not in own
 
 

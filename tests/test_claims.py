@@ -53,6 +53,13 @@ def test_shares_are_paired_ratios():
     assert claims.share(rows, "a", "b", "x") == (pytest.approx(15.0),) * 3
 
 
+def test_what_has_no_two_pairs_is_not_measured():
+    rows = pd.DataFrame({"name": ["a", "b"] * 2, "seed": [0, 0, 1, 1], "x": [3.0, 20, np.nan, 40]})
+    triple = claims.share(rows, "a", "b", "x")
+    assert np.isnan(triple).all() and claims.judged_at_most(triple, 17) == "not measured"
+    assert claims.compared(rows, [("a", "b", 0)], "x")["verdict"].tolist() == ["not measured"]
+
+
 def test_a_line_has_the_interval_where_there_is_one():
     table = pd.DataFrame(
         {"mean": [1.0, 2.0], "low": [0.5, np.nan], "high": [1.5, np.nan], "verdict": ["holds", "not settled"]},
@@ -116,7 +123,8 @@ def test_parts_are_judged_together_and_alone():
     assert found["NIAH(M): LongRecipe >= LongRecipe, random sentences"] == "holds"
     assert found["NIAH(M): contiguous >= contiguous, first tokens"] == "holds"
     assert found["NIAH(M): contiguous, first tokens >= RoPE rule alone"] == "DOES NOT HOLD"
-    assert len(found) == 8
+    assert found["NIAH(M): contiguous >= RoPE rule alone"] == "DOES NOT HOLD"
+    assert len(found) == 9
 
 
 @pytest.fixture

@@ -64,11 +64,11 @@ def test_token_ids_of_another_tokenizer_are_decoded_and_cut_at_its_special_token
     assert text_of(qwen2, found.held_out) == "One 0.\n\n"
     train = text_of(qwen2, found.train)
     assert train.startswith("Two 0. It ends.\n\nOne 1.\n\nTwo 1. It ends.\n\n") and "labels" not in train
-    # Sentences end at the boundary, so no segment spans two documents.
-    ends = corpus.sentence_end_ids(qwen2)
-    lengths = corpus.sentence_lengths(np.asarray(found.train, dtype=np.int64), ends)
-    firsts = np.asarray(found.train, dtype=np.int64)[np.cumsum(lengths) - lengths]
-    assert len(lengths) >= 7 and not set(firsts.tolist()) & set(ids("It"))
+    # Sentences end at the boundary, so that no segment spans two documents: all seven begin one.
+    read = np.asarray(found.train, dtype=np.int64)
+    lengths = corpus.sentence_lengths(read, corpus.sentence_end_ids(qwen2))
+    starts = [text_of(qwen2, read[start : start + 2]) for start in np.cumsum(lengths) - lengths]
+    assert sum(start.startswith(("On", "Tw")) for start in starts) == 7
 
 
 def test_reading_stops_at_the_tokens_asked_for(hub, tokenizer):
@@ -76,6 +76,18 @@ def test_reading_stops_at_the_tokens_asked_for(hub, tokenizer):
     datasets["someone/texts"] = [{"text": f"The text {i}."} for i in range(1000)]
     found = load_hub_text("someone/texts", tokenizer, most_tokens=200)
     assert 200 <= len(found.train) + len(found.held_out) < 2000
+
+
+def test_a_stream_that_breaks_off_says_so_and_leaves_nothing(monkeypatch, tokenizer, tmp_path):
+    def load(name, split, streaming):
+        yield {"text": "One."}
+        yield {"text": "Two."}
+        raise TimeoutError
+
+    monkeypatch.setattr(hubtext, "load_dataset", load)
+    with pytest.raises(ConnectionError, match=r"'a/b': reading broke off after 2 rows \(TimeoutError\)"):
+        load_hub_text("a/b", tokenizer)
+    assert not list((tmp_path / "cache").glob("text/*"))
 
 
 def test_a_dataset_that_no_hub_gives_is_named_with_the_reason(hub, tokenizer, tmp_path):

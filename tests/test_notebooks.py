@@ -187,6 +187,7 @@ def test_a_grid_that_has_not_run_is_run_and_shown(tmp_path, environment):
     [
         ("04_long_context.ipynb", {"method": "pose"}, "method: the grid sets it"),
         ("06_general_tasks.ipynb", {"replay_steps": 3}, "replay_steps: the grid sets it"),
+        ("06_general_tasks.ipynb", {"targets": 2560}, "unknown parameter 'targets'"),
         ("07_ablations.ipynb", {"ratio": 0.2}, "ratio: the grid sets it"),
     ],
 )

@@ -230,6 +230,7 @@ class TestStepShares:
         assert list(shares) == [1.0, 0.05, 0.1, 0.2, 0.3, 0.4]
         assert shares[1.0] == 100 and shares[0.3] == pytest.approx(30, abs=0.05)
         assert list(tables.step_shares(made, "qwen2", 2560)) == [1.0, 0.3]
+        assert list(tables.step_shares(made, "qwen2", 4096, "pose")) == [1.0, 0.3]
 
     def test_what_was_not_measured_or_failed_is_left_out(self):
         cases = [case for case in resources.ratio_cases() if case.model == "llama3" and case.target_length == 2560]

@@ -168,7 +168,7 @@ def test_no_rope_is_refused():
 
 def test_a_sliding_window_is_refused_where_it_is_shorter_than_the_target():
     config = MistralConfig(sliding_window=4096, max_position_embeddings=2048)
-    with pytest.raises(ValueError, match=r"MistralConfig has .* sliding window of 4096 tokens.*target_length of 4096"):
+    with pytest.raises(ValueError, match=r"MistralConfig has a sliding window of 4096 tokens.*target_length of 4096"):
         extend_config(config, 8192)
     assert extend_config(config, 4096).max_position_embeddings == 4096
     # Qwen2's switch: a window that is not used.

@@ -13,13 +13,16 @@ from longrecipe.results.tables import GENERAL, NAMES
 
 # Points below FLT that still count as FLT's skill; the most of FLT's seconds; the least of a general score to be kept.
 WITHIN, MOST_SECONDS, LEAST_KEPT, MOST_OF_BASE = 2.0, 17.0, 97.0, 5.0
+NOT_MEASURED = "not measured"
 Triple = tuple[float, float, float]
 
 
 def judged(triple: Triple, at_least: float) -> str:
     """Whether a mean with its interval (mean, low, high) is at least a number: holds where all of the interval is,
-    DOES NOT HOLD where none of it is, else not settled."""
+    DOES NOT HOLD where none of it is, else not settled; not measured where there is no interval."""
     _, low, high = triple
+    if pd.isna(low):
+        return NOT_MEASURED
     return "holds" if low >= at_least else "DOES NOT HOLD" if high < at_least else "not settled"
 
 
@@ -32,16 +35,21 @@ def judged_at_most(triple: Triple, at_most: float) -> str:
 def difference(frame: pd.DataFrame, one: str, other: str, column: str) -> Triple:
     """Mean over seeds of a column's difference, one name minus another, paired by seed, with its 95 % interval.
 
-    frame: one row a name and seed. Raises ValueError where there are several, or fewer than two pairs.
+    frame: one row a name and seed; fewer than two pairs give NaN. Raises ValueError where a seed has several rows.
     """
     table = frame.pivot(index="seed", columns="name", values=column)
-    return seed_interval((table[one] - table[other]).dropna().tolist())
+    return _interval(table[one] - table[other])
 
 
 def share(frame: pd.DataFrame, one: str, other: str, column: str) -> Triple:
     """Mean over seeds of a column's ratio between two names, in percent, paired by seed, with its 95 % interval."""
     table = frame.pivot(index="seed", columns="name", values=column)
-    return seed_interval((100 * table[one] / table[other]).dropna().tolist())
+    return _interval(100 * table[one] / table[other])
+
+
+def _interval(values: pd.Series) -> Triple:
+    there = values.dropna().tolist()
+    return seed_interval(there) if len(there) > 1 else (float("nan"),) * 3
 
 
 def compared(frame: pd.DataFrame, claimed: Iterable[tuple[str, str, float]], column: str = "NIAH(M)") -> pd.DataFrame:
@@ -59,11 +67,11 @@ def compared(frame: pd.DataFrame, claimed: Iterable[tuple[str, str, float]], col
 
 def lines(claims: pd.DataFrame) -> str:
     """A line a claim: verdict, claim, mean and 95 % interval, where there is one."""
-    told = [
-        f"{row.verdict:15}{row.Index}: {row.mean:.1f}"
-        + ("" if pd.isna(row.low) else f" [{row.low:.1f}, {row.high:.1f}]")
-        for row in claims.itertuples()
-    ]
+    told = []
+    for row in claims.itertuples():
+        mean = "" if pd.isna(row.mean) else f": {row.mean:.1f}"
+        interval = "" if pd.isna(row.low) else f" [{row.low:.1f}, {row.high:.1f}]"
+        told.append(f"{row.verdict:15}{row.Index}{mean}{interval}")
     return "\n".join(told)
 
 
@@ -110,7 +118,8 @@ def of_parts(final: pd.DataFrame) -> pd.DataFrame:
     full, first = "LongRecipe", "LongRecipe, first tokens"
     plain = f"{NAMES['longrecipe:max_gap=0']}, first tokens"
     whole = [(full, other, 0.0) for other in ("PoSE", first, "LongRecipe, random sentences", "contiguous", plain)]
-    alone = [(first, plain, 0.0), ("contiguous", plain, 0.0), (plain, "RoPE rule alone", 0.0)]
+    control = "RoPE rule alone"
+    alone = [(first, plain, 0.0), ("contiguous", plain, 0.0), ("contiguous", control, 0.0), (plain, control, 0.0)]
     return compared(final, [*whole, *alone])
 
 

@@ -47,12 +47,15 @@ def measured_cell(record: Mapping | None, key: str, setup: Setup, **wanted: Any)
     return NOT_MEASURED
 
 
-def step_shares(record: Mapping | None, model: str, target_length: int) -> dict[float, float]:
+def step_shares(
+    record: Mapping | None, model: str, target_length: int, method: str = "longrecipe"
+) -> dict[float, float]:
     """Seconds of a step in percent of FLT's by token ratio, FLT's own at 1.0, as `longrecipe.resources ratios` measured
-    them one after the other on one machine. Empty where the model was not measured at this target."""
+    them one after the other on one machine. Empty where model and method were not measured at this target."""
     seconds = {}
     for case in record["cases"].values() if record else ():
-        if (case["model"], case["target_length"]) == (model, target_length) and "error" not in case["measured"]:
+        asked = (case["model"], case["target_length"]) == (model, target_length) and case["method"] in (method, "flt")
+        if asked and "error" not in case["measured"]:
             ratio = 1.0 if case["method"] == "flt" else case["ratio"]
             seconds[ratio] = case["measured"]["seconds_per_step"]
     return {ratio: 100 * took / seconds[1.0] for ratio, took in seconds.items()} if 1.0 in seconds else {}
