@@ -58,7 +58,7 @@ def _grid_summary() -> str:
     about = (
         "Measured by the grid (`python -m longrecipe.sweep`), in percent, general scores in percent of the base's;\n"
         "mean and half of the 95 % interval over seeds (Student's t); what has fewer than 3 seeds is left out.\n"
-        "TFLOP are counted, not measured. Seconds compare within a model and target: others may be another machine's.\n"
+        "TFLOP are counted, not measured. Seconds compare within a seed: others may be of another machine.\n"
         "Notebooks 04, 06 and 07 show these beside the paper's and judge its claims."
     )
     text = "".join(f"\n### {title}\n\n{_markdown(tables.shown(table))}" for title, table in sections.items())
