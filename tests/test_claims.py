@@ -164,7 +164,7 @@ def test_alternatives_of_replay_and_merging_are_judged_long_and_short():
         rows.append(frame({"LongRecipe": long, "PoSE": 0}, replay=replay, rule=rule, weight=weight))
     rows = pd.concat(rows).assign(**{"perplexity kept": lambda r: 100 - r["NIAH(M)"]})
     found = verdicts(claims.of_merges(rows))
-    assert found[f"NIAH(M): {usual}; spare_qk 0.5 >= {usual}; uniform 0.5"] == "holds"
-    assert found[f"perplexity kept: {usual}; spare_qk 0.5 >= {usual}; uniform 0.5"] == "DOES NOT HOLD"
-    assert found[f"NIAH(M): {usual}; spare_qk 0 >= {other}; spare_qk 0"] == "DOES NOT HOLD"
+    assert found["NIAH(M): spare_qk at 0.5 >= uniform at 0.5"] == "holds"
+    assert found["perplexity kept: spare_qk at 0.5 >= uniform at 0.5"] == "DOES NOT HOLD"
+    assert found[f"NIAH(M): {usual} >= {other}"] == "DOES NOT HOLD"
     assert len(found) == 6

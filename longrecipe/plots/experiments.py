@@ -125,7 +125,8 @@ def stages(table: pd.DataFrame, columns: list[str]) -> Figure:
             axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
             axis.set_title(column)
         axes[0, 0].set_ylabel("percent")
-        axes[0, -1].legend(fontsize=7)
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, fontsize=7, loc="outside upper center", ncols=len(kinds))
     return figure
 
 
@@ -135,7 +136,7 @@ def fronts(rows: pd.DataFrame, x: str = "perplexity kept", y: str = "NIAH(M)") -
     rows: `tables.fronts`: name, rule, weight, replay, and both scores, means over seeds. Up and to the right is better.
     """
     with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.6), sharey=True)
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 4.4), sharey=True)
         default = rows[rows["replay"] == rows["replay"].iloc[0]]
         for (name, rule), line in default.groupby(["name", "rule"], sort=False):
             style = {"ls": "-" if rule == "spare_qk" else ":", "marker": "o", "ms": 4, "lw": 1.2}
@@ -147,7 +148,7 @@ def fronts(rows: pd.DataFrame, x: str = "perplexity kept", y: str = "NIAH(M)") -
             right.plot(line[x], line[y], "o-", ms=4, lw=1.2, color=colour, label=replay)
         for axis, title in ((left, "methods; solid: queries and keys spared"), (right, "LongRecipe, by replay")):
             axis.set(title=title, xlabel=f"{x}, percent of the base")
-            axis.legend(fontsize=6.5, loc="lower left")
+            axis.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
         left.set_ylabel(f"{y} at the target, percent")
         for _, point in ours[ours["replay"] == rows["replay"].iloc[0]].iterrows():
             at = (point[x], point[y])

@@ -152,11 +152,17 @@ def of_merges(rows: pd.DataFrame) -> pd.DataFrame:
     """
     rows = rows[rows["name"] == "LongRecipe"]
     usual, *others = dict.fromkeys(rows["replay"])
-    rows = rows.assign(name=[f"{r.replay}; {r.rule} {r.weight:g}" for r in rows.itertuples()])
-    pairs = [(f"{usual}; spare_qk 0.5", f"{usual}; uniform 0.5", 0.0)]
-    pairs += [(f"{usual}; spare_qk 0.25", f"{usual}; spare_qk 0", 0.0)]
-    pairs += [(f"{usual}; spare_qk 0", f"{other}; spare_qk 0", 0.0) for other in others]
-    return pd.concat([compared(rows, pairs, column) for column in ("NIAH(M)", "perplexity kept")])
+    merged = rows[rows["replay"] == usual]
+    merged = merged.assign(name=[f"{row.rule} at {row.weight:g}" for row in merged.itertuples()])
+    # Not merged, all rules are one.
+    alone = rows[(rows["weight"] == 0) & (rows["rule"] == "spare_qk")]
+    alone = alone.assign(name=alone["replay"])
+    by_rule = [("spare_qk at 0.5", "uniform at 0.5", 0.0), ("spare_qk at 0.25", "spare_qk at 0", 0.0)]
+    by_replay = [(usual, other, 0.0) for other in others]
+    tables = []
+    for column in ("NIAH(M)", "perplexity kept"):
+        tables += [compared(merged, by_rule, column), compared(alone, by_replay, column)]
+    return pd.concat(tables)
 
 
 def _at(final: pd.DataFrame) -> list[str]:
