@@ -534,8 +534,13 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_in_one_go(
     assert {task: lately[task]["mean"] for task in NIAH_M} == {task: asked[task]["mean"] for task in NIAH_M}
 
 
-# What the repository promises: notebook 07 opens on finished runs.
-COMMITTED = {"ablation": sweep.ablation, "ratio": sweep.ratio}
+# What the repository promises: notebooks 04, 06 and 07 open on finished runs.
+COMMITTED = {
+    "methods": lambda: sweep.methods("llama3"),
+    "ablation": sweep.ablation,
+    "ratio": sweep.ratio,
+    "front": sweep.front,
+}
 
 
 @pytest.mark.parametrize("grid", COMMITTED)
