@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import load_dataset
@@ -65,7 +66,7 @@ def tokenised(
         raise ValueError(f"held_out_every = {held_out_every}: at least 2, or nothing is left to train on.")
     settings = [_DTYPE.str, held_out_every, most_tokens, source, sorted(tokenizer.get_vocab().items())]
     folder = cache_dir() / "text" / f"{name}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:10]}"
-    made_once(folder, lambda: _tokenise(texts, tokenizer, name, held_out_every, most_tokens, folder))
+    made_once(folder, lambda: _tokenise(folder, texts, tokenizer, name, held_out_every, most_tokens))
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     train, held_out = (np.memmap(folder / f"{part}.bin", dtype=_DTYPE, mode="r") for part in ("train", "held_out"))
     return Corpus(train, held_out, about["sha256"])
@@ -119,19 +120,13 @@ def _rows(file: Path) -> Iterator[Mapping]:
         ) from error
 
 
-def _tokenise(
-    texts: Iterator[str],
-    tokenizer: PreTrainedTokenizerBase,
-    name: str,
-    held_out_every: int,
-    most_tokens: int | None,
-    folder: Path,
-) -> None:
+def _tokenise(folder: Path, *given: Any) -> None:
+    """Make the folder, whole or not at all; given: what `_write` reads and how."""
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        about = _write(texts, tokenizer, name, held_out_every, most_tokens, temporary)
+        about = _write(temporary, *given)
     except BaseException:
         shutil.rmtree(temporary)
         raise
@@ -140,12 +135,12 @@ def _tokenise(
 
 
 def _write(
+    folder: Path,
     texts: Iterator[str],
     tokenizer: PreTrainedTokenizerBase,
     name: str,
     held_out_every: int,
     most_tokens: int | None,
-    folder: Path,
 ) -> dict:
     digest, counts, n_tokens = hashlib.sha256(), [0, 0], 0
     fresh = _without_copies(texts, digest)
