@@ -226,7 +226,7 @@ class Recipe:
         p, m = self.params, self.material
         name = p.model if stage == "analysis" else f"{p.model}-{p.method_slug}-{p.target_length}"
         read = [m.text.sha256[:8]] if p.text else []
-        read += [m.general.sha256[:8]] if p.replay_text and stage == "replay" else []
+        read += [m.general.sha256[:8]] if stage == "replay" and p.replay_text else []
         return cache_dir() / "-".join([name, stage, p.stage_key(stage), *read, _code_hash(p.model)])
 
     @functools.cached_property
