@@ -64,9 +64,11 @@ class Material:
         n_long = round(p.replay_steps * p.replay_long_share)
         count, source = (p.replay_steps - n_long) * p.replay_batch_size, self.general.train
         if self.facts is None:
-            short = corpus.excerpts(source, count, p.window, rng)
+            short = corpus.excerpts(source, count, p.short_length, rng)
         else:
-            short = (facts.short_sample(source, self.facts, p.window, rng, p.replay_fact_share) for _ in range(count))
+            short = (
+                facts.short_sample(source, self.facts, p.short_length, rng, p.replay_fact_share) for _ in range(count)
+            )
         short_rows = samples.rows_of(map(corpus.as_it_stands, short), long=False)
         long_rows = self._long_rows(n_long * p.replay_batch_size, types, anchors, _REPLAY_LONG) if n_long else []
         return samples.interleave(long_rows, short_rows, p.replay_batch_size)

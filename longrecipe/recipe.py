@@ -26,7 +26,7 @@ from longrecipe.paths import PACKAGE, cache_dir, write_text
 from longrecipe.positions import METHODS, Method
 from longrecipe.processes import is_main, made_once
 from longrecipe.rope import extend_config
-from longrecipe.setup import check_days, rows_at_once, setup_of
+from longrecipe.setup import check_days, in_precision, rows_at_once, setup_of
 
 
 @dataclass(frozen=True)
@@ -201,20 +201,21 @@ class Recipe:
         """NIAH(M) by length and depth, and general scores; the same held-out documents for every model.
 
         share: of the run's eval_documents beyond the window; below 1 for models that only stand beside the others.
-        others: further tasks to ask, of `evaluate.OTHERS`. lengths: None takes the run's eval_lengths, the window
-        doubled up to the target.
+        others: further tasks to ask, of `evaluate.OTHERS`. lengths: None takes the run's measured_lengths; passkeys
+        (eval_passkeys) are asked there alone.
         """
         p = self.params
         return evaluate.report(
-            _on_device(network),
+            in_precision(_on_device(network), p.eval_precision),
             np.asarray(self.material.text.held_out, dtype=np.int64),
             self._wording,
-            lengths or p.eval_lengths,
+            lengths or p.measured_lengths,
             p.eval_documents,
             p.eval_facts,
             p.seed,
             others,
             share,
+            n_passkeys=0 if lengths else p.eval_passkeys,
         )
 
     def folder(self, stage: str) -> Path:
@@ -283,7 +284,19 @@ def prepare(params: Params, analysis_only: bool = False) -> Recipe:
 @functools.cache
 def _code_hash(model: str) -> str:
     # What is made of finished models, how settings are read, and other models change no model.
-    after = ("pretrain", "plots", "evaluate", "results", "sweep", "cost", "explore", "params", "card", "resources")
+    after = (
+        "pretrain",
+        "plots",
+        "evaluate",
+        "results",
+        "sweep",
+        "cost",
+        "explore",
+        "params",
+        "card",
+        "export",
+        "resources",
+    )
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*")):
         first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")

@@ -1,9 +1,11 @@
 """How a run spends memory, and whether it can be trained here at all."""
 
-import torch
-from transformers import PreTrainedConfig
+import copy
 
-from longrecipe import cost, train
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from longrecipe import cost, models, train
 from longrecipe.cost import Setup
 from longrecipe.params import MEMORY, Params
 from longrecipe.processes import n_processes
@@ -24,6 +26,18 @@ def rows_at_once(params: Params, batch_size: int) -> int:
     return next(rows for rows in range(most, 0, -1) if share % rows == 0)
 
 
+def in_precision(network: PreTrainedModel, precision: str) -> PreTrainedModel:
+    """The model with its weights in the dtype of a precision (see `models.autocast_dtype`): itself, or a copy."""
+    dtype = models.autocast_dtype(precision, network.device.type)
+    if network.dtype == dtype:
+        return network
+    network = copy.deepcopy(network)
+    for weights in network.parameters():
+        # Not network.to(dtype): that rounds RoPE's frequencies too, and far positions with them.
+        weights.data = weights.data.to(dtype)
+    return network
+
+
 def check_days(p: Params, config: PreTrainedConfig) -> None:
     """Raise ValueError where there is no GPU and stages 1 and 2 would take over a day without one (modelled)."""
     if torch.cuda.is_available():
@@ -31,7 +45,7 @@ def check_days(p: Params, config: PreTrainedConfig) -> None:
     long = p.extend_steps * p.extend_batch_size + p.replay_long_share * p.replay_steps * p.replay_batch_size
     short = (1 - p.replay_long_share) * p.replay_steps * p.replay_batch_size
     flops = cost.training_flops(config, long * p.train_length, p.train_length)
-    flops += cost.training_flops(config, short * p.window, p.window)
+    flops += cost.training_flops(config, short * p.short_length, p.short_length)
     days = flops / _CPU_FLOPS / 86400
     if days > _MOST_DAYS:
         raise ValueError(

@@ -14,6 +14,7 @@ from longrecipe.evaluate import (
     Report,
     copying,
     general,
+    paired,
     perplexity,
     planted,
     report,
@@ -296,3 +297,34 @@ def test_every_model_reads_the_same_documents_and_keeps_its_mode(make_tiny, sour
     assert any(np.array_equal(first[2], ids) for ids in read[id(networks[0])][4:])
     report(networks[0], source, words, [128, 192], n_documents=2, n_facts=2, seed=8, others=["common words"])
     assert not any(np.array_equal(a, b) for a, b in zip(first[:4], read[id(networks[0])][-4:], strict=True))
+
+
+def test_passkeys_are_asked_at_every_length_on_documents_of_their_own(tiny, source, words):
+    lengths, options = [96, 128, 192], {"n_documents": 2, "n_facts": 2, "seed": 9}
+    plain = report(tiny, source, words, lengths, **options)
+    found = report(tiny, source, words, lengths, **options, n_passkeys=5, share=0.5, others=OTHERS)
+    singles = found.prompts.query("task == 'single'")
+    assert singles.groupby("length").size().to_dict() == {96: 5, 128: 5, 192: 5}
+    assert singles["document"].tolist() == [0, 1, 2, 3, 4] * 3
+    pd.testing.assert_frame_equal(
+        found.recall.query("length != 192").reset_index(drop=True),
+        plain.recall.query("length != 192").reset_index(drop=True),
+    )
+
+
+def test_pairs_are_of_prompts_that_both_models_were_asked():
+    columns = ["task", "length", "document", "depth", "score"]
+    asked = [("multi-key", 256, document, depth, 1.0) for document in (0, 1, 2) for depth in (0.25, 0.75)]
+    more = [*asked, ("single", 256, 0, 0.5, 1.0), ("multi-value", 256, 0, math.nan, 0.75)]
+    one = Report(pd.DataFrame(more, columns=columns), {})
+    other = Report(pd.DataFrame([(*row[:4], 0.5) for row in more[:4] + more[-1:]], columns=columns), {})
+    both = paired(one, other)
+    assert list(both.columns) == columns and len(both) == 5
+    assert both.query("task == 'multi-key'")[["document", "depth"]].values.tolist() == [
+        [0, 0.25],
+        [0, 0.75],
+        [1, 0.25],
+        [1, 0.75],
+    ]
+    assert both["score"].tolist() == [0.5] * 4 + [0.25]
+    assert (paired(other, one)["score"] == -both["score"]).all()

@@ -20,6 +20,7 @@ from longrecipe.tokens.ranking import ANCHOR_RULES
 FILES = sorted(
     path for scale in SCALES for path in (Path(__file__).resolve().parents[1] / "params" / scale).glob("*.yaml")
 )
+PROFILES = sorted(FILES[0].parents[1].glob("*/*/*.yaml"))
 MINI = next(path for path in FILES if path.parts[-2:] == ("mini", "llama3.yaml"))
 
 
@@ -47,13 +48,23 @@ def test_every_file_is_whole_and_every_key_is_explained(path):
     kinds = (int, float, int | None, float | None)
     numbers = {key for key, field in Params.model_fields.items() if field.annotation in kinds}
     assert {type(values[key]) for key in numbers} <= {int, float, type(None)}
-    assert params.model_dump() == values
+    assert params.model_dump(mode="json") == values
 
 
 def test_available_lists_every_scale():
     found = available()
     assert tuple(found) == SCALES
     assert {(scale, model) for scale in found for model in found[scale]} == {(p.parent.name, p.stem) for p in FILES}
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda p: f"{p.parts[-3]}-{p.stem}-{p.parent.name}")
+def test_every_profile_changes_a_file_and_says_how(path):
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plain, profiled = (load(path.stem, path.parts[-3], profile=profile) for profile in (None, path.parent.name))
+    assert profiled.model_dump(mode="json") == plain.model_dump(mode="json") | values
+    assert all(plain.model_dump(mode="json")[key] != value for key, value in values.items()), "what differs, only"
+    for key in values:
+        assert re.search(rf"^{key}:.*\s#\s*\w.+$", path.read_text(encoding="utf-8"), re.M), f"{key} has no comment"
 
 
 # loading
@@ -82,6 +93,26 @@ def test_a_file_of_your_own(tmp_path):
     assert from_notebook({"model": str(path)}).seed == 11
     with pytest.raises(ParamsError, match=r"nowhere\.yaml"):
         load("nowhere.yaml")
+
+
+def test_a_profile_changes_keys_together_and_overrides_win(tmp_path):
+    path = written(tmp_path)
+    for name, text in {"quick": "ratio: 0.2\nextend_steps: 3\n", "odd": "ratoi: 0.2\n", "empty": ""}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / path.name).write_text(text)
+    (tmp_path / "quick" / "other.yaml").write_text("ratio: 0.9\n")
+    plain, quick = load(str(path)), load(str(path), profile="quick", ratio=0.4)
+    assert quick == changed(plain, ratio=0.4, extend_steps=3)
+    assert from_notebook({"model": str(path), "profile": "quick"}) == changed(plain, ratio=0.2, extend_steps=3)
+    assert from_notebook({"model": str(path), "profile": None}) == plain
+    with pytest.raises(ParamsError, match=r"profile = 'slow': of own\.yaml there are empty, odd, quick\."):
+        load(str(path), profile="slow")
+    with pytest.raises(ParamsError, match=r"profile = 'cpu': llama3\.yaml has none\."):
+        load("llama3", profile="cpu")
+    with pytest.raises(ParamsError, match=r"unknown parameter 'ratoi'(.|\n)*own\.yaml, profile odd"):
+        load(str(path), profile="odd")
+    with pytest.raises(ParamsError, match=r"must hold `key: value` lines"):
+        load(str(path), profile="empty")
 
 
 def test_yaml_floats_without_a_point(tmp_path):
@@ -176,6 +207,10 @@ def test_changed_settings_are_checked_as_loaded_ones_are():
         ({"selection": "all"}, r"selection = 'all': .*'anchored', 'density', 'random' or 'first'"),
         ({"rope_factor": 0.5}, r"rope_factor = 0\.5: .*RoPE rule"),
         ({"eval_documents": 1}, r"eval_documents = 1: "),
+        ({"eval_lengths": [512, 8]}, r"eval_lengths = \[512, 8\]: 8 is too short"),
+        ({"eval_lengths": []}, r"eval_lengths = \[\]: "),
+        ({"eval_stages": ["base", "H'"]}, r"eval_stages.1 = \"H'\": .*'RoPE rule alone'"),
+        ({"replay_length": 300}, r"replay_length = 300: .* at most window = 256 tokens"),
         ({"extend_schedule": "nope"}, r"extend_schedule = 'nope': .*'linear'.*'cosine'"),
         ({"replay_schedule": "nope"}, r"replay_schedule = 'nope': .*'linear'.*'cosine'"),
         ({"n_documents": 4, "extend_batch_size": 8}, r"n_documents = 4: .*extend_batch_size = 8"),
@@ -398,7 +433,17 @@ def test_keys_of_stages_are_of_one_form_and_no_stage_is_made_up():
 )
 def test_eval_lengths_double_from_window_to_target(window, target, lengths):
     params = load("llama3", window=window, target_length=target, probe_window=window + 16)
-    assert params.eval_lengths == lengths
+    assert params.measured_lengths == lengths
+
+
+def test_lengths_to_measure_at_lie_below_the_target_which_always_is():
+    params = load("llama3", target_length=1500, eval_lengths=[600, 128, 1500, 4096, 600])
+    assert params.measured_lengths == [128, 600, 1500]
+    assert len({params, load("llama3", target_length=1500, eval_lengths=(600, 128, 1500, 4096, 600))}) == 1
+
+
+def test_replay_reads_the_window_or_less():
+    assert (load("llama3").short_length, load("llama3", replay_length=64).short_length) == (256, 64)
 
 
 @pytest.mark.parametrize("method", METHODS)

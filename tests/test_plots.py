@@ -195,6 +195,19 @@ def asked():
     )
 
 
+def test_passkeys_stand_by_length_with_their_intervals():
+    def stage(*means):
+        cells = {n: {"mean": m, "low": m / 2, "high": (1 + m) / 2} for n, m in zip((2048, 16384), means, strict=True)}
+        return {"tasks": {str(n): {"single": each, "multi-key": {}} for n, each in cells.items()}}
+
+    figure = plots.passkeys({"base": stage(1.0, 0.0), "merged": stage(1.0, 0.875)}, window=8192)
+    (axis,) = figure.axes
+    drawn = {each.get_label(): each.lines[0].get_ydata().tolist() for each in axis.containers}
+    assert drawn == {"base": [1.0, 0.0], "merged": [1.0, 0.875]}
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["2,048", "16,384"]
+    assert "base window" in texts(axis)
+
+
 def test_memory_stacks_to_the_peak_and_marks_what_was_measured(asked):
     table = resources.memory(asked)
     (axis,) = plots.memory_parts(table, {"80 GB": 85.0}).axes

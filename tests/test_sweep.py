@@ -284,6 +284,9 @@ def test_the_command_line_names_grid_models_seeds_and_targets(quick, monkeypatch
     command.main(["ratio", "--models", "mistral", "--force"])
     command.main(["ablation", "--seeds", "0"])
     command.main(["front", "--seeds", "0"])
+    command.main(["methods", "--scale", "small", "--models", "smollm2", "-p", "profile", "cpu", "-p", "ratio", "0.2"])
+    *asked, real = asked
+    assert real[0] == sweep.methods("smollm2", scale="small", profile="cpu", ratio=0.2)
     assert asked == [
         (sweep.methods(["llama3", "qwen2"], [5, 6], [1024]), "full", False),
         (sweep.methods(), "full", False),

@@ -6,7 +6,7 @@ models, `sentences` for any tokenizer and real text. Every mean carries a bootst
 
 from longrecipe.evaluate.general import copying, perplexity
 from longrecipe.evaluate.reader import Reader
-from longrecipe.evaluate.report import Report, report
+from longrecipe.evaluate.report import Report, paired, report
 from longrecipe.evaluate.suite import ask, cell, interval
 from longrecipe.evaluate.tasks import (
     NIAH_M,
@@ -34,6 +34,7 @@ __all__ = [
     "copying",
     "interval",
     "needles",
+    "paired",
     "perplexity",
     "planted",
     "report",

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from longrecipe.evaluate.general import copying, perplexity
 from longrecipe.evaluate.suite import ask, cell
-from longrecipe.evaluate.tasks import NIAH_M, OTHERS, Document, needles
+from longrecipe.evaluate.tasks import NIAH_M, OTHERS, Document, needles, single
 from longrecipe.evaluate.wording import Wording
 
 
@@ -46,6 +46,16 @@ class Report:
         }
 
 
+def paired(one: Report, other: Report) -> pd.DataFrame:
+    """The prompts that both models were asked, in `Report.prompts`' form: the score is one's minus the other's."""
+    frames = [
+        each.prompts.assign(nth=each.prompts.groupby(["task", "length", "document"]).cumcount())
+        for each in (one, other)
+    ]
+    both = frames[0].merge(frames[1].drop(columns="depth"), on=["task", "length", "document", "nth"])
+    return both.assign(score=both["score_x"] - both["score_y"])[one.prompts.columns.tolist()]
+
+
 def report(
     network: PreTrainedModel,
     source: np.ndarray,
@@ -56,15 +66,17 @@ def report(
     seed: int,
     others: Collection[str] = (),
     share: float = 1.0,
+    n_passkeys: int = 0,
 ) -> Report:
-    """Measure a model: NIAH(M) at every length, perplexity and copying at the shortest, the base window.
+    """Measure a model: NIAH(M) at every length, perplexity and copying at the shortest, the base window or below it.
 
     others: further tasks, of `tasks.OTHERS`, to ask at the shortest and the longest length. Every model measured with
-    one seed reads the same documents, so that differences between stages are paired. The longest length gets
-    n_documents, each with n_facts facts asked one by one; the base window, where retention is judged, twice as many,
-    since it costs next to nothing; the lengths between, half. share: of the documents beyond the window, which are
-    then the first of those that a whole measurement reads. Raises ValueError for an unknown task, and where the facts
-    do not fit a length.
+    one seed reads the same documents, so that differences between stages are paired (`paired`). The longest length gets
+    n_documents, each with n_facts facts asked one by one; the shortest, where retention is judged, twice as many,
+    since it costs next to nothing; the lengths between, half. share: of the documents beyond the shortest length, which
+    are then the first of those that a whole measurement reads. n_passkeys: documents with one fact alone, the task
+    single, at every length, whatever the share. Raises ValueError for an unknown task, and where the facts do not fit a
+    length.
     """
     if unknown := set(others) - set(OTHERS):
         raise ValueError(f"others = {sorted(unknown)}: allowed are {', '.join(OTHERS)}.")
@@ -84,8 +96,13 @@ def report(
         frames += [
             ask(network, wording, make, source, n, count[n], np.random.default_rng([seed, n, i + 1]))
             for n in sorted({window, target})
-            if name in others
+            if name in others and not (n_passkeys and make is single)
         ]
+    frames += [
+        ask(network, wording, single, source, n, n_passkeys, np.random.default_rng([seed, n, 1]))
+        for n in sorted(lengths)
+        if n_passkeys
+    ]
     second, first = copying(network, source, window, 2 * n_documents, np.random.default_rng([seed, 0]))
     general = {"perplexity": perplexity(network, source, window), "copying": second, "first_copy": first}
     network.train(was_training)

@@ -12,7 +12,7 @@ from longrecipe.plots.tokens import (
     selections,
     token_shift,
 )
-from longrecipe.plots.training import losses, pretraining, recall_heatmaps, retention, wavelengths
+from longrecipe.plots.training import losses, passkeys, pretraining, recall_heatmaps, retention, wavelengths
 
 __all__ = [
     "COLOURS",
@@ -30,6 +30,7 @@ __all__ = [
     "memory_parts",
     "methods",
     "passage",
+    "passkeys",
     "position_map",
     "position_maps",
     "position_shares",

@@ -91,6 +91,27 @@ def recall_heatmaps(reports: Mapping[str, Report], n_depths: int = 5) -> Figure:
     return figure
 
 
+def passkeys(numbers: Mapping[str, Mapping], window: int) -> Figure:
+    """Recall of one fact alone in a text, by the text's length, from the stages' `Report.numbers()`; 95 % intervals."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(6.2, 2.9))
+        for i, (stage, measured) in enumerate(numbers.items()):
+            cells = {int(n): tasks["single"] for n, tasks in measured["tasks"].items() if "single" in tasks}
+            # Side by side, so that equal scores do not hide each other.
+            x = np.array(list(cells)) * 1.02 ** (i - (len(numbers) - 1) / 2)
+            mean, low, high = (np.array([each[key] for each in cells.values()]) for key in ("mean", "low", "high"))
+            axis.errorbar(
+                x, mean, [mean - low, high - mean], fmt="o-", ms=4, capsize=2, color=COLOURS[stage], label=stage
+            )
+        axis.axvline(window, color="black", lw=0.8, ls="--")
+        axis.annotate("base window", (window, 1.08), (-3, 0), textcoords="offset points", fontsize=7, ha="right")
+        axis.set(xscale="log", xlabel="text length, tokens", ylabel="passkey recall", ylim=(-0.05, 1.15))
+        axis.set_xticks(list(cells), [f"{n:,}" for n in cells])
+        axis.minorticks_off()
+        axis.legend(fontsize=7, loc="lower left")
+    return figure
+
+
 def retention(numbers: Mapping[str, Mapping]) -> Figure:
     """What each stage gains and keeps, long and short, from the stages' `Report.numbers()`."""
     first = next(iter(numbers.values()))

@@ -70,48 +70,6 @@ def finished(experiment: str, **wanted: object) -> list[tuple[Path, dict]]:
     return [run for run in runs if all(run[1]["params"].get(key) == value for key, value in wanted.items())]
 
 
-def stage_table(numbers: Mapping[str, Mapping]) -> pd.DataFrame:
-    """One row a stage from `Report.numbers()`: recall by length, NIAH(M) at window and target, perplexity, copying."""
-    rows = {}
-    for stage, measured in numbers.items():
-        row = {f"recall @{length}": values["mean"] for length, values in measured["recall"].items()}
-        # Whether fresh or read from JSON, lengths stand in rising order.
-        ends = [list(measured["niah_m"].items())[i] for i in (0, -1)]
-        row |= {f"NIAH(M) @{length}": values["mean"] for length, values in ends}
-        rows[stage] = row | {"perplexity": measured["perplexity"], "copying": measured["copying"]}
-    return pd.DataFrame(rows).T.rename_axis("stage")
-
-
-def verdict(numbers: Mapping[str, Mapping], params: Params) -> dict[str, bool]:
-    """The claims that a run is judged by, from the stages' `Report.numbers()`: for each, whether it holds.
-
-    Thresholds are this kit's own for its default run: the base cannot read T tokens, the extended and the merged model
-    can, and the merged one keeps what the base could do in its window.
-    """
-
-    def recall(stage: str, length: int) -> float:
-        return numbers[stage]["recall"][length]["mean"]
-
-    window, target = params.window, params.target_length
-    checks = {f"base: recall at {target} tokens is 0.05 or less": recall("base", target) <= 0.05}
-    if "merged" in numbers:
-        final, base = numbers["merged"], numbers["base"]
-        checks |= {
-            f"extended: recall at {target} tokens is 0.75 or more": recall("extended", target) >= 0.75,
-            f"merged: recall at {target} tokens is 0.75 or more": recall("merged", target) >= 0.75,
-            f"merged: recall at {window} tokens is the base's minus 0.02 or more": (
-                recall("merged", window) >= recall("base", window) - 0.02
-            ),
-            f"merged: perplexity at {window} tokens is 1.05 times the base's or less": (
-                final["perplexity"] <= 1.05 * base["perplexity"]
-            ),
-        }
-    else:
-        control = recall("RoPE rule alone", target)
-        checks[f"RoPE rule alone: recall at {target} tokens is 0.75 or more"] = control >= 0.75
-    return checks
-
-
 def seed_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean over seeds and its 95 % interval by Student's t, mean +- t s / sqrt(n) with n - 1 degrees of freedom.
 

@@ -17,16 +17,20 @@ CONTIGUOUS = "longrecipe:max_gap=0"
 def methods(
     models: str | Iterable[str] = MODELS,
     seeds: Sequence[int] | None = None,
-    targets: int | Sequence[int] = TARGETS,
+    targets: int | Sequence[int] | None = None,
     **changes: Any,
 ) -> list[Params]:
     """Tables 1 and 3: every method at every target, and the untrained base with raised RoPE base.
 
-    seeds: None takes 0 to 4 for llama3 and 0 to 2 for the others; targets: lengths in tokens, or one.
+    seeds: None takes 0 to 4 for llama3 and 0 to 2 for the others; targets: lengths in tokens, or one; None takes 2560
+    and 4096 at scale mini, elsewhere the target of the params file.
     """
     models = [models] if isinstance(models, str) else models
-    targets = [targets] if isinstance(targets, int) else targets
-    if not all(isinstance(target, int) for target in targets):
+    if targets is None:
+        targets = TARGETS if changes.get("scale", "mini") == "mini" else [None]
+    elif isinstance(targets, int):
+        targets = [targets]
+    elif not all(isinstance(target, int) for target in targets):
         raise params.ParamsError(f"targets = {targets!r}: a length in tokens, such as 4096, or a list of them.")
     return [
         params.load(model, method=method, target_length=target, seed=seed, **changes)

@@ -136,12 +136,14 @@ def _train(R: recipe.Recipe) -> tuple[dict, dict[str, Trained]]:
     # The original reads the short samples as well, forward only, where the model is kept near it.
     kl_tokens = short / 3 if p.replay_kl_weight else 0
     training["extended"] = _compute(R, extended, (extended.n_tokens, p.train_length))
-    training["replayed"] = _compute(R, stages["replayed"], (n_long, p.train_length), (short + kl_tokens, p.window))
+    training["replayed"] = _compute(
+        R, stages["replayed"], (n_long, p.train_length), (short + kl_tokens, p.short_length)
+    )
     return {"training": training, "anchors": anchors}, stages
 
 
 def _flops(R: recipe.Recipe, *read: tuple[float, int]) -> float:
-    config = models.config_of(R.params.model, R.params.scale)
+    config = models.config_of(R.params.source, R.params.scale)
     return sum(training_flops(config, n, length) for n, length in read)
 
 
@@ -191,7 +193,7 @@ def _weight(p: Params, how: str) -> float:
         return read
     short = (1 - p.replay_long_share) * p.replay_steps * p.replay_batch_size
     long = p.extend_steps * p.extend_batch_size + p.replay_long_share * p.replay_steps * p.replay_batch_size
-    return read + 3 * (cost(long, p.train_length) + cost(short, p.window))
+    return read + 3 * (cost(long, p.train_length) + cost(short, p.short_length))
 
 
 @contextmanager

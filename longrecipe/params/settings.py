@@ -1,25 +1,17 @@
-"""Settings of a run: read from `params/<scale>/<model>.yaml`, overridden by name, checked before anything starts."""
+"""The settings of a run: every key, what it may be, and what follows from them."""
 
-import difflib
 import hashlib
 import json
 import re
-import types
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from longrecipe.paths import params_dir
 from longrecipe.positions import METHODS
 from longrecipe.positions import method as method_of
 
 SCALES = ("mini", "small", "paper")
-# What IPython keeps in a notebook's namespace beside the parameters cell.
-_IPYTHON_NAMES = {"In", "Out", "get_ipython", "exit", "quit", "open"}
 # Settings of how training spends memory, those of `cost.Setup` with the same names.
 MEMORY = (
     "optimizer",
@@ -33,10 +25,7 @@ MEMORY = (
 )
 # Those of transformers.Trainer that need no arguments of their own.
 Schedule = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt", "constant"]
-
-
-class ParamsError(ValueError):
-    """Settings that cannot be run; the message names each value, what is allowed and how to mend it."""
+Stages = Literal["base", "RoPE rule alone", "extended", "replayed", "merged", "paper's setting"]
 
 
 class Params(BaseModel):
@@ -91,6 +80,7 @@ class Params(BaseModel):
     replay_schedule: Schedule = Field(description="a schedule of transformers.Trainer that decays")
     replay_long_share: float = Field(ge=0, lt=1, description="share of replay steps on stage-1 samples; paper: 0")
     replay_kl_weight: float = Field(0.0, ge=0, description="of KL(original || model) on short replay text; paper: 0")
+    replay_length: int | None = Field(None, ge=16, description="tokens of a short replay sample; null means window")
     replay_fact_share: float = Field(ge=0, le=0.9, description="share of short replay samples with planted facts")
     merge_weight: float = Field(ge=0, le=1, description="weight of the original model; paper: 0.5")
     merge_rule: Literal["uniform", "spare_qk"] = Field("uniform", description="spare_qk: queries and keys stay tuned")
@@ -113,6 +103,14 @@ class Params(BaseModel):
     save_steps: int = Field(ge=1, description="a resumable checkpoint every so many steps")
     eval_documents: int = Field(ge=2, description="documents measured at T, one prompt for each fact")
     eval_facts: int = Field(ge=2, description="facts hidden in each document, asked one by one and in one conversation")
+    eval_passkeys: int = Field(0, ge=0, description="documents with one fact alone (passkey), at every length")
+    eval_lengths: tuple[int, ...] | None = Field(
+        None, min_length=1, description="lengths below T to measure at, tokens; null: the window, doubled up to T"
+    )
+    eval_stages: tuple[Stages, ...] | None = Field(
+        None, min_length=1, description="models that notebook 03 measures, by its names; null: all"
+    )
+    eval_precision: Literal["auto", "bf16", "fp32"] = Field("fp32", description="of measuring, as precision")
 
     @property
     def train_length(self) -> int:
@@ -131,12 +129,16 @@ class Params(BaseModel):
         return re.sub(r"[^\w.]+", "-", self.method)
 
     @property
-    def eval_lengths(self) -> list[int]:
-        """Lengths to measure at: the window W, doubled up to the target length T."""
-        lengths = [self.window]
-        while lengths[-1] * 2 < self.target_length:
-            lengths.append(lengths[-1] * 2)
-        return [*lengths, self.target_length]
+    def short_length(self) -> int:
+        """Tokens of a short replay sample: replay_length, or the window W."""
+        return self.replay_length or self.window
+
+    @property
+    def measured_lengths(self) -> list[int]:
+        """Lengths to measure at, rising: eval_lengths or the window W, doubled, as far as these lie below the target
+        length T; and T."""
+        doubled = [self.window << i for i in range((self.target_length // self.window).bit_length())]
+        return [*sorted({n for n in self.eval_lengths or doubled if n < self.target_length}), self.target_length]
 
     @property
     def key(self) -> str:
@@ -187,6 +189,12 @@ class Params(BaseModel):
                 f"analysis_top_share = {self.analysis_top_share}: leaves no token of analysis_documents = "
                 f"{self.analysis_documents} at a position; their product must round to 1 or more"
             )
+        if self.short_length > self.window:
+            raise ValueError(
+                f"replay_length = {self.replay_length}: replay reads short text, at most window = {self.window} tokens"
+            )
+        if shorter := [n for n in self.eval_lengths or [] if n < 16]:
+            raise ValueError(f"eval_lengths = {list(self.eval_lengths)}: {shorter[0]} is too short, at least 16 tokens")
         if self.fused_loss and self.replay_kl_weight:
             raise ValueError(
                 f"fused_loss = True with replay_kl_weight = {self.replay_kl_weight}: the KL term needs the logits that "
@@ -207,94 +215,3 @@ class Params(BaseModel):
 def key_of(settings: Mapping[str, Any]) -> str:
     """Ten characters that stand for settings in the name of a folder."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def available() -> dict[str, list[str]]:
-    """The models of each scale that have a params file."""
-    return {scale: sorted(p.stem for p in (params_dir() / scale).glob("*.yaml")) for scale in SCALES}
-
-
-def load(model: str, scale: str = "mini", **overrides: Any) -> Params:
-    """The settings of `params/<scale>/<model>.yaml`, with overrides by name; None leaves the file's value.
-
-    model may also be the path of a params file of your own (`.yaml`); scale then comes from the file.
-    Raises ParamsError that lists what is allowed, for an unknown model, scale or key and for impossible values.
-    """
-    path = Path(str(model))
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise ParamsError(f"model = {model!r}: there is no such params file.")
-        named = {}
-    else:
-        choices = available()
-        if scale not in SCALES:
-            raise ParamsError(f"scale = {scale!r}: allowed are {', '.join(SCALES)}.")
-        if model not in choices[scale]:
-            listed = "; ".join(f"{s}: {', '.join(m) or 'none yet'}" for s, m in choices.items())
-            raise ParamsError(f"model = {model!r} has no params file at scale {scale!r}. There are {listed}.")
-        path = params_dir() / scale / f"{model}.yaml"
-        named = {"model": model, "scale": scale}
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path.name} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ParamsError(f"{path.name} must hold `key: value` lines, flat; it holds {type(values).__name__}.")
-    given = {k: v for k, v in overrides.items() if v is not None}
-    return checked(Params, {**values, **named, **given}, source=path.name)
-
-
-def changed(params: Params, **changes: Any) -> Params:
-    """The settings with some of them changed, checked anew. Raises ParamsError."""
-    return checked(Params, params.model_dump() | changes, source="a changed run")
-
-
-def plain_values(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain values of a notebook's namespace: what its parameters cell and papermill's -p have set."""
-    return {
-        name: value
-        for name, value in namespace.items()
-        if not name.startswith("_")
-        and name not in _IPYTHON_NAMES
-        and not isinstance(value, types.ModuleType)
-        and not callable(value)
-    }
-
-
-def from_notebook(namespace: Mapping[str, Any]) -> Params:
-    """The settings of a notebook: the plain values in its namespace (`globals()`) override the params file.
-
-    Call it in the cell after the parameters cell, before other names are made. papermill only warns about a `-p` name
-    that a notebook does not know; here it is an error. Raises ParamsError.
-    """
-    plain = plain_values(namespace)
-    return load(plain.pop("model", "llama3"), plain.pop("scale", "mini"), **plain)
-
-
-Settings = TypeVar("Settings", bound=BaseModel)
-
-
-def checked(kind: type[Settings], values: Mapping[str, Any], source: str) -> Settings:
-    """Settings of a kind made from values; source says in errors where these come from.
-
-    Raises ParamsError that explains every value that is refused, and lists the names where one is unknown.
-    """
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        told = "\n".join(_explain(each, kind.model_fields) for each in error.errors())
-        raise ParamsError(f"{told}\n(settings from {source})") from None
-
-
-def _explain(error: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> str:
-    name = ".".join(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(name, fields, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        return f"unknown parameter {name!r}.{hint} Allowed are {', '.join(fields)}."
-    if error["type"] == "missing":
-        return f"{name} is missing: {fields[name].description or 'a required key'}."
-    if not name:
-        return f"{error['ctx']['error']}".rstrip(".") + "."
-    about = f" ({fields[name].description})" if fields[name].description else ""
-    return f"{name} = {error['input']!r}: {error['msg'].lower()}{about}."

@@ -1,0 +1,51 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from longrecipe import models
+from longrecipe.export import check_export
+
+PROMPT = "The import statement finds a module and binds it to a name."
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A mini model with a raised window, saved as every exported model is, and the model in this process."""
+    network = models.load("llama3", target_length=1024)
+    folder = models.save(network, models.load_tokenizer("llama3"), tmp_path_factory.mktemp("exported") / "model")
+    return folder, network
+
+
+def test_a_fresh_process_gives_the_same_logits_and_goes_on(exported):
+    folder, network = exported
+    found = check_export(folder, network, PROMPT, n_tokens=5)
+    assert (found.architecture, found.window) == ("LlamaForCausalLM", 1024)
+    assert 0 <= found.difference < 1e-4
+    tokenizer = models.load_tokenizer("llama3")
+    ids = tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    said = network.generate(ids, max_new_tokens=5, do_sample=False)[0, ids.shape[1] :]
+    assert found.said == tokenizer.decode(said) != ""
+
+
+def test_other_logits_are_refused(exported):
+    folder, _ = exported
+    with pytest.raises(RuntimeError, match=r"the logits of a fresh process differ by [\d.]+, over 0\.001"):
+        check_export(folder, models.load("llama3"), PROMPT)
+
+
+def test_a_folder_that_cannot_be_read_is_refused_with_the_reason(exported, tmp_path):
+    folder, network = exported
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"model_type": "nothing_known"}))
+    with pytest.raises(RuntimeError, match=r"plain transformers cannot load .*broken: .*nothing_known"):
+        check_export(broken, network, PROMPT)
+
+
+def test_the_raised_rope_base_is_in_the_folder(exported):
+    folder, network = exported
+    with torch.inference_mode():
+        x = torch.arange(200)[None]
+        assert torch.equal(models.load(folder)(input_ids=x).logits, network(input_ids=x).logits)

@@ -1,0 +1,102 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from longrecipe import params as settings
+from longrecipe import results
+from longrecipe.evaluate import Report
+
+COLUMNS = ["task", "length", "document", "depth", "score"]
+
+
+def numbers_of(perplexity=20.0, **scores):
+    """Numbers of a report, from the mean scores of its tasks by length."""
+    lengths = sorted({n for each in scores.values() for n in each})
+    tasks = {n: {task: {"mean": each[n]} for task, each in scores.items()} for n in lengths}
+    recall = {n: each.get("multi-key") for n, each in tasks.items()}
+    return {"recall": recall, "niah_m": recall, "tasks": tasks, "perplexity": perplexity, "copying": 0.5}
+
+
+def mini(base=0.05, extended=0.75, merged=0.75, inside=0.96, perplexity=21.0):
+    return {
+        "base": numbers_of(**{"multi-key": {256: 0.98, 4096: base}}),
+        "extended": numbers_of(**{"multi-key": {256: 0.9, 4096: extended}}),
+        "merged": numbers_of(perplexity, **{"multi-key": {256: inside, 4096: merged}}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "fails"),
+    [
+        ({}, None),
+        ({"base": 0.06}, "base: recall at 4096"),
+        ({"extended": 0.74}, "extended: recall at 4096"),
+        ({"merged": 0.74}, "merged: recall at 4096"),
+        ({"inside": 0.95}, "merged: recall at 256"),
+        ({"perplexity": 21.1}, "merged: perplexity at 256"),
+    ],
+)
+def test_a_mini_run_is_judged_by_its_stages(changes, fails):
+    checks = results.verdict(mini(**changes), settings.load("llama3"))
+    assert len(checks) == 5
+    assert [claim for claim, ok in checks.items() if not ok] == [claim for claim in checks if fails and fails in claim]
+    assert sum(map(len, [[claim for claim, ok in checks.items() if not ok]])) == (fails is not None)
+
+
+def test_the_untrained_control_is_judged_where_nothing_is_trained():
+    numbers = {"base": mini()["base"], "RoPE rule alone": mini(extended=0.2)["extended"]}
+    assert results.verdict(numbers, settings.load("llama3", method="none")) == {
+        "base: recall at 4096 tokens is 0.05 or less": True,
+        "RoPE rule alone: recall at 4096 tokens is 0.75 or more": False,
+    }
+
+
+@pytest.fixture
+def real():
+    return settings.load("smollm2", "small", profile="cpu", eval_lengths=[2048, 8192, 12288], eval_passkeys=8)
+
+
+def passkeys(at_12k, at_16k, perplexity=20.0):
+    lengths = {2048: 1.0, 8192: 0.5, 12288: at_12k, 16384: at_16k}
+    return numbers_of(perplexity, **{"single": lengths, "multi-key": dict.fromkeys(lengths, 0.6)})
+
+
+def test_a_real_model_is_judged_by_its_passkeys_at_every_length_beyond_the_window(real):
+    beyond = "passkey at 12288 and 16384 tokens"
+    claims = [
+        f"base: {beyond} is 0.25 or less",
+        f"merged: {beyond} is 0.75 or more",
+        "merged: perplexity at 2048 tokens is 1.03 times the base's or less",
+    ]
+
+    def judged(base, merged):
+        return results.verdict({"base": base, "merged": merged}, real)
+
+    assert judged(passkeys(0.25, 0.0), passkeys(0.75, 1.0, 20.6)) == dict.fromkeys(claims, True)
+    assert judged(passkeys(0.0, 0.375), passkeys(0.625, 1.0, 20.7)) == dict.fromkeys(claims, False)
+    alone = results.verdict({"RoPE rule alone": passkeys(1.0, 0.5)}, real)
+    assert alone == {f"RoPE rule alone: {beyond} is 0.75 or more": False}
+    # Without passkeys, by recall of one of several facts.
+    plain = settings.changed(real, eval_passkeys=0)
+    assert results.verdict({"merged": passkeys(1, 1)}, plain) == {
+        "merged: recall at 12288 and 16384 tokens is 0.75 or more": False
+    }
+
+
+def report_of(scores, task="single", length=512):
+    return Report(pd.DataFrame([(task, length, i, 0.5, s) for i, s in enumerate(scores)], columns=COLUMNS), {})
+
+
+def test_a_gain_is_the_mean_difference_of_what_both_read():
+    gain = results.gain(report_of([1, 1, 1, 0, 1, 1]), report_of([0, 1, 0, 1, 0]))
+    assert gain.index.tolist() == [("passkey", 512)] and gain["documents"].tolist() == [5]
+    mean, low, high = gain.loc[("passkey", 512), ["gain", "low", "high"]]
+    assert mean == pytest.approx(0.4) and -1 <= low < mean < high <= 1
+    few = results.gain(report_of([1, 1], "multi-key"), report_of([0, 1], "multi-key"))
+    assert few.index.tolist() == [("recall", 512), ("NIAH(M)", 512)]
+    assert few["gain"].tolist() == [0.5, 0.5] and few[["low", "high"]].isna().all(axis=None)
+
+
+def test_a_gain_of_equal_models_is_nothing():
+    scores = np.random.default_rng(0).integers(0, 2, 8).astype(float)
+    assert results.gain(report_of(scores), report_of(scores)).iloc[0, :3].tolist() == [0, 0, 0]
