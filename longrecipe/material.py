@@ -14,6 +14,8 @@ from longrecipe.positions import Method
 from longrecipe.positions import method as method_of
 from longrecipe.textfiles import load_files
 
+# Documents to measure at 16k tokens want that much text that was never trained on: 26k tokens of SmolLM2's.
+_HELD_OUT_EVERY = 8
 # One stream of random numbers for each use, so that a setting of one stage does not shift the draws of another.
 _PROBE, _ANALYSIS, _EXTEND, _REPLAY_LONG, _REPLAY_SHORT, _SHOWN = range(6)
 
@@ -132,8 +134,10 @@ def load_material(params: Params, tokenizer: PreTrainedTokenizerBase) -> Materia
             f"text = {params.text or params.replay_text!r}: the mini models read English that every Python carries, "
             "with facts planted in it; text of your own goes with scale small or paper."
         )
-    if params.text is None:
-        text = corpus.load_english(tokenizer, planted=planted)
+    if params.text is None and planted:
+        text = corpus.load_english(tokenizer, planted=True)
+    elif params.text is None:
+        text = corpus.load_english(tokenizer, _HELD_OUT_EVERY, planted=False)
     else:
         text = _load(params.text, tokenizer, params.text_tokens)
     general = _load(params.replay_text, tokenizer, params.text_tokens) if params.replay_text else text

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
+from longrecipe.results.resources import NOT_MEASURED
 from longrecipe.results.runs import seed_interval
 from longrecipe.results.tables import GENERAL, NAMES
 
 # Points below FLT that still count as FLT's skill; the most of FLT's seconds; the least of a general score to be kept.
 WITHIN, MOST_SECONDS, LEAST_KEPT, MOST_OF_BASE = 2.0, 17.0, 97.0, 5.0
-NOT_MEASURED = "not measured"
 Triple = tuple[float, float, float]
 
 
