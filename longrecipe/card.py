@@ -78,7 +78,7 @@ def _measured(numbers: Mapping[str, Mapping]) -> list[str]:
     lengths = sorted(first["niah_m"], key=int)
     rows = [
         "Synthetic tasks in held-out text: NIAH(M), the mean of multi-key, multi-value and multi-query needles, by "
-        "length; perplexity at the base's window, and what is kept of it (the base's over the model's).",
+        "length; perplexity at the shortest of them, and what is kept of it (the base's over the model's).",
         "",
         f"| model | {' | '.join(f'NIAH(M), {int(n):,} tokens' for n in lengths)} | perplexity | kept |",
         f"| --- |{' --- |' * (len(lengths) + 2)}",

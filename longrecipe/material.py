@@ -1,5 +1,6 @@
 """What the stages of a run read: documents and samples of its text, drawn from its seed."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from longrecipe.positions import Method
 from longrecipe.positions import method as method_of
 from longrecipe.textfiles import load_files
 
+log = logging.getLogger(__name__)
 # Documents to measure at 16k tokens want that much text that was never trained on: 26k tokens of SmolLM2's.
 _HELD_OUT_EVERY = 8
 # One stream of random numbers for each use, so that a setting of one stage does not shift the draws of another.
@@ -143,6 +145,23 @@ def load_material(params: Params, tokenizer: PreTrainedTokenizerBase) -> Materia
     general = _load(params.replay_text, tokenizer, params.text_tokens) if params.replay_text else text
     fact_format = facts.fact_format(tokenizer) if planted else None
     return Material(params, text, general, fact_format, corpus.sentence_end_ids(tokenizer))
+
+
+def check_held_out(material: Material) -> None:
+    """Raise ValueError where the text held out is too short to measure on, and warn where documents will repeat it."""
+    p, held_out = material.params, len(material.text.held_out)
+    shortest, longest = p.measured_lengths[0], p.measured_lengths[-1]
+    if held_out < shortest:
+        raise ValueError(
+            f"{held_out:,} tokens of the text are held out, the shortest length to measure at has {shortest:,}: "
+            "name more text (-p text FOLDER), or a shorter one in eval_lengths."
+        )
+    if held_out < longest:
+        log.warning(
+            "%s tokens of the text are held out: documents of up to %s tokens repeat them; name more text (-p text).",
+            f"{held_out:,}",
+            f"{longest:,}",
+        )
 
 
 def _load(name: str, tokenizer: PreTrainedTokenizerBase, most_tokens: int | None) -> corpus.Corpus:

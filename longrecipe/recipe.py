@@ -19,14 +19,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from longrecipe import corpus, evaluate, models, samples, tokens, train
 from longrecipe.card import card
-from longrecipe.material import Material, load_material
+from longrecipe.material import Material, check_held_out, load_material
 from longrecipe.merge import merge
 from longrecipe.params import Params, changed
 from longrecipe.paths import PACKAGE, cache_dir, write_text
 from longrecipe.positions import METHODS, Method
 from longrecipe.processes import is_main, made_once
 from longrecipe.rope import extend_config
-from longrecipe.setup import check_days, in_precision, rows_at_once, setup_of
+from longrecipe.setup import check_days, rows_at_once, setup_of
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class Recipe:
         """
         p = self.params
         return evaluate.report(
-            in_precision(_on_device(network), p.eval_precision),
+            evaluate.to_read(network, p.eval_precision),
             np.asarray(self.material.text.held_out, dtype=np.int64),
             self._wording,
             lengths or p.measured_lengths,
@@ -270,7 +270,8 @@ def prepare(params: Params, analysis_only: bool = False) -> Recipe:
 
     analysis_only: for the token analysis, and to look at positions. Raises ValueError where a package that training
     needs is not installed, where the model's RoPE or attention is not what the recipe extends (`rope.extend_config`),
-    or where training would take days because there is no GPU, and as `material.load_material` says.
+    or where training would take days because there is no GPU, and as `material.load_material` and
+    `material.check_held_out` say.
     """
     config = models.config_of(params.source, params.scale)
     extend_config(config, params.target_length, params.rope_factor, params.window)
@@ -278,25 +279,17 @@ def prepare(params: Params, analysis_only: bool = False) -> Recipe:
         check_days(params, config)
         train.check_installed(setup_of(params))
     tokenizer = models.load_tokenizer(params.source, params.scale)
-    return Recipe(tokenizer, load_material(params, tokenizer))
+    material = load_material(params, tokenizer)
+    if not analysis_only:
+        check_held_out(material)
+    return Recipe(tokenizer, material)
 
 
 @functools.cache
 def _code_hash(model: str) -> str:
     # What is made of finished models, how settings are read, and other models change no model.
-    after = (
-        "pretrain",
-        "plots",
-        "evaluate",
-        "results",
-        "sweep",
-        "cost",
-        "explore",
-        "params",
-        "card",
-        "export",
-        "resources",
-    )
+    after = {"evaluate", "card", "export", "results", "plots", "sweep", "explore", "cost", "resources"}
+    after |= {"params", "pretrain"}
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*")):
         first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")

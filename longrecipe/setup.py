@@ -1,13 +1,12 @@
 """How a run spends memory, and whether it can be trained here at all."""
 
-import copy
-
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
-from longrecipe import cost, models, train
+from longrecipe import cost, train
 from longrecipe.cost import Setup
 from longrecipe.params import MEMORY, Params
+from longrecipe.positions import method as method_of
 from longrecipe.processes import n_processes
 
 # FLOP a second that a CPU may reach at best, and days that nobody starts by mistake.
@@ -26,21 +25,9 @@ def rows_at_once(params: Params, batch_size: int) -> int:
     return next(rows for rows in range(most, 0, -1) if share % rows == 0)
 
 
-def in_precision(network: PreTrainedModel, precision: str) -> PreTrainedModel:
-    """The model with its weights in the dtype of a precision (see `models.autocast_dtype`): itself, or a copy."""
-    dtype = models.autocast_dtype(precision, network.device.type)
-    if network.dtype == dtype:
-        return network
-    network = copy.deepcopy(network)
-    for weights in network.parameters():
-        # Not network.to(dtype): that rounds RoPE's frequencies too, and far positions with them.
-        weights.data = weights.data.to(dtype)
-    return network
-
-
 def check_days(p: Params, config: PreTrainedConfig) -> None:
     """Raise ValueError where there is no GPU and stages 1 and 2 would take over a day without one (modelled)."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() or method_of(p.method).positions is None:
         return
     long = p.extend_steps * p.extend_batch_size + p.replay_long_share * p.replay_steps * p.replay_batch_size
     short = (1 - p.replay_long_share) * p.replay_steps * p.replay_batch_size
@@ -50,6 +37,6 @@ def check_days(p: Params, config: PreTrainedConfig) -> None:
     if days > _MOST_DAYS:
         raise ValueError(
             f"{p.model} at scale {p.scale!r}, target_length = {p.target_length}: training would take {days:.0f} days "
-            "without a GPU (modelled). Take a GPU, a shorter target_length or fewer steps; the token analysis and the "
-            "positions (notebooks 01 and 02) work here."
+            "without a GPU (modelled). Take a GPU, a shorter target_length or fewer steps (smollm2 has -p profile "
+            "cpu); the token analysis and the positions (notebooks 01 and 02) work here."
         )

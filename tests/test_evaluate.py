@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from longrecipe import models
 from longrecipe.evaluate import (
     NIAH_M,
     OTHERS,
@@ -19,6 +20,7 @@ from longrecipe.evaluate import (
     planted,
     report,
     suite,
+    to_read,
 )
 
 # reading once, asking often
@@ -328,3 +330,17 @@ def test_pairs_are_of_prompts_that_both_models_were_asked():
     ]
     assert both["score"].tolist() == [0.5] * 4 + [0.25]
     assert (paired(other, one)["score"] == -both["score"]).all()
+
+
+def test_a_model_is_measured_in_another_precision_as_a_copy_whose_frequencies_stay():
+    network = models.load("llama3")
+    assert to_read(network, "fp32") is network
+    copied = to_read(network, "bf16")
+    assert (network.dtype, copied.dtype) == (torch.float32, torch.bfloat16)
+    frequencies = [dict(each.named_buffers())["model.rotary_emb.inv_freq"] for each in (network, copied)]
+    assert frequencies[1].dtype == torch.float32 and torch.equal(*frequencies)
+    # Of the same weights as a model that is loaded so, position by position.
+    loaded = models.load("llama3", dtype=torch.bfloat16)
+    x = torch.arange(300)[None]
+    with torch.inference_mode():
+        assert torch.equal(copied(input_ids=x).logits, loaded(input_ids=x).logits)

@@ -303,14 +303,14 @@ def test_tasks_weigh_the_same_however_many_prompts_they_have(rng):
 def test_passkeys_have_the_interval_of_wilson(rng):
     # Newcombe (1998), table I: 81 of 263, 15 of 148, 0 of 20, and all of 29 by symmetry to 0 of 29.
     for hits, trials, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
-        measured = cell(frame_of([1] * hits + [0] * (trials - hits)), rng)
+        measured = cell(frame_of([1] * hits + [0] * (trials - hits), task="single"), rng)
         assert measured["mean"] == pytest.approx(hits / trials) and measured["prompts"] == trials
         assert (measured["low"], measured["high"]) == pytest.approx((low, high), abs=1e-4)
-    assert cell(frame_of([1] * 29), rng)["low"] == pytest.approx(1 - 0.1170, abs=1e-4)
-    # Prompts that share a document are no trials of their own, and shares of answers no hits.
-    frames = frame_of([1, 0, 1, 1], 2), frame_of([1, 0.5, 0, 1])
-    assert [cell(each, np.random.default_rng(0)) for each in frames] == [
-        dict(zip(("mean", "low", "high"), interval(each, np.random.default_rng(0)), strict=True))
-        | {"prompts": len(each)}
-        for each in frames
-    ]
+    assert cell(frame_of([1] * 29, task="single"), rng)["low"] == pytest.approx(1 - 0.1170, abs=1e-4)
+    for trials in range(1, 100):
+        for score in (0, 1):
+            measured = cell(frame_of([score] * trials, task="single"), rng)
+            assert 0 <= measured["low"] <= measured["mean"] == score <= measured["high"] <= 1
+    # Of other tasks, several questions share a document.
+    frame = frame_of([1, 0, 1, 1], task="multi-key")
+    assert tuple(cell(frame, np.random.default_rng(0)).values())[:3] == interval(frame, np.random.default_rng(0))

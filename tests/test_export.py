@@ -3,11 +3,12 @@ import shutil
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from longrecipe import models
 from longrecipe.export import check_export
 
-PROMPT = "The import statement finds a module and binds it to a name."
+PROMPT = "The import statement finds a module.\n\nIt binds it to a name."
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +20,10 @@ def exported(tmp_path_factory):
 
 
 def test_a_fresh_process_gives_the_same_logits_and_goes_on(exported):
-    folder, network = exported
-    found = check_export(folder, network, PROMPT, n_tokens=5)
-    assert (found.architecture, found.window) == ("LlamaForCausalLM", 1024)
+    (folder, network), tokenizer = exported, models.load_tokenizer("llama3")
+    found = check_export(folder, network, tokenizer, PROMPT, n_tokens=5)
+    assert (found.architecture, found.window, found.tokenizer) == ("LlamaForCausalLM", 1024, "AutoTokenizer")
     assert 0 <= found.difference < 1e-4
-    tokenizer = models.load_tokenizer("llama3")
     ids = tokenizer(PROMPT, return_tensors="pt")["input_ids"]
     said = network.generate(ids, max_new_tokens=5, do_sample=False)[0, ids.shape[1] :]
     assert found.said == tokenizer.decode(said) != ""
@@ -32,7 +32,7 @@ def test_a_fresh_process_gives_the_same_logits_and_goes_on(exported):
 def test_other_logits_are_refused(exported):
     folder, _ = exported
     with pytest.raises(RuntimeError, match=r"the logits of a fresh process differ by [\d.]+, over 0\.001"):
-        check_export(folder, models.load("llama3"), PROMPT)
+        check_export(folder, models.load("llama3"), models.load_tokenizer("llama3"), PROMPT)
 
 
 def test_a_folder_that_cannot_be_read_is_refused_with_the_reason(exported, tmp_path):
@@ -41,7 +41,20 @@ def test_a_folder_that_cannot_be_read_is_refused_with_the_reason(exported, tmp_p
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps(config | {"model_type": "nothing_known"}))
     with pytest.raises(RuntimeError, match=r"plain transformers cannot load .*broken: .*nothing_known"):
-        check_export(broken, network, PROMPT)
+        check_export(broken, network, models.load_tokenizer("llama3"), PROMPT)
+
+
+def test_a_tokenizer_that_cuts_otherwise_is_found_out(exported, bpe):
+    folder, network = exported
+    with pytest.raises(RuntimeError, match="its tokenizer cuts the prompt in another way"):
+        check_export(folder, network, bpe, PROMPT)
+
+
+def test_the_class_that_reads_a_tokenizer_is_named(tmp_path):
+    # AutoTokenizer goes by the architecture, and cuts blank lines as Qwen2 does.
+    network, tokenizer = models.load("qwen2", dtype=torch.bfloat16), models.load_tokenizer("qwen2")
+    found = check_export(models.save(network, tokenizer, tmp_path), network, tokenizer, PROMPT, n_tokens=1)
+    assert (found.tokenizer, found.difference) == (PreTrainedTokenizerFast.__name__, 0)
 
 
 def test_the_raised_rope_base_is_in_the_folder(exported):

@@ -207,7 +207,7 @@ def test_changed_settings_are_checked_as_loaded_ones_are():
         ({"selection": "all"}, r"selection = 'all': .*'anchored', 'density', 'random' or 'first'"),
         ({"rope_factor": 0.5}, r"rope_factor = 0\.5: .*RoPE rule"),
         ({"eval_documents": 1}, r"eval_documents = 1: "),
-        ({"eval_lengths": [512, 8]}, r"eval_lengths = \[512, 8\]: 8 is too short"),
+        ({"eval_lengths": [512, 8]}, r"eval_lengths = \[512, 8\]: 8 is too short, at least 128"),
         ({"eval_lengths": []}, r"eval_lengths = \[\]: "),
         ({"eval_stages": ["base", "H'"]}, r"eval_stages.1 = \"H'\": .*'RoPE rule alone'"),
         ({"replay_length": 300}, r"replay_length = 300: .* at most window = 256 tokens"),
@@ -436,10 +436,11 @@ def test_eval_lengths_double_from_window_to_target(window, target, lengths):
     assert params.measured_lengths == lengths
 
 
-def test_lengths_to_measure_at_lie_below_the_target_which_always_is():
+def test_lengths_to_measure_at_lie_below_the_target_beside_the_window():
     params = load("llama3", target_length=1500, eval_lengths=[600, 128, 1500, 4096, 600])
-    assert params.measured_lengths == [128, 600, 1500]
-    assert len({params, load("llama3", target_length=1500, eval_lengths=(600, 128, 1500, 4096, 600))}) == 1
+    assert params.measured_lengths == [128, 256, 600, 1500]
+    # As a command line has it, and as one setting.
+    assert len({params, load("llama3", target_length=1500, eval_lengths="[600, 128, 1500, 4096, 600]")}) == 1
 
 
 def test_replay_reads_the_window_or_less():

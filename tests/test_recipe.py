@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from longrecipe import models, params, positions, recipe, samples
+from longrecipe import params, positions, recipe, samples
 from longrecipe.params import Params, ParamsError
 from longrecipe.positions import METHODS
-from longrecipe.setup import in_precision, rows_at_once
+from longrecipe.setup import rows_at_once
 
 STAGES = ("analysis", "extend", "replay")
 
@@ -139,7 +139,15 @@ def test_runs_of_other_code_share_nothing(prepared, monkeypatch):
 def test_other_code_is_what_makes_models(tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "PACKAGE", tmp_path)
     makes = ["train.py", "tokens/scores.py", "assets/mini/llama3/model.safetensors", "assets/mini/llama3/config.json"]
-    other = ["plots/style.py", "evaluate/report.py", "results/tables.py", "sweep/runs.py", "cost.py", "params.py"]
+    other = [
+        "plots/style.py",
+        "evaluate/report.py",
+        "results/tables.py",
+        "sweep/runs.py",
+        "cost.py",
+        "params/files.py",
+        "export.py",
+    ]
     other += ["assets/mini/llama3/README.md", "assets/mini/qwen2/model.safetensors", "tokens/notes.txt"]
     for name in makes + other:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -193,12 +201,12 @@ def test_models_beside_the_others_are_measured_on_a_share_of_the_documents(prepa
     monkeypatch.setattr(
         recipe.evaluate, "report", lambda *arguments, n_passkeys: asked.append((*arguments, n_passkeys))
     )
-    monkeypatch.setattr(recipe, "in_precision", lambda network, precision: network)
+    monkeypatch.setattr(recipe.evaluate, "to_read", lambda network, precision: network)
     run = prepared.varied(eval_documents=10, eval_facts=3, seed=5)
     run.measure("network")
     run.measure("network", share=0.4, others=["single"])
     run.measure("network", share=0.01, lengths=[256])
-    run.varied(eval_passkeys=8, eval_lengths=[128, 600, 1024, 5000]).measure("network")
+    run.varied(eval_passkeys=8, eval_lengths=[128, 600, 1024, 5000]).measure("network")  # the window is there too
     run.varied(eval_passkeys=8).measure("network", lengths=[256])
     assert [each[-3:] for each in asked] == [
         ((), 1.0, 0),
@@ -207,24 +215,10 @@ def test_models_beside_the_others_are_measured_on_a_share_of_the_documents(prepa
         ((), 1.0, 8),
         ((), 1.0, 0),
     ]
-    assert [each[3] for each in asked] == [[256, 512, 1024], [256, 512, 1024], [256], [128, 600, 1024], [256]]
+    assert [each[3] for each in asked] == [[256, 512, 1024], [256, 512, 1024], [256], [128, 256, 600, 1024], [256]]
     for network, source, _, _, n_documents, n_facts, seed, *_ in asked:
         assert (network, n_documents, n_facts, seed) == ("network", 10, 3, 5)
         assert source is run.material.text.held_out
-
-
-def test_a_model_is_measured_in_another_precision_as_a_copy_whose_frequencies_stay(prepared):
-    network = prepared.base()
-    assert in_precision(network, "fp32") is network
-    copied = in_precision(network, "bf16")
-    assert (network.dtype, copied.dtype) == (torch.float32, torch.bfloat16)
-    frequencies = [dict(each.named_buffers())["model.rotary_emb.inv_freq"] for each in (network, copied)]
-    assert frequencies[1].dtype == torch.float32 and torch.equal(*frequencies)
-    # Of the same weights as a model that is loaded so, position by position.
-    loaded = models.load("llama3", dtype=torch.bfloat16)
-    x = torch.arange(300)[None]
-    with torch.inference_mode():
-        assert torch.equal(copied(input_ids=x).logits, loaded(input_ids=x).logits)
 
 
 @pytest.mark.parametrize(

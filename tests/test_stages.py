@@ -53,7 +53,7 @@ def test_the_untrained_control_is_judged_where_nothing_is_trained():
 
 @pytest.fixture
 def real():
-    return settings.load("smollm2", "small", profile="cpu", eval_lengths=[2048, 8192, 12288], eval_passkeys=8)
+    return settings.load("smollm2", "small", profile="cpu", eval_lengths=[2048, 12288], eval_passkeys=8)
 
 
 def passkeys(at_12k, at_16k, perplexity=20.0):
@@ -62,7 +62,7 @@ def passkeys(at_12k, at_16k, perplexity=20.0):
 
 
 def test_a_real_model_is_judged_by_its_passkeys_at_every_length_beyond_the_window(real):
-    beyond = "passkey at 12288 and 16384 tokens"
+    beyond = "passkey at 12288 and 16384 tokens (8 each)"
     claims = [
         f"base: {beyond} is 0.25 or less",
         f"merged: {beyond} is 0.75 or more",
@@ -99,4 +99,5 @@ def test_a_gain_is_the_mean_difference_of_what_both_read():
 
 def test_a_gain_of_equal_models_is_nothing():
     scores = np.random.default_rng(0).integers(0, 2, 8).astype(float)
-    assert results.gain(report_of(scores), report_of(scores)).iloc[0, :3].tolist() == [0, 0, 0]
+    gain = results.gain(report_of(scores), report_of(scores)).iloc[0]
+    assert gain["gain"] == 0 and np.isnan(gain["low"]) and gain["documents"] == 8

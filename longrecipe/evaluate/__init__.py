@@ -1,11 +1,11 @@
 """Measures: RULER-like long-context tasks for any tokenizer, NIAH(M), and what a model could do before (general).
 
 `report` measures a model with all of them; a `Wording` says how facts are put into words, `planted` for the mini
-models, `sentences` for any tokenizer and real text. Every mean carries a bootstrap interval over documents.
+models, `sentences` for any tokenizer and real text. Every mean carries an interval over documents.
 """
 
 from longrecipe.evaluate.general import copying, perplexity
-from longrecipe.evaluate.reader import Reader
+from longrecipe.evaluate.reader import Reader, to_read
 from longrecipe.evaluate.report import Report, paired, report
 from longrecipe.evaluate.suite import ask, cell, interval
 from longrecipe.evaluate.tasks import (
@@ -40,5 +40,6 @@ __all__ = [
     "report",
     "sentences",
     "single",
+    "to_read",
     "tracking",
 ]

@@ -4,12 +4,29 @@ A prompt (text and one question) then costs a forward pass of a few tokens, and 
 are ever made. Skipped positions play no part here: evaluation reads whole texts at positions 0, 1, 2, ...
 """
 
+import copy
+
 import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from longrecipe.models import autocast_dtype
+
 # Tokens that one batch of texts may hold; bounds memory whatever the length.
 BATCH_TOKENS = 16_384
+
+
+def to_read(network: PreTrainedModel, precision: str) -> PreTrainedModel:
+    """The model where and as it is measured: on the GPU where there is one, its weights in the dtype of a precision
+    (see `models.autocast_dtype`). Where its dtype is another, a copy: the model stays what it is."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = autocast_dtype(precision, device)
+    if network.dtype != dtype:
+        network = copy.deepcopy(network)
+        for weights in network.parameters():
+            # Not network.to(dtype): that rounds RoPE's frequencies too, and far positions with them.
+            weights.data = weights.data.to(dtype)
+    return network.to(device)
 
 
 class Reader:

@@ -15,7 +15,7 @@ from longrecipe.evaluate.wording import Wording
 
 @dataclass(frozen=True)
 class Report:
-    """What a model can do: a row a prompt of the long-context tasks, and the general scores at the base window.
+    """What a model can do: a row a prompt of the long-context tasks, and the general scores at the shortest length.
 
     prompts: task, length, document, depth, score. general: perplexity, copying and, as copying's yardstick, first copy.
     """

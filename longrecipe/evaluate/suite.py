@@ -100,16 +100,16 @@ def _wilson(hits: int, trials: int, level: float) -> tuple[float, float, float]:
     z, share = NormalDist().inv_cdf((1 + level) / 2), hits / trials
     middle = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    # Ends that are exact but for rounding.
-    return share, max(0.0, middle - half), min(1.0, middle + half)
+    # At 0 and at all hits one end is the share itself, but for rounding.
+    return share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
 
 
 def cell(frame: pd.DataFrame, rng: np.random.Generator) -> dict[str, float]:
     """Mean score of rows with its 95 % interval and the number of prompts, by the names mean, low, high, prompts.
 
-    Where every document was asked once, right or wrong, the interval is Wilson's: a bootstrap of hits alone has no
-    width.
+    Of the task single, one question a document, right or wrong, the interval is Wilson's: a bootstrap of hits alone has
+    no width.
     """
-    once = frame["document"].is_unique and frame["score"].isin([0, 1]).all()
+    once = (frame["task"] == "single").all()
     triple = _wilson(int(frame["score"].sum()), len(frame), 0.95) if once else interval(frame, rng)
     return dict(zip(("mean", "low", "high"), triple, strict=True)) | {"prompts": len(frame)}

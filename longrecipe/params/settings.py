@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from longrecipe.positions import METHODS
 from longrecipe.positions import method as method_of
@@ -80,7 +81,7 @@ class Params(BaseModel):
     replay_schedule: Schedule = Field(description="a schedule of transformers.Trainer that decays")
     replay_long_share: float = Field(ge=0, lt=1, description="share of replay steps on stage-1 samples; paper: 0")
     replay_kl_weight: float = Field(0.0, ge=0, description="of KL(original || model) on short replay text; paper: 0")
-    replay_length: int | None = Field(None, ge=16, description="tokens of a short replay sample; null means window")
+    replay_length: int | None = Field(None, ge=32, description="tokens of a short replay sample; null means window")
     replay_fact_share: float = Field(ge=0, le=0.9, description="share of short replay samples with planted facts")
     merge_weight: float = Field(ge=0, le=1, description="weight of the original model; paper: 0.5")
     merge_rule: Literal["uniform", "spare_qk"] = Field("uniform", description="spare_qk: queries and keys stay tuned")
@@ -105,7 +106,7 @@ class Params(BaseModel):
     eval_facts: int = Field(ge=2, description="facts hidden in each document, asked one by one and in one conversation")
     eval_passkeys: int = Field(0, ge=0, description="documents with one fact alone (passkey), at every length")
     eval_lengths: tuple[int, ...] | None = Field(
-        None, min_length=1, description="lengths below T to measure at, tokens; null: the window, doubled up to T"
+        None, min_length=1, description="lengths to measure at beside W and T, tokens; null: the window, doubled"
     )
     eval_stages: tuple[Stages, ...] | None = Field(
         None, min_length=1, description="models that notebook 03 measures, by its names; null: all"
@@ -135,10 +136,11 @@ class Params(BaseModel):
 
     @property
     def measured_lengths(self) -> list[int]:
-        """Lengths to measure at, rising: eval_lengths or the window W, doubled, as far as these lie below the target
-        length T; and T."""
+        """Lengths to measure at, rising: the window W, the target length T, and between or below them eval_lengths, or
+        W doubled."""
         doubled = [self.window << i for i in range((self.target_length // self.window).bit_length())]
-        return [*sorted({n for n in self.eval_lengths or doubled if n < self.target_length}), self.target_length]
+        below = {n for n in self.eval_lengths or doubled if n < self.target_length}
+        return sorted(below | {self.window, self.target_length})
 
     @property
     def key(self) -> str:
@@ -169,6 +171,12 @@ class Params(BaseModel):
         later = {"extend": ("replay_", "merge_", "eval_"), "replay": ("merge_", "eval_")}[stage]
         return key_of({k: v for k, v in settings.items() if not k.startswith(later)})
 
+    @field_validator("eval_lengths", "eval_stages", mode="before")
+    @classmethod
+    def _lists_as_text(cls, value: Any) -> Any:
+        # A command line hands lists over as text.
+        return yaml.safe_load(value) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _fits_together(self) -> "Params":
         method_of(self.method)
@@ -193,8 +201,10 @@ class Params(BaseModel):
             raise ValueError(
                 f"replay_length = {self.replay_length}: replay reads short text, at most window = {self.window} tokens"
             )
-        if shorter := [n for n in self.eval_lengths or [] if n < 16]:
-            raise ValueError(f"eval_lengths = {list(self.eval_lengths)}: {shorter[0]} is too short, at least 16 tokens")
+        if shorter := [n for n in self.eval_lengths or [] if n < 128]:
+            raise ValueError(
+                f"eval_lengths = {list(self.eval_lengths)}: {shorter[0]} is too short, at least 128 tokens"
+            )
         if self.fused_loss and self.replay_kl_weight:
             raise ValueError(
                 f"fused_loss = True with replay_kl_weight = {self.replay_kl_weight}: the KL term needs the logits that "

@@ -12,7 +12,7 @@ MEASURES = {"passkey": ("single",), "recall": ("multi-key",), "NIAH(M)": NIAH_M}
 
 
 def stage_table(numbers: Mapping[str, Mapping]) -> pd.DataFrame:
-    """One row a stage from `Report.numbers()`: recall by length, NIAH(M) at window and target, perplexity, copying."""
+    """One row a stage from `Report.numbers()`: recall by length, NIAH(M) at the ends, general scores."""
     rows = {}
     for stage, measured in numbers.items():
         row = {f"recall @{length}": values["mean"] for length, values in measured["recall"].items()}
@@ -25,14 +25,17 @@ def stage_table(numbers: Mapping[str, Mapping]) -> pd.DataFrame:
 
 def gain(one: Report, other: Report) -> pd.DataFrame:
     """What one model reads better than another, by measure and text length: the mean difference of the documents that
-    both read, with its 95 % bootstrap interval (none for fewer than 5 documents), and their number.
+    both read, with its 95 % bootstrap interval, and their number. None for fewer than 5 documents, or where all differ
+    alike: that tells nothing of the next one.
     """
     prompts, rows = paired(one, other), []
     for measure, tasks in MEASURES.items():
         for length, each in prompts[prompts["task"].isin(tasks)].groupby("length"):
-            mean, *ends = interval(each, np.random.default_rng(0))
+            mean, low, high = interval(each, np.random.default_rng(0))
             count = each["document"].nunique()
-            rows.append((measure, length, mean, *(ends if count >= 5 else (np.nan, np.nan)), count))
+            if count < 5 or low == high:
+                low, high = np.nan, np.nan
+            rows.append((measure, length, mean, low, high, count))
     columns = ["measure", "length", "gain", "low", "high", "documents"]
     return pd.DataFrame(rows, columns=columns).set_index(["measure", "length"])
 
@@ -74,7 +77,8 @@ def _of_mini(numbers: Mapping[str, Mapping], params: Params) -> dict[str, bool]:
 def _of_real(numbers: Mapping[str, Mapping], params: Params) -> dict[str, bool]:
     name, task = ("passkey", "single") if params.eval_passkeys else ("recall", "multi-key")
     beyond = [n for n in params.measured_lengths if n > params.window]
-    where = f"{name} at {' and '.join(map(str, beyond))} tokens"
+    trials = f" ({params.eval_passkeys} each)" if params.eval_passkeys else ""
+    where = f"{name} at {' and '.join(map(str, beyond))} tokens{trials}"
 
     def scores(stage: str) -> list[float]:
         return [numbers[stage]["tasks"][n][task]["mean"] for n in beyond]

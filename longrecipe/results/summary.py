@@ -13,16 +13,16 @@ from longrecipe.results.runs import finished, run_dir, seed_interval
 def summary() -> str:
     """The text of results/README.md: the finished runs of the train experiment, seeds of one setting together."""
     rows = [row for records in _by_setting("train") for row in _summary_rows(records)]
-    head = "model | method | T, tokens | seeds | stage | recall at T [95 %] | NIAH(M) at T [95 %] | perplexity at W"
+    head = "model | method | T, tokens | seeds | stage | recall at T [95 %] | NIAH(M) at T [95 %] | perplexity"
     lines = [
         "# Results",
         "",
         "Written by `python -m longrecipe.results` from the metrics.json of each run; do not edit. All rows are",
-        "measured, at scale mini. Recall is that of one of 4 planted facts. Intervals of several seeds are Student's t",
+        "measured. Recall is that of one of several facts in a text. Intervals of several seeds are Student's t",
         "over seeds; those of a single seed are a bootstrap over its documents and say nothing of other seeds.",
         "`paper/` holds the paper's numbers, quoted.",
         "",
-        "## The default run (notebook 03)",
+        "## Runs of notebook 03",
         "",
         f"| {head} |",
         "|" + " --- |" * 8,

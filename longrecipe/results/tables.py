@@ -10,9 +10,9 @@ import pandas as pd
 
 from longrecipe.evaluate import NIAH_M
 from longrecipe.merge import RULES
-from longrecipe.params import Params, key_of
+from longrecipe.params import Params, key_of, profiles
 from longrecipe.params import load as load_params
-from longrecipe.paths import results_dir, write_text
+from longrecipe.paths import params_dir, results_dir, write_text
 from longrecipe.positions import method
 from longrecipe.results.runs import finished, load, run_dir, seed_interval
 
@@ -82,10 +82,17 @@ def _usual() -> list[dict]:
     varied, records = ("method", "selection", "target_length", "ratio", "seed"), []
     for _, record in finished(GRID):
         p = Params(**record["params"])
-        if p == load_params(p.model, p.scale, **{key: getattr(p, key) for key in varied}):
+        if p in _by_files(p, {key: getattr(p, key) for key in varied}):
             records.append(record)
     bases = {_base_key(record["params"]) for record in records if record["params"]["method"] == "none"}
     return [record for record in records if _base_key(record["params"]) in bases]
+
+
+def _by_files(p: Params, changes: Mapping) -> list[Params]:
+    """The settings of a run's params file and of its profiles, with changes; none where it has no such file."""
+    path = params_dir() / p.scale / f"{p.model}.yaml"
+    known = [None, *profiles(path)] if path.is_file() else []
+    return [load_params(p.model, p.scale, profile, **changes) for profile in known]
 
 
 def _name(p: Mapping) -> str:

@@ -40,11 +40,11 @@ def main(arguments: list[str] | None = None) -> None:
     if chosen.targets and chosen.grid != "methods":
         parser.error("--targets is for the grid methods; the others run at the target of the params file")
     options = {"models": chosen.models, "targets": chosen.targets, "seeds": chosen.seeds}
-    # As papermill reads them: numbers, true and null by YAML.
+    # Numbers, true, null and lists by YAML.
     changes = {"scale": chosen.scale} | {key: yaml.safe_load(value) for key, value in chosen.settings}
     try:
-        if taken := changes.keys() & SETS[chosen.grid]:
-            raise ParamsError(f"{', '.join(sorted(taken))}: the grid sets it; see --seeds and --targets.")
+        if taken := changes.keys() & (SETS[chosen.grid] | {"model", "models", "seeds", "targets"}):
+            raise ParamsError(f"-p {', '.join(sorted(taken))}: the grid sets it, or --models, --seeds, --targets do.")
         grid = GRIDS[chosen.grid](**{name: value for name, value in options.items() if value}, **changes)
     except ParamsError as error:
         parser.error(str(error))

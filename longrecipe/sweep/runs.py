@@ -93,7 +93,7 @@ def one(p: Params, folder: Path, full: bool = True) -> None:
     target. lean: merged models at window and target only.
     """
     start, R, reports, record = time.perf_counter(), recipe.prepare(p), {}, {}
-    ends = [p.window, p.target_length]
+    ends = _ends(p)
     if R.method.positions is None:
         for name, network in {"base": R.base(), "RoPE rule alone": R.raised()}.items():
             reports[name] = R.measure(network, others=["single"])
@@ -116,9 +116,14 @@ def merges(p: Params, folder: Path) -> None:
     record, stages = _train(R)
     for rule, weight in MERGES:
         network = R.varied(merge_weight=weight, merge_rule=rule).merge(stages["replayed"])
-        report = R.measure(network, share=BESIDE, lengths=[p.window, p.target_length])
+        report = R.measure(network, share=BESIDE, lengths=_ends(p))
         rows.append({"weight": weight, "rule": rule, "numbers": report.numbers()})
     results.save(folder, p, record | {"merges": rows}, time.perf_counter() - start)
+
+
+def _ends(p: Params) -> list[int]:
+    """Where all models of a run are measured: the shortest length, with the general scores; window; target."""
+    return sorted({p.measured_lengths[0], p.window, p.target_length})
 
 
 def _train(R: recipe.Recipe) -> tuple[dict, dict[str, Trained]]:

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not is_main():
         transformers.utils.logging.set_verbosity_error()
     try:
-        # As papermill reads them: numbers, true and null by YAML.
+        # Numbers, true, null and lists by YAML.
         p = params.load(chosen.params, **{key: yaml.safe_load(value) for key, value in chosen.settings})
         log.info("%s", _check(p, chosen.gpu_gb, chosen.host_gb))
         run = None if chosen.check else recipe.prepare(p)
