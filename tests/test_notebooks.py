@@ -134,6 +134,24 @@ def test_every_selection_runs_end_to_end(selection, tmp_path, environment):
     assert bool(json.loads(metrics.read_text())["numbers"]["anchors"]) == (selection == "density")
 
 
+def test_what_is_measured_can_be_chosen(tmp_path, environment):
+    chosen = {"eval_stages": "[base, RoPE rule alone, merged]", "eval_passkeys": 5, "eval_lengths": "[128]"}
+    parameters = SHORT | chosen | {"selection": "random", "replay_length": 64, "eval_precision": "auto"}
+    run = papermill("03_train.ipynb", tmp_path / "out.ipynb", environment, **parameters)
+    assert run.returncode == 0, run.stderr[-2000:]
+    (metrics,) = (tmp_path / "root" / "results" / "train").glob("*/metrics.json")
+    numbers = json.loads(metrics.read_text())["numbers"]
+    assert list(numbers["stages"]) == ["base", "RoPE rule alone", "merged"]
+    assert [tasks["single"]["prompts"] for tasks in numbers["stages"]["merged"]["tasks"].values()] == [5] * 3
+    assert list(numbers["stages"]["merged"]["tasks"]) == ["128", "256", "1024"]
+    assert set(numbers["training_seconds"]) == {"extended", "replayed"}, "what is not measured is not trained"
+    assert {"passkeys.png", "recall.png"} <= {path.name for path in (metrics.parent / "figures").iterdir()}
+    gains = (metrics.parent / "gains.csv").read_text().splitlines()
+    assert gains[0] == "measure,length,gain,low,high,documents" and "passkey,1024," in "".join(gains)
+    told = [o["text"] for c in code_cells(tmp_path / "out.ipynb") for o in c.outputs if o.get("name") == "stdout"]
+    assert any("LlamaForCausalLM, window 1,024 tokens, tokenizer by" in text for text in told)
+
+
 def test_the_token_analysis_runs_by_parts_of_speech_and_log_probability(tmp_path, environment):
     parameters = SHORT | {"token_types": "pos", "analysis_score": "logprob", "anchor_count": 2}
     run = papermill("01_token_analysis.ipynb", tmp_path / "out.ipynb", environment, **parameters)
