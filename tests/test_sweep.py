@@ -539,7 +539,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_in_one_go(
 
 # What the repository promises: notebooks 04, 06 and 07 open on finished runs.
 COMMITTED = {
-    "methods": lambda: sweep.methods("llama3"),
+    "methods": sweep.methods,
     "ablation": sweep.ablation,
     "ratio": sweep.ratio,
     "front": sweep.front,
