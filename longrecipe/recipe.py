@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset, load_from_disk
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -93,8 +92,8 @@ class Recipe:
         """
         score = score or self.params.analysis_score
         return tokens.score_documents(
-            _on_device(self.base()),
-            _on_device(self._trained(self.probe())),
+            evaluate.to_read(self.base()),
+            evaluate.to_read(self._trained(self.probe())),
             ((f"{i:05d}", ids) for i, ids in enumerate(self.material.to_score())),
             self.folder("analysis") / f"scores-{score}",
             score,
@@ -259,10 +258,6 @@ class Recipe:
         common = (p.warmup_steps, p.save_steps, p.seed, p.precision)
         batches = max(1, batch_size // (train.n_readers(setup) * rows_at_once(p, batch_size)))
         return train.Stage(name, steps, batch_size, rate, schedule, *common, accumulation=batches, setup=setup)
-
-
-def _on_device(network: PreTrainedModel) -> PreTrainedModel:
-    return network.to("cuda") if torch.cuda.is_available() else network
 
 
 def prepare(params: Params, analysis_only: bool = False) -> Recipe:

@@ -39,8 +39,9 @@ def mini(base=0.05, extended=0.75, merged=0.75, inside=0.96, perplexity=21.0):
 def test_a_mini_run_is_judged_by_its_stages(changes, fails):
     checks = results.verdict(mini(**changes), settings.load("llama3"))
     assert len(checks) == 5
-    assert [claim for claim, ok in checks.items() if not ok] == [claim for claim in checks if fails and fails in claim]
-    assert sum(map(len, [[claim for claim, ok in checks.items() if not ok]])) == (fails is not None)
+    failed = [claim for claim, ok in checks.items() if not ok]
+    assert failed == [claim for claim in checks if fails and fails in claim]
+    assert len(failed) == (fails is not None)
 
 
 def test_the_untrained_control_is_judged_where_nothing_is_trained():

@@ -16,11 +16,11 @@ from longrecipe.models import autocast_dtype
 BATCH_TOKENS = 16_384
 
 
-def to_read(network: PreTrainedModel, precision: str) -> PreTrainedModel:
-    """The model where and as it is measured: on the GPU where there is one, its weights in the dtype of a precision
-    (see `models.autocast_dtype`). Where its dtype is another, a copy: the model stays what it is."""
+def to_read(network: PreTrainedModel, precision: str | None = None) -> PreTrainedModel:
+    """The model where and as it reads text: on the GPU where there is one, its weights in the dtype of a precision (see
+    `models.autocast_dtype`; None leaves them). Where its dtype is another, a copy: the model stays what it is."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = autocast_dtype(precision, device)
+    dtype = autocast_dtype(precision, device) if precision else network.dtype
     if network.dtype != dtype:
         network = copy.deepcopy(network)
         for weights in network.parameters():

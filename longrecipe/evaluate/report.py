@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from longrecipe.evaluate.general import copying, perplexity
 from longrecipe.evaluate.suite import ask, cell
-from longrecipe.evaluate.tasks import NIAH_M, OTHERS, Document, needles, single
+from longrecipe.evaluate.tasks import NIAH_M, OTHERS, Document, needles
 from longrecipe.evaluate.wording import Wording
 
 
@@ -92,17 +92,15 @@ def report(
     frames = [
         ask(network, wording, hidden, source, n, count[n], np.random.default_rng([seed, n])) for n in sorted(lengths)
     ]
+    # Documents of the further tasks, by length.
+    further = {name: {n: count[n] for n in (window, target)} for name in others}
+    if n_passkeys:
+        further["single"] = dict.fromkeys(lengths, n_passkeys)
     for i, (name, make) in enumerate(OTHERS.items()):
         frames += [
-            ask(network, wording, make, source, n, count[n], np.random.default_rng([seed, n, i + 1]))
-            for n in sorted({window, target})
-            if name in others and not (n_passkeys and make is single)
+            ask(network, wording, make, source, n, documents, np.random.default_rng([seed, n, i + 1]))
+            for n, documents in sorted(further.get(name, {}).items())
         ]
-    frames += [
-        ask(network, wording, single, source, n, n_passkeys, np.random.default_rng([seed, n, 1]))
-        for n in sorted(lengths)
-        if n_passkeys
-    ]
     second, first = copying(network, source, window, 2 * n_documents, np.random.default_rng([seed, 0]))
     general = {"perplexity": perplexity(network, source, window), "copying": second, "first_copy": first}
     network.train(was_training)

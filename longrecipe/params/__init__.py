@@ -1,5 +1,6 @@
 """Settings of a run: read from `params/<scale>/<model>.yaml`, overridden by name, checked before anything starts."""
 
+from longrecipe.params.arguments import add_settings, given_settings
 from longrecipe.params.files import (
     ParamsError,
     available,
@@ -17,10 +18,12 @@ __all__ = [
     "SCALES",
     "Params",
     "ParamsError",
+    "add_settings",
     "available",
     "changed",
     "checked",
     "from_notebook",
+    "given_settings",
     "key_of",
     "load",
     "plain_values",

@@ -174,7 +174,7 @@ class Params(BaseModel):
     @field_validator("eval_lengths", "eval_stages", mode="before")
     @classmethod
     def _lists_as_text(cls, value: Any) -> Any:
-        # A command line hands lists over as text.
+        # papermill hands lists over as text.
         return yaml.safe_load(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")

@@ -58,8 +58,8 @@ def _of_mini(numbers: Mapping[str, Mapping], params: Params) -> dict[str, bool]:
     checks = {}
     if "base" in numbers:
         checks[f"base: recall at {target} tokens is 0.05 or less"] = recall("base", target) <= 0.05
-    trained = [stage for stage in ("extended", "merged") if stage in numbers] or ["RoPE rule alone"]
-    for stage in (stage for stage in trained if stage in numbers):
+    untrained = numbers.keys() & {"RoPE rule alone"}
+    for stage in [stage for stage in ("extended", "merged") if stage in numbers] or untrained:
         checks[f"{stage}: recall at {target} tokens is 0.75 or more"] = recall(stage, target) >= 0.75
     if {"merged", "base"} <= numbers.keys():
         final, base = numbers["merged"], numbers["base"]
@@ -90,8 +90,6 @@ def _of_real(numbers: Mapping[str, Mapping], params: Params) -> dict[str, bool]:
     if trained in numbers:
         checks[f"{trained}: {where} is 0.75 or more"] = min(scores(trained)) >= 0.75
     if {"merged", "base"} <= numbers.keys():
-        kept = numbers["merged"]["perplexity"] / numbers["base"]["perplexity"]
-        checks[f"merged: perplexity at {params.measured_lengths[0]} tokens is 1.03 times the base's or less"] = (
-            kept <= 1.03
-        )
+        claim = f"merged: perplexity at {params.measured_lengths[0]} tokens is 1.03 times the base's or less"
+        checks[claim] = numbers["merged"]["perplexity"] <= 1.03 * numbers["base"]["perplexity"]
     return checks

@@ -5,10 +5,9 @@ import logging
 
 import datasets
 import transformers
-import yaml
 from tqdm.auto import tqdm
 
-from longrecipe.params import ParamsError
+from longrecipe.params import ParamsError, add_settings, given_settings
 from longrecipe.sweep.grids import GRIDS, HOW, SETS
 from longrecipe.sweep.runs import folder_of, is_finished, run
 
@@ -25,23 +24,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="default: 0 1 2, methods on llama3 0 to 4")
     parser.add_argument("--targets", nargs="+", type=int, metavar="T", help="target lengths, tokens (methods only)")
     parser.add_argument("--scale", default="mini", help="of the params files: mini (default), small or paper")
-    parser.add_argument(
-        "-p",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("KEY", "VALUE"),
-        dest="settings",
-        help="another value of a key of the params file, or a profile, as often as you like",
-    )
+    add_settings(parser)
     parser.add_argument("--force", action="store_true", help="run what is finished, too")
     parser.add_argument("--dry-run", action="store_true", help="only list the runs, and which are finished")
     chosen = parser.parse_args(arguments)
     if chosen.targets and chosen.grid != "methods":
         parser.error("--targets is for the grid methods; the others run at the target of the params file")
     options = {"models": chosen.models, "targets": chosen.targets, "seeds": chosen.seeds}
-    # Numbers, true, null and lists by YAML.
-    changes = {"scale": chosen.scale} | {key: yaml.safe_load(value) for key, value in chosen.settings}
+    changes = {"scale": chosen.scale} | given_settings(chosen)
     try:
         if taken := changes.keys() & (SETS[chosen.grid] | {"model", "models", "seeds", "targets"}):
             raise ParamsError(f"-p {', '.join(sorted(taken))}: the grid sets it, or --models, --seeds, --targets do.")

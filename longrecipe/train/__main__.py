@@ -12,7 +12,6 @@ import sys
 
 import torch
 import transformers
-import yaml
 
 from longrecipe import cost, models, params, recipe
 from longrecipe.cost import GB
@@ -27,15 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line: a params file, settings by name, and --check to ask only whether it fits."""
     parser = argparse.ArgumentParser(prog="python -m longrecipe.train", description="Run the recipe of a params file.")
     parser.add_argument("--params", required=True, metavar="FILE", help="such as params/paper/llama3.yaml")
-    parser.add_argument(
-        "-p",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("KEY", "VALUE"),
-        dest="settings",
-        help="another value of a key of the file, as often as you like",
-    )
+    params.add_settings(parser)
     parser.add_argument("--check", action="store_true", help="only say whether it fits, and what it would take")
     parser.add_argument("--gpu-gb", type=float, metavar="GB", help="memory of one GPU; default: of the one here")
     parser.add_argument("--host-gb", type=float, metavar="GB", help="memory of the host; default: of this one")
@@ -44,8 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not is_main():
         transformers.utils.logging.set_verbosity_error()
     try:
-        # Numbers, true, null and lists by YAML.
-        p = params.load(chosen.params, **{key: yaml.safe_load(value) for key, value in chosen.settings})
+        p = params.load(chosen.params, **params.given_settings(chosen))
         log.info("%s", _check(p, chosen.gpu_gb, chosen.host_gb))
         run = None if chosen.check else recipe.prepare(p)
     except (ValueError, FileNotFoundError, cost.DoesNotFitError) as error:
