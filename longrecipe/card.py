@@ -76,15 +76,23 @@ def _stage(p: Params, name: str) -> str:
 def _measured(numbers: Mapping[str, Mapping]) -> list[str]:
     first = next(iter(numbers.values()))
     lengths = sorted(first["niah_m"], key=int)
+    passkeys = [n for n in lengths if "passkey" in first["tasks"][n]]
+    columns = [f"NIAH(M), {int(n):,} tokens" for n in lengths] + [f"passkey, {int(n):,} tokens" for n in passkeys]
     rows = [
-        "Synthetic tasks in held-out text: NIAH(M), the mean of multi-key, multi-value and multi-query needles, by "
-        "length; perplexity at the shortest of them, and what is kept of it (the base's over the model's).",
+        "Synthetic tasks: NIAH(M), the mean of multi-key, multi-value and multi-query needles in held-out text, and "
+        "passkeys where they were asked, by length; perplexity at the shortest of them, and what is kept of it (the "
+        "base's over the model's).",
         "",
-        f"| model | {' | '.join(f'NIAH(M), {int(n):,} tokens' for n in lengths)} | perplexity | kept |",
-        f"| --- |{' --- |' * (len(lengths) + 2)}",
+        f"| model | {' | '.join(columns)} | perplexity | kept |",
+        f"| --- |{' --- |' * (len(columns) + 2)}",
     ]
     for stage, each in numbers.items():
         skill = [f"{each['niah_m'][n]['mean']:.3f}" if n in each["niah_m"] else "" for n in lengths]
+        skill += [_hits(each["tasks"][n]["passkey"]) for n in passkeys]
         kept = f"{numbers['base']['perplexity'] / each['perplexity']:.1%}" if "base" in numbers else ""
         rows.append(f"| {stage} | {' | '.join(skill)} | {each['perplexity']:.2f} | {kept} |")
     return rows
+
+
+def _hits(passkeys: Mapping[str, float]) -> str:
+    return f"{round(passkeys['mean'] * passkeys['prompts'])} of {passkeys['prompts']}"

@@ -29,12 +29,21 @@ def test_it_names_the_base_and_the_recipe():
 
 
 def test_it_shows_what_was_measured_by_length_and_what_is_kept():
-    measured = {8192: {"mean": 0.9}, 131072: {"mean": 0.75}}
-    numbers = {"base": {"niah_m": {8192: {"mean": 0.8}}, "perplexity": 8.0}, "merged": {"niah_m": measured}}
-    numbers["merged"]["perplexity"], numbers["base"]["niah_m"][131072] = 8.08, {"mean": 0.0}
-    text = made(numbers)
+    def of(short, long, perplexity, tasks):
+        return {"niah_m": {8192: {"mean": short}, 131072: {"mean": long}}, "perplexity": perplexity, "tasks": tasks}
+
+    none = {8192: {}, 131072: {}}
+    text = made({"base": of(0.8, 0.0, 8.0, none), "merged": of(0.9, 0.75, 8.08, none)})
     assert "| merged | 0.900 | 0.750 | 8.08 | 99.0% |" in text and "| base | 0.800 | 0.000 | 8.00 | 100.0% |" in text
-    assert NOT_MEASURED not in text
+    assert NOT_MEASURED not in text and "passkey," not in text
+    asked = [{131072: {"passkey": {"mean": mean, "prompts": 8}}, 8192: {}} for mean in (0.0, 0.875)]
+    numbers = {"base": of(0.8, 0.0, 8.0, asked[0]), "merged": of(0.9, 0.75, 8.08, asked[1])}
+    text = made(numbers)
+    assert "| NIAH(M), 131,072 tokens | passkey, 131,072 tokens | perplexity |" in text
+    assert "| merged | 0.900 | 0.750 | 7 of 8 | 8.08 | 99.0% |" in text
     # As read from metrics.json, where lengths are strings.
-    told = {s: n | {"niah_m": {str(k): v for k, v in n["niah_m"].items()}} for s, n in numbers.items()}
+    told = {
+        stage: each | {name: {str(n): v for n, v in each[name].items()} for name in ("niah_m", "tasks")}
+        for stage, each in numbers.items()
+    }
     assert made(told) == text

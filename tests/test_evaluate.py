@@ -1,5 +1,6 @@
 import copy
 import math
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,11 +11,13 @@ import torch
 from longrecipe import models
 from longrecipe.evaluate import (
     NIAH_M,
+    NOISE,
     OTHERS,
     Reader,
     Report,
     copying,
     general,
+    multiplying,
     paired,
     perplexity,
     planted,
@@ -305,13 +308,31 @@ def test_passkeys_are_asked_at_every_length_on_documents_of_their_own(tiny, sour
     lengths, options = [96, 128, 192], {"n_documents": 2, "n_facts": 2, "seed": 9}
     plain = report(tiny, source, words, lengths, **options)
     found = report(tiny, source, words, lengths, **options, n_passkeys=5, share=0.5, others=OTHERS)
-    singles = found.prompts.query("task == 'single'")
-    assert singles.groupby("length").size().to_dict() == {96: 5, 128: 5, 192: 5}
-    assert singles["document"].tolist() == [0, 1, 2, 3, 4] * 3
+    passkeys = found.prompts.query("task == 'passkey'")
+    assert passkeys.groupby("length").size().to_dict() == {96: 3, 128: 5, 192: 5}
+    assert passkeys["document"].tolist() == [0, 1, 2, *[0, 1, 2, 3, 4] * 2]
     pd.testing.assert_frame_equal(
         found.recall.query("length != 192").reset_index(drop=True),
         plain.recall.query("length != 192").reset_index(drop=True),
     )
+
+
+def test_facts_hide_in_a_haystack_and_general_skill_is_of_the_source(tiny, source, words, monkeypatch):
+    module = sys.modules["longrecipe.evaluate.report"]  # the package has a function of that name
+    read, ask = [], module.ask
+
+    def spy(network, wording, make, text, *rest):
+        read.append(text)
+        return ask(network, wording, make, text, *rest)
+
+    monkeypatch.setattr(module, "ask", spy)
+    haystack = words.encode(NOISE)
+    options = {"n_documents": 2, "n_facts": 2, "seed": 9, "others": ["single"]}
+    plain = report(tiny, source, words, [128, 192], **options)
+    assert all(text is source for text in read)
+    read.clear()
+    noisy = report(tiny, source, words, [128, 192], **options, haystack=haystack)
+    assert read and all(text is haystack for text in read) and noisy.general == plain.general
 
 
 def test_pairs_are_of_prompts_that_both_models_were_asked():
@@ -334,7 +355,7 @@ def test_pairs_are_of_prompts_that_both_models_were_asked():
 
 def test_a_model_is_measured_in_another_precision_as_a_copy_whose_frequencies_stay():
     network = models.load("llama3")
-    assert to_read(network, "fp32") is network
+    assert to_read(network, "fp32") is to_read(network, "medium") is network
     copied = to_read(network, "bf16")
     assert (network.dtype, copied.dtype) == (torch.float32, torch.bfloat16)
     frequencies = [dict(each.named_buffers())["model.rotary_emb.inv_freq"] for each in (network, copied)]
@@ -344,3 +365,13 @@ def test_a_model_is_measured_in_another_precision_as_a_copy_whose_frequencies_st
     x = torch.arange(300)[None]
     with torch.inference_mode():
         assert torch.equal(copied(input_ids=x).logits, loaded(input_ids=x).logits)
+
+
+def test_matrices_are_multiplied_otherwise_inside_alone():
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(KeyError), multiplying("medium"):
+        assert torch.get_float32_matmul_precision() == "medium"
+        raise KeyError
+    with multiplying("fp32"):
+        assert torch.get_float32_matmul_precision() == before
+    assert torch.get_float32_matmul_precision() == before != "medium"

@@ -18,13 +18,14 @@ from longrecipe.evaluate import (
     common_words,
     interval,
     needles,
+    passkey,
     planted,
     single,
     suite,
     tracking,
 )
 
-ALL = {"needles": needles, "single": single, "tracking": tracking, "common_words": common_words}
+ALL = {"needles": needles, "single": single, "passkey": passkey, "tracking": tracking, "common_words": common_words}
 
 
 def pattern(template):
@@ -303,13 +304,13 @@ def test_tasks_weigh_the_same_however_many_prompts_they_have(rng):
 def test_passkeys_have_the_interval_of_wilson(rng):
     # Newcombe (1998), table I: 81 of 263, 15 of 148, 0 of 20, and all of 29 by symmetry to 0 of 29.
     for hits, trials, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
-        measured = cell(frame_of([1] * hits + [0] * (trials - hits), task="single"), rng)
+        measured = cell(frame_of([1] * hits + [0] * (trials - hits), task="passkey"), rng)
         assert measured["mean"] == pytest.approx(hits / trials) and measured["prompts"] == trials
         assert (measured["low"], measured["high"]) == pytest.approx((low, high), abs=1e-4)
     assert cell(frame_of([1] * 29, task="single"), rng)["low"] == pytest.approx(1 - 0.1170, abs=1e-4)
     for trials in range(1, 100):
         for score in (0, 1):
-            measured = cell(frame_of([score] * trials, task="single"), rng)
+            measured = cell(frame_of([score] * trials, task="passkey"), rng)
             assert 0 <= measured["low"] <= measured["mean"] == score <= measured["high"] <= 1
     # Of other tasks, several questions share a document.
     frame = frame_of([1, 0, 1, 1], task="multi-key")

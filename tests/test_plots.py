@@ -198,7 +198,7 @@ def asked():
 def test_passkeys_stand_by_length_with_their_intervals():
     def stage(*means):
         cells = {n: {"mean": m, "low": m / 2, "high": (1 + m) / 2} for n, m in zip((2048, 16384), means, strict=True)}
-        return {"tasks": {str(n): {"single": each, "multi-key": {}} for n, each in cells.items()}}
+        return {"tasks": {str(n): {"passkey": each, "multi-key": {}} for n, each in cells.items()}}
 
     figure = plots.passkeys({"base": stage(1.0, 0.0), "merged": stage(1.0, 0.875)}, window=8192)
     (axis,) = figure.axes

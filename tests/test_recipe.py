@@ -199,7 +199,9 @@ def test_the_folder_of_a_stage_goes_by_all_that_the_stage_reads(prepared, own_ca
 def test_models_beside_the_others_are_measured_on_a_share_of_the_documents(prepared, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        recipe.evaluate, "report", lambda *arguments, n_passkeys: asked.append((*arguments, n_passkeys))
+        recipe.evaluate,
+        "report",
+        lambda *arguments, n_passkeys, haystack: asked.append((*arguments, haystack, n_passkeys)),
     )
     monkeypatch.setattr(recipe.evaluate, "to_read", lambda network, precision: network)
     run = prepared.varied(eval_documents=10, eval_facts=3, seed=5)
@@ -208,14 +210,18 @@ def test_models_beside_the_others_are_measured_on_a_share_of_the_documents(prepa
     run.measure("network", share=0.01, lengths=[256])
     run.varied(eval_passkeys=8, eval_lengths=[128, 600, 1024, 5000]).measure("network")  # the window is there too
     run.varied(eval_passkeys=8).measure("network", lengths=[256])
-    assert [each[-3:] for each in asked] == [
-        ((), 1.0, 0),
-        (["single"], 0.4, 0),
-        ((), 0.01, 0),
-        ((), 1.0, 8),
-        ((), 1.0, 0),
+    run.varied(eval_haystack="noise").measure("network", lengths=[256])
+    *_, noise, _ = asked[-1]
+    assert run.tokenizer.decode(noise).strip() == recipe.evaluate.NOISE.strip()
+    assert [each[-4:] for each in asked[:-1]] == [
+        ((), 1.0, None, 0),
+        (["single"], 0.4, None, 0),
+        ((), 0.01, None, 0),
+        ((), 1.0, None, 8),
+        ((), 1.0, None, 0),
     ]
-    assert [each[3] for each in asked] == [[256, 512, 1024], [256, 512, 1024], [256], [128, 256, 600, 1024], [256]]
+    lengths = [[256, 512, 1024], [256, 512, 1024], [256], [128, 256, 600, 1024], [256], [256]]
+    assert [each[3] for each in asked] == lengths
     for network, source, _, _, n_documents, n_facts, seed, *_ in asked:
         assert (network, n_documents, n_facts, seed) == ("network", 10, 3, 5)
         assert source is run.material.text.held_out

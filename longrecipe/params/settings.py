@@ -104,14 +104,17 @@ class Params(BaseModel):
     save_steps: int = Field(ge=1, description="a resumable checkpoint every so many steps")
     eval_documents: int = Field(ge=2, description="documents measured at T, one prompt for each fact")
     eval_facts: int = Field(ge=2, description="facts hidden in each document, asked one by one and in one conversation")
-    eval_passkeys: int = Field(0, ge=0, description="documents with one fact alone (passkey), at every length")
+    eval_passkeys: int = Field(0, ge=0, description="documents with a passkey, half as many up to T / 2")
+    eval_haystack: Literal["text", "noise"] = Field("text", description="what facts hide in; noise: that of passkeys")
     eval_lengths: tuple[int, ...] | None = Field(
         None, min_length=1, description="lengths to measure at beside W and T, tokens; null: the window, doubled"
     )
     eval_stages: tuple[Stages, ...] | None = Field(
         None, min_length=1, description="models that notebook 03 measures, by its names; null: all"
     )
-    eval_precision: Literal["auto", "bf16", "fp32"] = Field("fp32", description="of measuring, as precision")
+    eval_precision: Literal["auto", "bf16", "fp32", "medium"] = Field(
+        "fp32", description="of measuring, as precision; medium: float32, multiplied in torch's precision medium"
+    )
 
     @property
     def train_length(self) -> int:

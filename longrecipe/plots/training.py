@@ -92,11 +92,11 @@ def recall_heatmaps(reports: Mapping[str, Report], n_depths: int = 5) -> Figure:
 
 
 def passkeys(numbers: Mapping[str, Mapping], window: int) -> Figure:
-    """Recall of one fact alone in a text, by the text's length, from the stages' `Report.numbers()`; 95 % intervals."""
+    """Passkey retrieval by the text's length, from the stages' `Report.numbers()`; 95 % intervals."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.2, 2.9))
         for i, (stage, measured) in enumerate(numbers.items()):
-            cells = {int(n): tasks["single"] for n, tasks in measured["tasks"].items() if "single" in tasks}
+            cells = {int(n): tasks["passkey"] for n, tasks in measured["tasks"].items() if "passkey" in tasks}
             # Side by side, so that equal scores do not hide each other.
             x = np.array(list(cells)) * 1.02 ** (i - (len(numbers) - 1) / 2)
             mean, low, high = (np.array([each[key] for each in cells.values()]) for key in ("mean", "low", "high"))

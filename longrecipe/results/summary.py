@@ -13,19 +13,20 @@ from longrecipe.results.runs import finished, run_dir, seed_interval
 def summary() -> str:
     """The text of results/README.md: the finished runs of the train experiment, seeds of one setting together."""
     rows = [row for records in _by_setting("train") for row in _summary_rows(records)]
-    head = "model | method | T, tokens | seeds | stage | recall at T [95 %] | NIAH(M) at T [95 %] | perplexity"
+    head = "model | method | T, tokens | seeds | stage | recall at T [95 %] | NIAH(M) at T | passkeys | perplexity"
     lines = [
         "# Results",
         "",
         "Written by `python -m longrecipe.results` from the metrics.json of each run; do not edit. All rows are",
-        "measured. Recall is that of one of several facts in a text. Intervals of several seeds are Student's t",
-        "over seeds; those of a single seed are a bootstrap over its documents and say nothing of other seeds.",
+        "measured. Recall is that of one of several facts in a text, passkeys those found of those asked, at T.",
+        "Intervals are 95 %: of several seeds Student's t, of a single seed a bootstrap over its documents, which",
+        "says nothing of other seeds.",
         "`paper/` holds the paper's numbers, quoted.",
         "",
         "## Runs of notebook 03",
         "",
         f"| {head} |",
-        "|" + " --- |" * 8,
+        "|" + " --- |" * 9,
         *(f"| {row} |" for row in rows),
     ]
     return "\n".join(lines) + "\n" + _grid_summary() + _token_summary() + _position_summary()
@@ -184,6 +185,9 @@ def _summary_rows(records: list[dict]) -> list[str]:
             means = [value["mean"] for value in values]
             triple = seed_interval(means) if len(means) > 1 else (means[0], values[0]["low"], values[0]["high"])
             cells.append("{:.3f} [{:.3f}, {:.3f}]".format(*triple))
+        passkeys = [m["tasks"][target]["passkey"] for m in measured if "passkey" in m["tasks"][target]]
+        hits = round(sum(each["mean"] * each["prompts"] for each in passkeys))
+        cells.append(f"{hits} of {sum(each['prompts'] for each in passkeys)}" if passkeys else "")
         perplexity = f"{statistics.mean(m['perplexity'] for m in measured):.2f}"
         seeds = _seeds(records)
         rows.append(" | ".join((params["model"], params["method"], target, seeds, stage, *cells, perplexity)))

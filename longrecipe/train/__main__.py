@@ -42,6 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(1, f"{parser.prog}: {error}\n")
     if run:
         _train(run)
+    if torch.distributed.is_initialized():
+        # A process that leaves its group open may abort at its exit.
+        torch.distributed.destroy_process_group()
 
 
 def _check(p: params.Params, gpu_gb: float | None, host_gb: float | None) -> str:
