@@ -204,20 +204,19 @@ class Recipe:
         (eval_passkeys) are asked there alone.
         """
         p, wording = self.params, self._wording
-        with evaluate.multiplying(p.eval_precision):
-            return evaluate.report(
-                evaluate.to_read(network, p.eval_precision),
-                np.asarray(self.material.text.held_out, dtype=np.int64),
-                wording,
-                lengths or p.measured_lengths,
-                p.eval_documents,
-                p.eval_facts,
-                p.seed,
-                others,
-                share,
-                n_passkeys=0 if lengths else p.eval_passkeys,
-                haystack=wording.encode(evaluate.NOISE) if p.eval_haystack == "noise" else None,
-            )
+        return evaluate.report(
+            evaluate.to_read(network, p.eval_precision),
+            np.asarray(self.material.text.held_out, dtype=np.int64),
+            wording,
+            lengths or p.measured_lengths,
+            p.eval_documents,
+            p.eval_facts,
+            p.seed,
+            others,
+            share,
+            n_passkeys=0 if lengths else p.eval_passkeys,
+            haystack=wording.encode(evaluate.NOISE) if p.eval_haystack == "noise" else None,
+        )
 
     def folder(self, stage: str) -> Path:
         """The cache folder of a stage, analysis, extend or replay: runs that agree in all it reads share it.

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface
 
 from longrecipe import models
 from longrecipe.evaluate import (
@@ -17,7 +19,6 @@ from longrecipe.evaluate import (
     Report,
     copying,
     general,
-    multiplying,
     paired,
     perplexity,
     planted,
@@ -355,23 +356,33 @@ def test_pairs_are_of_prompts_that_both_models_were_asked():
 
 def test_a_model_is_measured_in_another_precision_as_a_copy_whose_frequencies_stay():
     network = models.load("llama3")
-    assert to_read(network, "fp32") is to_read(network, "medium") is network
+    assert to_read(network, "fp32") is network
     copied = to_read(network, "bf16")
     assert (network.dtype, copied.dtype) == (torch.float32, torch.bfloat16)
     frequencies = [dict(each.named_buffers())["model.rotary_emb.inv_freq"] for each in (network, copied)]
     assert frequencies[1].dtype == torch.float32 and torch.equal(*frequencies)
     # Of the same weights as a model that is loaded so, position by position.
     loaded = models.load("llama3", dtype=torch.bfloat16)
+    loaded.set_attn_implementation(copied.config._attn_implementation)
     x = torch.arange(300)[None]
     with torch.inference_mode():
         assert torch.equal(copied(input_ids=x).logits, loaded(input_ids=x).logits)
 
 
-def test_matrices_are_multiplied_otherwise_inside_alone():
-    before = torch.get_float32_matmul_precision()
-    with pytest.raises(KeyError), multiplying("medium"):
-        assert torch.get_float32_matmul_precision() == "medium"
-        raise KeyError
-    with multiplying("fp32"):
-        assert torch.get_float32_matmul_precision() == before
-    assert torch.get_float32_matmul_precision() == before != "medium"
+def test_a_copy_in_bfloat16_attends_in_float32_and_leaves_torch_as_it_was(rng):
+    network, before = models.load("mistral"), torch.get_float32_matmul_precision()
+    copied = to_read(network, "bf16")
+    assert (network.config._attn_implementation, copied.config._attn_implementation) == ("sdpa", "float32_sdpa")
+    query, key = torch.from_numpy(rng.normal(size=(2, 1, 4, 30, 16)).astype("float32")).bfloat16()
+    attend = AttentionInterface()["float32_sdpa"]
+    module = SimpleNamespace(num_key_value_groups=2, is_causal=True, training=False)
+    read, _ = attend(module, query, key[:, :2], key[:, 2:], None)
+    exact = F.scaled_dot_product_attention(
+        query.float(), *(each.float().repeat_interleave(2, dim=1) for each in (key[:, :2], key[:, 2:])), is_causal=True
+    )
+    assert torch.equal(read, exact.transpose(1, 2).bfloat16()) and torch.get_float32_matmul_precision() == before
+    # Read in pieces as in one: what was read before is seen, what comes is not.
+    ids = rng.integers(0, 1024, size=(2, 60))
+    with torch.inference_mode():
+        whole = Reader(copied, ids[:, :50]).ask(ids[:, 50:], last=10)
+        torch.testing.assert_close(whole, full_logits(copied, ids, 10).float(), rtol=0.05, atol=0.1)

@@ -5,7 +5,7 @@ models, `sentences` for any tokenizer and real text. Every mean carries an inter
 """
 
 from longrecipe.evaluate.general import copying, perplexity
-from longrecipe.evaluate.reader import Reader, multiplying, to_read
+from longrecipe.evaluate.reader import Reader, to_read
 from longrecipe.evaluate.report import Report, paired, report
 from longrecipe.evaluate.suite import ask, cell, interval
 from longrecipe.evaluate.tasks import (
@@ -36,7 +36,6 @@ __all__ = [
     "common_words",
     "copying",
     "interval",
-    "multiplying",
     "needles",
     "paired",
     "passkey",

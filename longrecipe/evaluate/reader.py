@@ -4,48 +4,56 @@ A prompt (text and one question) then costs a forward pass of a few tokens, and 
 are ever made. Skipped positions play no part here: evaluation reads whole texts at positions 0, 1, 2, ...
 """
 
-import contextlib
 import copy
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from longrecipe.models import autocast_dtype
 
 # Tokens that one batch of texts may hold; bounds memory whatever the length.
 BATCH_TOKENS = 16_384
+FLOAT32_SDPA = "float32_sdpa"
 
 
 def to_read(network: PreTrainedModel, precision: str | None = None) -> PreTrainedModel:
     """The model where and as it reads text: on the GPU where there is one, its weights in the dtype of a precision (see
-    `models.autocast_dtype`; medium: float32; None leaves them). Where its dtype is another, a copy: the model stays
-    what it is."""
+    `models.autocast_dtype`; None leaves them). Where its dtype is another, a copy: the model stays what it is. On a CPU
+    such a copy in bfloat16 attends in float32, which is quicker there, and exact."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = "fp32" if precision == "medium" else precision
     dtype = autocast_dtype(precision, device) if precision else network.dtype
     if network.dtype != dtype:
         network = copy.deepcopy(network)
         for weights in network.parameters():
             # Not network.to(dtype): that rounds RoPE's frequencies too, and far positions with them.
             weights.data = weights.data.to(dtype)
+        if device == "cpu" and dtype == torch.bfloat16 and network.config._attn_implementation == "sdpa":
+            network.set_attn_implementation(FLOAT32_SDPA)
     return network.to(device)
 
 
-@contextlib.contextmanager
-def multiplying(precision: str | None = None) -> Iterator[None]:
-    """Inside, for the precision medium, float32 matrices are multiplied as `torch.set_float32_matmul_precision` says.
+def _float32_sdpa(
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *given: Any, **named: Any
+) -> tuple[torch.Tensor, None]:
+    """transformers' sdpa attention, in float32 whatever the dtype of the model.
 
-    The processor may then multiply in bfloat16 where that is quicker; elsewhere torch takes oneDNN's float32 on a CPU,
-    which is quicker than MKL's on those of AMD. Other precisions change nothing.
+    On a CPU torch multiplies its blocks by MKL, which is slow in bfloat16; matmul precision medium takes oneDNN.
     """
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if precision == "medium" else before)
+    torch.set_float32_matmul_precision("medium")
     try:
-        yield
+        read, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), *given, **named)
     finally:
         torch.set_float32_matmul_precision(before)
+    return read.to(query.dtype), None
+
+
+AttentionInterface.register(FLOAT32_SDPA, _float32_sdpa)
+AttentionMaskInterface.register(FLOAT32_SDPA, sdpa_mask)
 
 
 class Reader:

@@ -112,9 +112,7 @@ class Params(BaseModel):
     eval_stages: tuple[Stages, ...] | None = Field(
         None, min_length=1, description="models that notebook 03 measures, by its names; null: all"
     )
-    eval_precision: Literal["auto", "bf16", "fp32", "medium"] = Field(
-        "fp32", description="of measuring, as precision; medium: float32, multiplied in torch's precision medium"
-    )
+    eval_precision: Literal["auto", "bf16", "fp32"] = Field("fp32", description="of measuring, as precision")
 
     @property
     def train_length(self) -> int:
