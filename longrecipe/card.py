@@ -61,7 +61,7 @@ def card(params: Params, config: Any, texts: Mapping[str, str], numbers: Mapping
         "",
         "## Measured",
         "",
-        *(_measured(numbers) if numbers else [NOT_MEASURED]),
+        *(_measured(numbers, p.eval_haystack) if numbers else [NOT_MEASURED]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -73,14 +73,15 @@ def _stage(p: Params, name: str) -> str:
     return f"{steps} steps of {size} samples, learning rate {rate:g}, {schedule}"
 
 
-def _measured(numbers: Mapping[str, Mapping]) -> list[str]:
+def _measured(numbers: Mapping[str, Mapping], haystack: str) -> list[str]:
     first = next(iter(numbers.values()))
     lengths = sorted(first["niah_m"], key=int)
     passkeys = [n for n in lengths if "passkey" in first["tasks"][n]]
     columns = [f"NIAH(M), {int(n):,} tokens" for n in lengths] + [f"passkey, {int(n):,} tokens" for n in passkeys]
     rows = [
-        "Synthetic tasks: NIAH(M), the mean of multi-key, multi-value and multi-query needles in held-out text, and "
-        "passkeys where they were asked, by length; perplexity at the shortest of them, and what is kept of it (the "
+        "Synthetic tasks: NIAH(M), the mean of multi-key, multi-value and multi-query needles in "
+        f"{'held-out text' if haystack == 'text' else 'a passage repeated over and over'}, and passkeys where they "
+        "were asked, by length; perplexity at the shortest of them, and what is kept of it (the "
         "base's over the model's).",
         "",
         f"| model | {' | '.join(columns)} | perplexity | kept |",
@@ -88,7 +89,7 @@ def _measured(numbers: Mapping[str, Mapping]) -> list[str]:
     ]
     for stage, each in numbers.items():
         skill = [f"{each['niah_m'][n]['mean']:.3f}" if n in each["niah_m"] else "" for n in lengths]
-        skill += [_hits(each["tasks"][n]["passkey"]) for n in passkeys]
+        skill += [_hits(each["tasks"][n]["passkey"]) if n in each["tasks"] else "" for n in passkeys]
         kept = f"{numbers['base']['perplexity'] / each['perplexity']:.1%}" if "base" in numbers else ""
         rows.append(f"| {stage} | {' | '.join(skill)} | {each['perplexity']:.2f} | {kept} |")
     return rows

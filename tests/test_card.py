@@ -35,7 +35,9 @@ def test_it_shows_what_was_measured_by_length_and_what_is_kept():
     none = {8192: {}, 131072: {}}
     text = made({"base": of(0.8, 0.0, 8.0, none), "merged": of(0.9, 0.75, 8.08, none)})
     assert "| merged | 0.900 | 0.750 | 8.08 | 99.0% |" in text and "| base | 0.800 | 0.000 | 8.00 | 100.0% |" in text
-    assert NOT_MEASURED not in text and "passkey," not in text
+    assert NOT_MEASURED not in text and "passkey," not in text and "needles in held-out text" in text
+    noise = made({"base": of(0.8, 0.0, 8.0, none)}, eval_haystack="noise")
+    assert "needles in a passage repeated" in noise and "held-out" not in noise
     asked = [{131072: {"passkey": {"mean": mean, "prompts": 8}}, 8192: {}} for mean in (0.0, 0.875)]
     numbers = {"base": of(0.8, 0.0, 8.0, asked[0]), "merged": of(0.9, 0.75, 8.08, asked[1])}
     text = made(numbers)

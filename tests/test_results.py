@@ -131,16 +131,16 @@ def test_summary_lists_finished_runs_only(clone, params):
     unfinished = results.run_dir(params.model_copy(update={"seed": 10}))
     unfinished.mkdir()
     head, rule, *rows = rows_of(results.summary())
-    assert len(head) == len(rule) == 9 and head[0] == "model"
-    assert [row[:5] for row in rows] == [
-        ["llama3", "pose", "1024", "4", "base"],
-        ["llama3", "rpes", "1024", "9", "base"],
-        ["llama3", "rpes", "1024", "9", "merged"],
+    assert len(head) == len(rule) == 10 and head[0] == "model"
+    assert [row[:6] for row in rows] == [
+        ["llama3", "pose", "1024", "text", "4", "base"],
+        ["llama3", "rpes", "1024", "text", "9", "base"],
+        ["llama3", "rpes", "1024", "text", "9", "merged"],
     ]
     assert (
-        rows[-1][5] == "0.875 [0.825, 0.925]"
-        and rows[-1][6].startswith("0.500 [")
-        and rows[-1][7:] == ["7 of 8", "31.46"]
+        rows[-1][6] == "0.875 [0.825, 0.925]"
+        and rows[-1][7].startswith("0.500 [")
+        and rows[-1][8:] == ["7 of 8", "31.46"]
     )
     assert results.summary() == results.summary()
 
@@ -150,9 +150,9 @@ def test_summary_puts_seeds_of_one_setting_together(clone, params):
         run = params.model_copy(update={"seed": seed})
         results.save(results.run_dir(run), run, {"stages": {"base": stage_numbers(recall)}}, 1.0)
     _, _, row = rows_of(results.summary())
-    assert row[3] == "0, 1, 2"
+    assert row[4] == "0, 1, 2"
     # t = 4.303 at 2 degrees of freedom, standard deviation 0.05
-    assert row[5] == "0.850 [0.726, 0.974]" and row[7] == "20 of 24"
+    assert row[6] == "0.850 [0.726, 0.974]" and row[8] == "20 of 24"
 
 
 def test_an_interval_over_one_seed_is_refused():

@@ -95,6 +95,8 @@ assert (got.folder / "model.safetensors").is_file()
 assert all(p.numel() for p in got.load().parameters())
 if torch.distributed.get_rank() == 0:
     (root / "got.json").write_text(json.dumps({"losses": got.losses, "resumed_from": got.resumed_from}))
+# A process that leaves its group open may abort at its exit.
+torch.distributed.destroy_process_group()
 """
 
 

@@ -22,26 +22,33 @@ FLOAT32_SDPA = "float32_sdpa"
 
 def to_read(network: PreTrainedModel, precision: str | None = None) -> PreTrainedModel:
     """The model where and as it reads text: on the GPU where there is one, its weights in the dtype of a precision (see
-    `models.autocast_dtype`; None leaves them). Where its dtype is another, a copy: the model stays what it is. On a CPU
-    such a copy in bfloat16 attends in float32, which is quicker there, and exact."""
+    `models.autocast_dtype`; None leaves them).
+
+    On a CPU, a model in bfloat16 attends in float32 where it would by torch's own attention (`_float32_sdpa`). Where
+    anything of it changes, a copy is returned: the model stays what it is.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = autocast_dtype(precision, device) if precision else network.dtype
-    if network.dtype != dtype:
+    slow = device == "cpu" and dtype == torch.bfloat16 and network.config._attn_implementation == "sdpa"
+    if network.dtype != dtype or slow:
         network = copy.deepcopy(network)
         for weights in network.parameters():
             # Not network.to(dtype): that rounds RoPE's frequencies too, and far positions with them.
             weights.data = weights.data.to(dtype)
-        if device == "cpu" and dtype == torch.bfloat16 and network.config._attn_implementation == "sdpa":
-            network.set_attn_implementation(FLOAT32_SDPA)
+    if slow:
+        AttentionInterface.register(FLOAT32_SDPA, _float32_sdpa)
+        AttentionMaskInterface.register(FLOAT32_SDPA, sdpa_mask)
+        network.set_attn_implementation(FLOAT32_SDPA)
     return network.to(device)
 
 
 def _float32_sdpa(
     module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *given: Any, **named: Any
 ) -> tuple[torch.Tensor, None]:
-    """transformers' sdpa attention, in float32 whatever the dtype of the model.
+    """transformers' sdpa attention on float32 tensors, whatever the dtype of the model.
 
-    On a CPU torch multiplies its blocks by MKL, which is slow in bfloat16; matmul precision medium takes oneDNN.
+    In bfloat16 torch multiplies the blocks of attention by MKL, which is slow on CPUs of AMD. Matmul precision medium
+    takes oneDNN instead, which multiplies in float32, or in bfloat16 where the processor has units for it (AMX).
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
@@ -50,10 +57,6 @@ def _float32_sdpa(
     finally:
         torch.set_float32_matmul_precision(before)
     return read.to(query.dtype), None
-
-
-AttentionInterface.register(FLOAT32_SDPA, _float32_sdpa)
-AttentionMaskInterface.register(FLOAT32_SDPA, sdpa_mask)
 
 
 class Reader:

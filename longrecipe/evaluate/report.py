@@ -75,10 +75,9 @@ def report(
     one seed reads the same documents, so that differences between stages are paired (`paired`). The longest length gets
     n_documents, each with n_facts facts asked one by one; the shortest, where retention is judged, twice as many,
     since it costs next to nothing; the lengths between, half. share: of the documents beyond the shortest length, which
-    are then the first of those that a whole measurement reads. n_passkeys: documents of the task passkey, whatever
-    the share, half as many up to half of the longest length. haystack: ids that facts are hidden in, None takes
-    source. Raises ValueError for an unknown task, and where the facts do not fit a
-    length.
+    are then the first of those that a whole measurement reads. n_passkeys: documents of the task passkey, whatever the
+    share, half as many up to half of the longest length. haystack: ids that the facts of NIAH(M) hide in, None
+    takes source. Raises ValueError for an unknown task, and where the facts do not fit a length.
     """
     if unknown := set(others) - set(OTHERS):
         raise ValueError(f"others = {sorted(unknown)}: allowed are {', '.join(OTHERS)}.")
@@ -87,11 +86,10 @@ def report(
     window, target = min(lengths), max(lengths)
     some = max(2, round(share * n_documents))
     count = dict.fromkeys(lengths, -(-some // 2)) | {target: some} | {window: 2 * n_documents}
-
     text = source if haystack is None else haystack
 
-    def hidden(wording: Wording, source: np.ndarray, length: int, rng: np.random.Generator) -> Document:
-        return needles(wording, source, length, rng, n_keys=n_facts)
+    def hidden(wording: Wording, text: np.ndarray, length: int, rng: np.random.Generator) -> Document:
+        return needles(wording, text, length, rng, n_keys=n_facts)
 
     frames = [
         ask(network, wording, hidden, text, n, count[n], np.random.default_rng([seed, n])) for n in sorted(lengths)
@@ -102,7 +100,7 @@ def report(
         further["passkey"] = {n: n_passkeys if 2 * n > target else -(-n_passkeys // 2) for n in lengths}
     for i, (name, make) in enumerate((OTHERS | {"passkey": passkey}).items()):
         frames += [
-            ask(network, wording, make, text, n, documents, np.random.default_rng([seed, n, i + 1]))
+            ask(network, wording, make, source, n, documents, np.random.default_rng([seed, n, i + 1]))
             for n, documents in sorted(further.get(name, {}).items())
         ]
     second, first = copying(network, source, window, 2 * n_documents, np.random.default_rng([seed, 0]))

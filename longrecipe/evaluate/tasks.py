@@ -45,9 +45,8 @@ def single(wording: Wording, source: np.ndarray, length: int, rng: np.random.Gen
 
 
 def passkey(wording: Wording, source: np.ndarray, length: int, rng: np.random.Generator) -> Document:
-    """Passkey retrieval (Mohtashami & Jaggi 2023, arXiv 2305.16300): one fact hidden in a passage that is repeated.
-
-    source is not read. Raises ValueError where the fact does not fit the length.
+    """One fact hidden in a passage that is repeated, that of Mohtashami & Jaggi (2023, arXiv 2305.16300); fact and
+    question are those of the wording. source is not read. Raises ValueError where the fact does not fit the length.
     """
     return _needles(wording, wording.encode(NOISE), length, rng, n_keys=1, n_values=0, task="passkey")
 

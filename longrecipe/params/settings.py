@@ -105,7 +105,9 @@ class Params(BaseModel):
     eval_documents: int = Field(ge=2, description="documents measured at T, one prompt for each fact")
     eval_facts: int = Field(ge=2, description="facts hidden in each document, asked one by one and in one conversation")
     eval_passkeys: int = Field(0, ge=0, description="documents with a passkey, half as many up to T / 2")
-    eval_haystack: Literal["text", "noise"] = Field("text", description="what facts hide in; noise: that of passkeys")
+    eval_haystack: Literal["text", "noise"] = Field(
+        "text", description="what NIAH(M) hides facts in; noise: as passkeys"
+    )
     eval_lengths: tuple[int, ...] | None = Field(
         None, min_length=1, description="lengths to measure at beside W and T, tokens; null: the window, doubled"
     )

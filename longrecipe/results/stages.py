@@ -79,8 +79,8 @@ def _of_real(numbers: Mapping[str, Mapping], params: Params) -> dict[str, bool]:
     (task,) = MEASURES[name]
     beyond = [n for n in params.measured_lengths if n > params.window]
     where = f"{name} at {' and '.join(map(str, beyond))} tokens"
-    if params.eval_passkeys:
-        asked = min(stage["tasks"][n][task]["prompts"] for stage in numbers.values() for n in beyond)
+    if params.eval_passkeys and numbers:
+        asked = min(each["tasks"][n][task]["prompts"] for each in numbers.values() for n in beyond)
         where += f" ({asked} trials or more each)"
 
     def scores(stage: str) -> list[float]:

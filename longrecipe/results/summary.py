@@ -13,12 +13,15 @@ from longrecipe.results.runs import finished, run_dir, seed_interval
 def summary() -> str:
     """The text of results/README.md: the finished runs of the train experiment, seeds of one setting together."""
     rows = [row for records in _by_setting("train") for row in _summary_rows(records)]
-    head = "model | method | T, tokens | seeds | stage | recall at T [95 %] | NIAH(M) at T | passkeys | perplexity"
+    head = (
+        "model | method | T, tokens | facts in | seeds | stage | recall at T [95 %] | NIAH(M) | passkeys | perplexity"
+    )
     lines = [
         "# Results",
         "",
         "Written by `python -m longrecipe.results` from the metrics.json of each run; do not edit. All rows are",
-        "measured. Recall is that of one of several facts in a text, passkeys those found of those asked, at T.",
+        "measured. Recall is that of one of several facts, in held-out text or in a passage repeated (noise); passkeys",
+        "are those found of those asked, at T.",
         "Intervals are 95 %: of several seeds Student's t, of a single seed a bootstrap over its documents, which",
         "says nothing of other seeds.",
         "`paper/` holds the paper's numbers, quoted.",
@@ -26,7 +29,7 @@ def summary() -> str:
         "## Runs of notebook 03",
         "",
         f"| {head} |",
-        "|" + " --- |" * 9,
+        "|" + " --- |" * 10,
         *(f"| {row} |" for row in rows),
     ]
     return "\n".join(lines) + "\n" + _grid_summary() + _token_summary() + _position_summary()
@@ -190,5 +193,6 @@ def _summary_rows(records: list[dict]) -> list[str]:
         cells.append(f"{hits} of {sum(each['prompts'] for each in passkeys)}" if passkeys else "")
         perplexity = f"{statistics.mean(m['perplexity'] for m in measured):.2f}"
         seeds = _seeds(records)
-        rows.append(" | ".join((params["model"], params["method"], target, seeds, stage, *cells, perplexity)))
+        hidden = params.get("eval_haystack", "text")
+        rows.append(" | ".join((params["model"], params["method"], target, hidden, seeds, stage, *cells, perplexity)))
     return rows
