@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from longrecipe import models
+from longrecipe.evaluate import hits
 from longrecipe.params import Params
 from longrecipe.positions import method
 from longrecipe.rope import rope_theta
@@ -89,11 +90,7 @@ def _measured(numbers: Mapping[str, Mapping], haystack: str) -> list[str]:
     ]
     for stage, each in numbers.items():
         skill = [f"{each['niah_m'][n]['mean']:.3f}" if n in each["niah_m"] else "" for n in lengths]
-        skill += [_hits(each["tasks"][n]["passkey"]) if n in each["tasks"] else "" for n in passkeys]
+        skill += [hits([each["tasks"][n]["passkey"]]) if n in each["tasks"] else "" for n in passkeys]
         kept = f"{numbers['base']['perplexity'] / each['perplexity']:.1%}" if "base" in numbers else ""
         rows.append(f"| {stage} | {' | '.join(skill)} | {each['perplexity']:.2f} | {kept} |")
     return rows
-
-
-def _hits(passkeys: Mapping[str, float]) -> str:
-    return f"{round(passkeys['mean'] * passkeys['prompts'])} of {passkeys['prompts']}"

@@ -137,11 +137,8 @@ def test_summary_lists_finished_runs_only(clone, params):
         ["llama3", "rpes", "1024", "text", "9", "base"],
         ["llama3", "rpes", "1024", "text", "9", "merged"],
     ]
-    assert (
-        rows[-1][6] == "0.875 [0.825, 0.925]"
-        and rows[-1][7].startswith("0.500 [")
-        and rows[-1][8:] == ["7 of 8", "31.46"]
-    )
+    assert rows[-1][6] == "0.875 [0.825, 0.925]" and rows[-1][7].startswith("0.500 [")
+    assert rows[-1][8:] == ["7 of 8", "31.46"]
     assert results.summary() == results.summary()
 
 

@@ -152,32 +152,23 @@ def test_the_table_of_other_tasks():
 # needles
 
 
-def test_a_single_needle_is_the_only_one(wording, prose):
+@pytest.mark.parametrize(("make", "length"), [(single, 300), (passkey, 700)], ids=["single", "passkey"])
+def test_a_single_needle_is_the_only_one(wording, prose, make, length):
     depths = []
     for seed in SEEDS:
-        document = single(wording, prose, 300, np.random.default_rng(seed))
+        document = make(wording, prose, length, np.random.default_rng(seed))
         text = wording.decode(document.ids)
         ((start, key, value),) = found(wording, wording.note, text)
         (question,) = document.questions
-        assert (question.task, document.turns) == ("single", ())
+        assert (question.task, document.turns) == (make.__name__, ())
         assert wording.decode(question.ids) == wording.ask.format(key=key)
         assert texts(wording, question.answers) == [value]
         assert start == len(wording.decode(document.ids[: round(question.depth * len(document.ids))]))
         depths.append(question.depth)
+        if make is passkey:
+            around = text.replace(wording.note.format(key=key, value=value), "")
+            assert around in NOISE * 40 and around.count("The grass is green.") > 3
     assert len(set(depths)) > 4
-
-
-def test_a_passkey_hides_in_a_passage_that_is_repeated(wording, prose):
-    for seed in SEEDS:
-        document = passkey(wording, prose, 700, np.random.default_rng(seed))
-        text = wording.decode(document.ids)
-        ((_, key, value),) = found(wording, wording.note, text)
-        (question,) = document.questions
-        assert (question.task, document.turns) == ("passkey", ())
-        assert wording.decode(question.ids) == wording.ask.format(key=key)
-        assert texts(wording, question.answers) == [value]
-        around = text.replace(wording.note.format(key=key, value=value), "")
-        assert around in NOISE * 40 and around.count("The grass is green.") > 3
 
 
 @pytest.mark.parametrize(("n_keys", "n_values"), [(4, 4), (2, 3), (1, 4)])

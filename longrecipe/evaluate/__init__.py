@@ -7,7 +7,7 @@ models, `sentences` for any tokenizer and real text. Every mean carries an inter
 from longrecipe.evaluate.general import copying, perplexity
 from longrecipe.evaluate.reader import Reader, to_read
 from longrecipe.evaluate.report import Report, paired, report
-from longrecipe.evaluate.suite import ask, cell, interval
+from longrecipe.evaluate.suite import ask, cell, hits, interval
 from longrecipe.evaluate.tasks import (
     NIAH_M,
     NOISE,
@@ -35,6 +35,7 @@ __all__ = [
     "cell",
     "common_words",
     "copying",
+    "hits",
     "interval",
     "needles",
     "paired",

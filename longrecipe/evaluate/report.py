@@ -1,5 +1,6 @@
 """All measures of one model after one stage, and their plain numbers."""
 
+import functools
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from transformers import PreTrainedModel
 
 from longrecipe.evaluate.general import copying, perplexity
 from longrecipe.evaluate.suite import ask, cell
-from longrecipe.evaluate.tasks import NIAH_M, OTHERS, Document, needles, passkey
+from longrecipe.evaluate.tasks import NIAH_M, OTHERS, needles, passkey
 from longrecipe.evaluate.wording import Wording
 
 
@@ -86,11 +87,7 @@ def report(
     window, target = min(lengths), max(lengths)
     some = max(2, round(share * n_documents))
     count = dict.fromkeys(lengths, -(-some // 2)) | {target: some} | {window: 2 * n_documents}
-    text = source if haystack is None else haystack
-
-    def hidden(wording: Wording, text: np.ndarray, length: int, rng: np.random.Generator) -> Document:
-        return needles(wording, text, length, rng, n_keys=n_facts)
-
+    text, hidden = source if haystack is None else haystack, functools.partial(needles, n_keys=n_facts)
     frames = [
         ask(network, wording, hidden, text, n, count[n], np.random.default_rng([seed, n])) for n in sorted(lengths)
     ]

@@ -1,6 +1,7 @@
 """Ask a model the questions of the tasks: one row a prompt; means with 95 % intervals over documents."""
 
 import math
+from collections.abc import Iterable, Mapping
 from statistics import NormalDist
 
 import numpy as np
@@ -113,3 +114,9 @@ def cell(frame: pd.DataFrame, rng: np.random.Generator) -> dict[str, float]:
     once = frame["task"].isin(["single", "passkey"]).all()
     triple = _wilson(int(frame["score"].sum()), len(frame), 0.95) if once else interval(frame, rng)
     return dict(zip(("mean", "low", "high"), triple, strict=True)) | {"prompts": len(frame)}
+
+
+def hits(cells: Iterable[Mapping[str, float]]) -> str:
+    """Right answers of all prompts of some cells, as `7 of 8`: for tasks with answers that are right or wrong."""
+    pairs = [(each["mean"] * each["prompts"], each["prompts"]) for each in cells]
+    return f"{round(sum(right for right, _ in pairs))} of {sum(count for _, count in pairs)}"

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from longrecipe.evaluate import hits
 from longrecipe.params import Params
 from longrecipe.results import tables
 from longrecipe.results.runs import finished, run_dir, seed_interval
@@ -189,8 +190,7 @@ def _summary_rows(records: list[dict]) -> list[str]:
             triple = seed_interval(means) if len(means) > 1 else (means[0], values[0]["low"], values[0]["high"])
             cells.append("{:.3f} [{:.3f}, {:.3f}]".format(*triple))
         passkeys = [m["tasks"][target]["passkey"] for m in measured if "passkey" in m["tasks"][target]]
-        hits = round(sum(each["mean"] * each["prompts"] for each in passkeys))
-        cells.append(f"{hits} of {sum(each['prompts'] for each in passkeys)}" if passkeys else "")
+        cells.append(hits(passkeys) if passkeys else "")
         perplexity = f"{statistics.mean(m['perplexity'] for m in measured):.2f}"
         seeds = _seeds(records)
         hidden = params.get("eval_haystack", "text")
