@@ -45,6 +45,8 @@ class Params(BaseModel):
     text: str | None = Field(None, description="file, folder or hub dataset of long text; null: Python's own English")
     text_tokens: int | None = Field(None, ge=1, description="reading a text stops at about so many tokens; null: all")
     replay_text: str | None = Field(None, description="the same of general text for replay; null takes text")
+    text_column: str | None = Field(None, description="column of rows that holds the text; null: the usual names")
+    out: str | None = Field(None, description="folder of the exported model; null: exports/, by the run's name")
 
     window: int = Field(ge=8, description="W, context window of the base model")
     target_length: int = Field(ge=16, description="T, context window wanted")
