@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from longrecipe.errors import reason
+from longrecipe.formats import tidy
 from longrecipe.paths import mini_model_dir
 from longrecipe.rope import extend_config
 from longrecipe.smollm2 import smollm2_folder
@@ -100,6 +101,9 @@ def _qwen2_7b() -> PreTrainedConfig:
 
 
 SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {"llama3": _llama3_8b, "mistral": _mistral_7b, "qwen2": _qwen2_7b}
+# Fetched from a hub beside weights: settings, the tokenizer in all forms, licences, and the card, which names one.
+_SMALL = ["*.json", "tokenizer*", "*.txt", "*.jinja", "*.model", "*.tiktoken", "README.md"]
+_SMALL += [f"{name}*" for name in ("LICENSE", "LICENCE", "License", "NOTICE", "Notice", "COPYING", "USE_POLICY")]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Where a model hub has them.
 HUB = {
@@ -152,8 +156,8 @@ def folder_of(model: str | Path, scale: str = "mini", with_weights: bool = True)
 
 
 def _fetched(hub_id: str, with_weights: bool) -> Path:
-    # Pickled weights stay where they are, and so do copies in other formats (Llama's folder original/).
-    wanted = [*(["*.safetensors"] if with_weights else []), "*.json", "tokenizer*", "*.txt"]
+    # Pickled weights are not fetched, nor copies in other formats (Llama's folder original/). These are patterns.
+    wanted = [*(["*.safetensors"] if with_weights else []), *_SMALL]
     try:
         return Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=["original/*", "consolidated*"]))
     except (OSError, HFValidationError) as error:
@@ -214,7 +218,7 @@ def save(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
     """Write model (safetensors) and tokenizer as a folder that plain transformers load. Returns the folder."""
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return folder
+    return tidy(Path(folder))
 
 
 def autocast_dtype(precision: str = "auto", device: str = "cpu") -> torch.dtype:

@@ -103,8 +103,7 @@ def extend_config(config: Any, target_length: int, factor: float | None = None, 
     if window is None:
         window = config.max_position_embeddings
     # Some families rotate a part of each head only; the rule's d counts what turns.
-    partial = parameters.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
-    rotated = int(head_dim(config) * (1.0 if partial is None else partial))
+    rotated = int(head_dim(config) * rotated_share(config))
     theta = ntk_base(rope_theta(config), rotated, window, target_length, factor)
 
     extended = copy.deepcopy(config)
@@ -129,6 +128,38 @@ def rope_theta(config: Any) -> float:
             "as Llama, Mistral and Qwen2 do"
         )
     return float(theta)
+
+
+def rotated_share(config: Any) -> float:
+    """Read which share of each attention head RoPE turns, within (0, 1]: partial_rotary_factor, 1 if there is none."""
+    share = _rope_parameters(config).get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
+    return 1.0 if share is None else float(share)
+
+
+def rope_keys(config: Any) -> dict[str, Any]:
+    """Give the RoPE of a configuration as keys of a config.json that every reader finds.
+
+    transformers 5 reads rope_parameters; older versions and other tools read rope_theta, rope_scaling and
+    partial_rotary_factor at the top, GPT-NeoX rotary_emb_base and rotary_pct, and take 10,000 if there is none.
+
+    Args:
+        config: any configuration.
+
+    Returns:
+        The keys, or none of them for a model without RoPE or with one RoPE for each layer type, which has no old form.
+    """
+    written = getattr(config, "rope_parameters", None) or {}
+    if "rope_theta" not in written:
+        return {}
+    theta, share = rope_theta(config), rotated_share(config)
+    keys = {"rope_theta": theta, "rope_parameters": copy.deepcopy(dict(written))}
+    if share != 1:
+        keys["partial_rotary_factor"] = share
+    if str(config.model_type).startswith("gpt_neox"):
+        keys |= {"rotary_emb_base": theta, "rotary_pct": share}
+    if written.get("rope_type", "default") != "default":
+        keys["rope_scaling"] = {k: v for k, v in written.items() if k not in ("rope_theta", "partial_rotary_factor")}
+    return keys
 
 
 def head_dim(config: Any) -> int:

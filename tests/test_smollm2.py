@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import longrecipe.smollm2 as module
-from longrecipe.export import check_export
+from longrecipe.check_export import check_export
 from longrecipe.models import folder_of, load, load_tokenizer, save
 from longrecipe.smollm2 import GGUF, smollm2_folder
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from longrecipe.attention import check_skipped_positions
 from longrecipe.cost import Setup
+from longrecipe.formats import tidy
 from longrecipe.models import load
 from longrecipe.paths import write_text
 from longrecipe.processes import is_main, n_processes
@@ -131,6 +132,8 @@ def run_stage(
             f"accumulation = {stage.accumulation}."
         )
     network = make_network()
+    # Trainer turns it off for checkpointing, which is no property of the trained model.
+    use_cache = getattr(network.config, "use_cache", None)
     if collator.method.positions is not None:
         check_skipped_positions(network)
     checkpoints = folder / "checkpoints"
@@ -158,6 +161,7 @@ def run_stage(
     weights = whole_weights(trainer) if trainer else None
     if is_main():
         network.save_pretrained(folder / "model", state_dict=weights)
+        tidy(folder / "model", **({} if use_cache is None else {"use_cache": use_cache}))
         record |= {"losses": losses, "seconds": seconds, "n_tokens": n_tokens}
         write_text(done, json.dumps(record, indent=1))
         shutil.rmtree(checkpoints, ignore_errors=True)
@@ -178,7 +182,7 @@ def _seconds_before(checkpoint: Path | None) -> float:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The last whole checkpoint in folder; one cut off while it was written is passed over.
+    """The last whole checkpoint in folder; one cut off while it was written does not count.
 
     Trainer writes trainer_state.json last, so a checkpoint whose state file reads well is whole.
     """
@@ -187,7 +191,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
         try:
             json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
-            log.warning("%s is not whole; passed over", checkpoint)
+            log.warning("%s is not whole and is not used", checkpoint)
             continue
         return checkpoint
     return None
