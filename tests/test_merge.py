@@ -246,11 +246,11 @@ def test_one_pair_of_tensors_at_a_time(pair, tmp_path, monkeypatch):
     assert largest < len(files)
     inputs, results = [], []
 
-    def watched(original, tuned, weight):
+    def watched(original, tuned, weight, dtype):
         assert not any(reference() is not None for reference in inputs)
         assert sum(reference() is not None for reference in results) < largest
         inputs.extend([weakref.ref(original), weakref.ref(tuned)])
-        results.append(weakref.ref(result := interpolate(original, tuned, weight)))
+        results.append(weakref.ref(result := interpolate(original, tuned, weight, dtype)))
         return result
 
     monkeypatch.setattr(module, "interpolate", watched)

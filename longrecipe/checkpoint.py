@@ -1,0 +1,94 @@
+"""Model folders on disk: which safetensors file holds each tensor, read by headers, one tensor at a time."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# What is not copied beside the merged weights: weights in any form, trainer states, and lists of shards.
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".gguf", ".onnx", ".index.json")
+
+
+class MergeError(ValueError):
+    """A model folder cannot be read, or two of them cannot be merged as asked."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder: which of its safetensors files holds each tensor, its shape, and its dtype as in BF16."""
+
+    folder: Path
+    files: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Find the tensors of a model folder, in one file or by the index, as transformers would; reads headers only.
+
+    Raises:
+        MergeError: no such folder, no config.json, no safetensors, or an index that does not fit its files.
+    """
+    if not (folder / "config.json").is_file():
+        raise MergeError(f"{folder} has no config.json; pass a model folder, as written by save_pretrained")
+    if (folder / SINGLE).is_file():
+        files = None
+    elif (folder / INDEX).is_file():
+        files = read_index(folder).get("weight_map") or {}
+    else:
+        found = few(path.name for path in folder.iterdir() if path.name.endswith(WEIGHTS))
+        raise MergeError(
+            f"{folder} has neither {SINGLE} nor {INDEX}, but {found}; convert to safetensors: load the model with "
+            "transformers, for an adapter call merge_and_unload, then save_pretrained"
+        )
+    shapes, dtypes = {}, {}
+    for shard in sorted(set(files.values())) if files is not None else [SINGLE]:
+        # An index is a download: the names in it are written to as well, so they must stay in the folder.
+        if Path(shard).name != shard or not (folder / shard).is_file():
+            raise MergeError(f"{folder / INDEX} lists {shard!r}, which is not in the folder; download the model again")
+        with _opened(folder / shard) as file:
+            for name in file.keys():  # noqa: SIM118
+                tensor = file.get_slice(name)
+                shapes[name], dtypes[name] = tuple(tensor.get_shape()), tensor.get_dtype()
+    if files is None:
+        files = dict.fromkeys(shapes, SINGLE)
+    if lost := files.keys() - shapes.keys():
+        raise MergeError(f"{folder} lacks {few(lost)}, which {INDEX} promises; download or save the model again")
+    return Checkpoint(folder, files, shapes, dtypes)
+
+
+def load_tensor(model: Checkpoint, name: str) -> torch.Tensor:
+    """One tensor of a model folder."""
+    with _opened(model.folder / model.files[name]) as file:
+        return file.get_tensor(name)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        opened = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise MergeError(f"{path} is no readable safetensors file ({error}); download or save it again") from error
+    with opened as file:
+        yield file
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The index of a sharded model. Raises MergeError if it is no JSON."""
+    try:
+        return json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MergeError(f"{folder / INDEX} is no readable JSON ({error}); download or save the model again") from error
+
+
+def few(names: Iterable[str], limit: int = 3) -> str:
+    """The first names of many, for a message."""
+    names = sorted(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(names[:limit]) or "nothing") + more
