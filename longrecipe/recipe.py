@@ -16,12 +16,11 @@ import numpy as np
 from datasets import Dataset, load_from_disk
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from longrecipe import corpus, evaluate, models, samples, tokens, train
-from longrecipe.card import card
+from longrecipe import corpus, evaluate, export, models, samples, tokens, train
 from longrecipe.material import Material, check_held_out, load_material
 from longrecipe.merge import merge
 from longrecipe.params import Params, changed
-from longrecipe.paths import PACKAGE, cache_dir, write_text
+from longrecipe.paths import PACKAGE, cache_dir
 from longrecipe.positions import METHODS, Method
 from longrecipe.processes import is_main, made_once
 from longrecipe.rope import extend_config
@@ -165,30 +164,25 @@ class Recipe:
     def merge(self, replayed: train.Trained) -> PreTrainedModel:
         """Stage 3, merge: merge_weight * original + (1 - merge_weight) * replayed, in the extended configuration.
 
-        By merge_rule all tensors are averaged (the paper's), or all but queries and keys (see `merge.merge`).
+        By merge_rule all tensors are averaged (the paper's), or all but queries and keys (see `merge.merge_weights`).
+        In the dtype of the stages: this is the model to measure. `export` rounds it to the dtype of the base.
         """
-        return models.load(self.merged_folder(replayed))
+        p = self.params
+        folder = replayed.folder.with_name(f"merged-{p.merge_rule}-{p.merge_weight:g}")
+        shutil.rmtree(folder, ignore_errors=True)
+        merge(models.folder_of(p.source, p.scale), replayed.folder, folder, p.merge_weight, p.merge_rule)
+        return models.load(folder)
 
-    def merged_folder(self, replayed: train.Trained) -> Path:
-        """The folder that `merge` writes, model, tokenizer and card, made anew: plain transformers load it."""
-        p, out = self.params, self._merged(replayed)
-        shutil.rmtree(out, ignore_errors=True)
-        merge(models.folder_of(p.source, p.scale), replayed.folder, out, p.merge_weight, p.merge_rule)
-        self.tokenizer.save_pretrained(out)
-        return self.describe(replayed)
+    def export(self, replayed: train.Trained, numbers: Mapping[str, Mapping] | None = None) -> Path:
+        """Write the merged model for every reader, in the base's dtype, to the folder that `export.check_out` gives.
 
-    def describe(self, replayed: train.Trained, numbers: Mapping[str, Mapping] | None = None) -> Path:
-        """Write the card of the merged model (README.md, see `card.card`), with what was measured; returns its folder.
-
-        numbers: `Report.numbers()` by stage, None where nothing was measured.
+        numbers: `Report.numbers()` by stage, for the model card; None if nothing was measured. If several processes
+        train together, the main one writes. Returns the folder.
         """
+        if not is_main():
+            return export.check_out(self.params)
         texts = {"text": self.material.text.sha256, "replay text": self.material.general.sha256}
-        folder = self._merged(replayed)
-        write_text(folder / "README.md", card(self.params, models.config_of(folder), texts, numbers))
-        return folder
-
-    def _merged(self, replayed: train.Trained) -> Path:
-        return replayed.folder.with_name(f"merged-{self.params.merge_rule}-{self.params.merge_weight:g}")
+        return export.export(self.params, replayed.folder, texts, numbers)
 
     def measure(
         self,
@@ -284,7 +278,7 @@ def prepare(params: Params, analysis_only: bool = False) -> Recipe:
 @functools.cache
 def _code_hash(model: str) -> str:
     # What is made of finished models, how settings are read, and other models change no model.
-    after = {"evaluate", "card", "export", "results", "plots", "sweep", "explore", "cost", "resources"}
+    after = {"evaluate", "card", "export", "check_export", "results", "plots", "sweep", "explore", "cost", "resources"}
     after |= {"params", "pretrain"}
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*")):

@@ -3,15 +3,19 @@
 import yaml
 
 from longrecipe import models, params
-from longrecipe.card import NOT_MEASURED, card
+from longrecipe.card import NOT_MEASURED, Origin, card, display_name, origin
 from longrecipe.rope import extend_config
 
 TEXTS = {"text": "abc", "replay text": "def"}
 
 
-def made(numbers=None, **changes):
+LLAMA = Origin(models.HUB["llama3"], models.HUB["llama3"], {"license": "llama3"}, "bfloat16", "LlamaForCausalLM")
+OWN = Origin("my-model", None, {}, "float16", "LlamaForCausalLM")
+
+
+def made(numbers=None, base=LLAMA, **changes):
     p = params.load("llama3", "paper", **changes)
-    return card(p, extend_config(models.config_of("llama3", "paper"), p.target_length), TEXTS, numbers)
+    return card(p, extend_config(models.config_of("llama3", "paper"), p.target_length), TEXTS, base, numbers)
 
 
 def test_it_names_the_base_and_the_recipe():
@@ -23,9 +27,30 @@ def test_it_names_the_base_and_the_recipe():
     assert "samples of 38,400 tokens (29% of T)" in body
     assert "| stage 1, extension | 104 steps of 96 samples, learning rate 5e-05" in body
     # A folder of one's own is no hub's id, and its place is nobody's business.
-    own = made(weights="/home/me/models/my-model")
+    own = made(base=OWN, weights="/home/me/models/my-model")
+    assert "# my-model, 131,072 tokens" in own and "| licence | not stated |" in own and "| dtype | float16 |" in own
     assert "anchored" in own and "anchored" not in made(method="pose")
     assert "base_model" not in own and "| base model | my-model |" in own and "/home/me" not in own
+
+
+def test_models_of_the_kit_are_known_by_their_hub_id(tmp_path):
+    shipped = origin(params.load("llama3"), models.folder_of("llama3"))
+    assert shipped == Origin("llama3", None, {"license": "apache-2.0"}, "float16", "LlamaForCausalLM")
+    # Whatever its folder holds, the name stands for this model.
+    small = origin(params.load("smollm2", "small"), models.folder_of("llama3"))
+    assert small.hub_id == small.name == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    hub = origin(params.load("llama3", "paper", weights="me/own-1.5B"), models.folder_of("llama3"))
+    assert hub.hub_id == hub.name == "me/own-1.5B"
+    assert "base_model: me/own-1.5B" in made(base=hub, weights="me/own-1.5B")
+
+
+def test_a_model_of_ones_own_is_not_called_by_the_name_of_a_params_file():
+    assert display_name(params.load("smollm2", "small")) == "smollm2"
+    for weights in ("/models/their model/", "me/their model"):
+        assert display_name(params.load("smollm2", "small", weights=weights)) == "their model"
+    assert display_name(params.load("smollm2", "small", weights="me/own-1.5B")) == "own-1.5B"
+    named = params.load("smollm2", "small", weights="/models/base").model_copy(update={"model": "mine"})
+    assert display_name(named) == "mine"
 
 
 def test_it_shows_what_was_measured_by_length_and_what_is_kept():

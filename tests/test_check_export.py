@@ -1,3 +1,5 @@
+"""A fresh process reads an exported folder, and this one compares."""
+
 import json
 import shutil
 
@@ -6,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from longrecipe import models
-from longrecipe.export import check_export
+from longrecipe.check_export import check_export
 
 PROMPT = "The import statement finds a module.\n\nIt binds it to a name."
 
@@ -23,16 +25,24 @@ def test_a_fresh_process_gives_the_same_logits_and_goes_on(exported):
     (folder, network), tokenizer = exported, models.load_tokenizer("llama3")
     found = check_export(folder, network, tokenizer, PROMPT, n_tokens=5)
     assert (found.architecture, found.window, found.tokenizer) == ("LlamaForCausalLM", 1024, "AutoTokenizer")
-    assert 0 <= found.difference < 1e-4
+    assert 0 <= found.difference < 1e-4 and found.rounding == 0
     ids = tokenizer(PROMPT, return_tensors="pt")["input_ids"]
     said = network.generate(ids, max_new_tokens=5, do_sample=False)[0, ids.shape[1] :]
     assert found.said == tokenizer.decode(said) != ""
 
 
-def test_other_logits_are_refused(exported):
-    folder, _ = exported
-    with pytest.raises(RuntimeError, match=r"the logits of a fresh process differ by [\d.]+, over 0\.001"):
-        check_export(folder, models.load("llama3"), models.load_tokenizer("llama3"), PROMPT)
+def test_another_model_is_refused(exported):
+    folder, network = exported
+    tokenizer = models.load_tokenizer("llama3")
+    with pytest.raises(RuntimeError, match=r"the logits of a fresh process differ by 0, over -1"):
+        check_export(folder, network, tokenizer, PROMPT, tolerance=-1)
+    with pytest.raises(RuntimeError, match=r"its RoPE base is [\d,]+, but that of the measured model is 500,000"):
+        check_export(folder, models.load("llama3"), tokenizer, PROMPT, n_tokens=1)
+    other = models.load("llama3", target_length=1024)
+    with torch.no_grad():
+        other.model.layers[2].mlp.up_proj.weight[3, 5] += 0.01
+    with pytest.raises(RuntimeError, match=r"model\.layers\.2\.mlp\.up_proj\.weight differs .* more than rounding"):
+        check_export(folder, other, tokenizer, PROMPT, n_tokens=1)
 
 
 def test_a_folder_that_cannot_be_read_is_refused_with_the_reason(exported, tmp_path):
