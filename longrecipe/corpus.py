@@ -1,4 +1,4 @@
-"""Text: real English that every Python carries, sentences found on decoded text, and sentence selection."""
+"""Text: real English that every Python carries, and sentence selection."""
 
 import ast
 import functools
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-_SENTENCE_END = re.compile(r"\n|[.!?][\"'\u2019\u201d)\]}]*[ \t]*$")
+from longrecipe.encoding import encode
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def load_english(tokenizer: PreTrainedTokenizerBase, held_out_every: int = 20, p
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:
-    return np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
+    return np.asarray(encode(tokenizer, [text])[0], dtype=np.int64)
 
 
 def stretches(source: np.ndarray, count: int, length: int) -> list[np.ndarray]:
@@ -130,45 +130,6 @@ def stretches(source: np.ndarray, count: int, length: int) -> list[np.ndarray]:
             f"ask for at most {len(source) // length} documents, or for shorter ones."
         )
     return np.split(source[: count * length], count)
-
-
-def token_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The decoded text of every token id, `[vocabulary]`, as it reads inside a text (worked out once a vocabulary).
-
-    Each id is decoded after a letter, because some tokenizers drop the blank before a text's first word; what is only
-    a part of a character reads as U+FFFD.
-    """
-    vocabulary = tokenizer.get_vocab()
-    key = (type(tokenizer).__name__, len(tokenizer), hash(frozenset(vocabulary.items())))
-    if key not in _STRINGS:
-        before = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
-        cut = len(tokenizer.decode(before))
-        texts = tokenizer.batch_decode([[*before, i] for i in range(len(tokenizer))])
-        _STRINGS[key] = tuple(text[cut:] for text in texts)
-    return list(_STRINGS[key])
-
-
-_STRINGS: dict[tuple, tuple[str, ...]] = {}
-
-
-def sentence_end_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Which token ids end a sentence (bool [vocabulary]): those whose decoded text holds a newline or ends in `.`, `!`
-    or `?`, closing quotes and brackets after it allowed.
-
-    Example: `"."`, `".)"` and `":\\n"` end one, `".5"` and `".com"` do not.
-    """
-    return np.array([bool(_SENTENCE_END.search(text)) for text in token_strings(tokenizer)])
-
-
-def sentence_lengths(ids: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Token counts of the sentences of a document: a sentence ends with, and holds, its end token (paper, 4.2).
-
-    Args: ids int64 [T]; ends bool [vocabulary] from `sentence_end_ids`. Returns int64 [N] that sums to T.
-    Example: with end token 9, `[1, 2, 9, 3, 4]` gives `[3, 2]`.
-    """
-    stops = np.flatnonzero(ends[ids]) + 1
-    bounds = np.unique(np.concatenate([[0], stops, [len(ids)]]))
-    return np.diff(bounds)
 
 
 SELECTIONS: dict[str, str] = {

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from longrecipe.corpus import excerpt, token_strings
+from longrecipe.corpus import excerpt
+from longrecipe.sentences import token_strings
 
 
 @dataclass(frozen=True)

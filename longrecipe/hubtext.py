@@ -1,7 +1,7 @@
 """Text from a hub of datasets, streamed: nothing is kept but its tokens."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,7 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from longrecipe import models
 from longrecipe.corpus import Corpus
 from longrecipe.errors import reason
-from longrecipe.textfiles import texts_of, tokenised
+from longrecipe.textcolumns import Document, documents_of
+from longrecipe.textfiles import tokenised
+from longrecipe.textrows import Row
+from longrecipe.textwalk import Report
 
 log = logging.getLogger(__name__)
 
@@ -43,49 +46,56 @@ def is_hub_text(name: str) -> bool:
 
 
 def load_hub_text(
-    name: str, tokenizer: PreTrainedTokenizerBase, held_out_every: int = 20, most_tokens: int | None = None
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out_every: int = 20,
+    most_tokens: int | None = None,
+    text_column: str | None = None,
 ) -> Corpus:
     """A dataset of a hub by id or by a name of PRESETS, read row by row, tokenised as `textfiles.load_files` does.
 
     Rows of token ids (a column input_ids) are decoded by the tokenizer that the preset names, and cut into documents
-    where it has put its special tokens. What has been read stays in the cache as it was on that day.
-    Args: most_tokens: reading stops within 64 documents of so many. Raises FileNotFoundError where no hub gives the
-    dataset, ConnectionError where reading breaks off, ValueError for one without a column of text.
+    at its special tokens. What has been read stays in the cache as it was on that day.
+    Args: most_tokens: reading stops within 64 documents of that number; text_column, as for `load_files`. Raises
+    FileNotFoundError if no hub has the dataset, ConnectionError if reading breaks off, ValueError for one without a
+    column of text.
     """
-    hub = PRESETS.get(name, HubText(name))
-    source = [hub.id, hub.split, hub.tokenizer]
-    return tokenised(_documents(hub), tokenizer, hub.id.replace("/", "--"), source, held_out_every, most_tokens)
+    hub, report = PRESETS.get(name, HubText(name)), Report()
+    source = [hub.id, hub.split, hub.tokenizer, text_column]
+    documents, short = _documents(hub, text_column, report), hub.id.replace("/", "--")
+    return tokenised(documents, tokenizer, short, source, held_out_every, most_tokens, report=report)
 
 
-def _documents(hub: HubText) -> Iterator[str]:
+def _documents(hub: HubText, text_column: str | None, report: Report) -> Iterator[Document]:
     rows = _rows(hub)
     if hub.tokenizer is None:
-        yield from texts_of(rows, hub.id)
+        yield from documents_of(rows, hub.id, text_column, report)
         return
     before = models.load_tokenizer(hub.tokenizer, "paper")
-    for row in rows:
-        yield from decoded(np.asarray(row["input_ids"]), before)
+    for row, place in rows:
+        for text in decoded(np.asarray(row["input_ids"]), before):
+            yield Document(text, f"{hub.id}, {place}")
 
 
-def _rows(hub: HubText) -> Iterable[Mapping]:
+def _rows(hub: HubText) -> Iterator[Row]:
     n_rows = 0
     try:
         log.info("reading %s, row by row", hub.id)
         for row in load_dataset(hub.id, split=hub.split, streaming=True):
-            yield row
             n_rows += 1
+            yield Row(row, f"row {n_rows}")
     except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
         if n_rows:
             told = f"text = {hub.id!r}: reading broke off after {n_rows:,} rows ({reason(error)}): start it again."
             raise ConnectionError(told) from error
         raise FileNotFoundError(
             f"text = {hub.id!r}: no such file or folder, and no hub of datasets gave it ({reason(error)}): check the "
-            "name, log in with `hf auth login` where it is gated, or name a folder with text."
+            "name, log in with `hf auth login` if it is gated, or name a folder with text."
         ) from error
 
 
 def decoded(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """The documents of a row of token ids [n]: the texts between its special tokens, those without a word left out.
+    """The documents of a row of token ids [n]: the texts between its special tokens; blank ones are left out.
 
     Example: with special tokens <s> and </s>, the ids of `<s>One.</s><s>Two.` give `One.` and `Two.`.
     """

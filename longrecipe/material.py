@@ -1,8 +1,10 @@
 """What the stages of a run read: documents and samples of its text, drawn from its seed."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -10,16 +12,19 @@ from transformers import PreTrainedTokenizerBase
 from longrecipe import corpus, facts, samples, tokens
 from longrecipe.hubtext import is_hub_text, load_hub_text
 from longrecipe.params import Params
-from longrecipe.paths import root
+from longrecipe.paths import user_path
 from longrecipe.positions import Method
 from longrecipe.positions import method as method_of
+from longrecipe.sentences import SentenceEnds, sentence_ends
+from longrecipe.textcheck import check_files
+from longrecipe.textcolumns import NoColumnError
 from longrecipe.textfiles import load_files
 
 log = logging.getLogger(__name__)
-# Documents to measure at 16k tokens want that much text that was never trained on: 26k tokens of SmolLM2's.
+# Documents to measure at 16k tokens need that much text that was never trained on: 26k tokens of SmolLM2's.
 _HELD_OUT_EVERY = 8
 # One stream of random numbers for each use, so that a setting of one stage does not shift the draws of another.
-_PROBE, _ANALYSIS, _EXTEND, _REPLAY_LONG, _REPLAY_SHORT, _SHOWN = range(6)
+_PROBE, _ANALYSIS, _EXTEND, _REPLAY_LONG, _REPLAY_SHORT, _SHOWN, _REACH = range(7)
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Material:
     text: corpus.Corpus
     general: corpus.Corpus
     facts: facts.FactFormat | None
-    ends: np.ndarray
+    ends: SentenceEnds
 
     @property
     def method(self) -> Method:
@@ -38,7 +43,7 @@ class Material:
         return method_of(self.params.method)
 
     def probe_rows(self) -> Iterator[dict]:
-        """Rows that H' is trained on. Raises ValueError where the text is too short for them."""
+        """Rows that H' is trained on. Raises ValueError if the text is too short for them."""
         p = self.params
         length = p.probe_length or p.probe_window
         count, source = p.probe_steps * p.probe_batch_size, self.text.train[self._analysis_size :]
@@ -82,11 +87,18 @@ class Material:
         return self._documents(count, self.params.target_length, self._rng(_SHOWN))
 
     def shown(self, count: int) -> list[corpus.Sample]:
-        """Samples of the run's length, to look at without a token analysis: where the run's selection goes by anchors,
-        sentences are taken at random instead, which may be of another mean length than those with anchors."""
-        p, rng = self.params, self._rng(_SHOWN)
+        """Samples of the run's length, to look at without a token analysis: if the run's selection goes by anchors,
+        sentences are taken at random instead; their mean length may differ from that of sentences with anchors."""
+        return self._unranked(count, _SHOWN)
+
+    def reached(self, count: int = 16) -> np.ndarray:
+        """Segments of `count` samples that are only drawn to be counted, int64 [count]."""
+        return np.array([len(sample.segment_lengths) for sample in self._unranked(count, _REACH)])
+
+    def _unranked(self, count: int, stream: int) -> list[corpus.Sample]:
+        p, rng = self.params, self._rng(stream)
         how = "first" if p.selection == "first" else "random"
-        documents = self.shown_documents(count)
+        documents = self._documents(count, p.target_length, rng)
         return [samples.sample_of(ids, self.method, p.train_length, self.ends, None, rng, how) for ids in documents]
 
     def _rng(self, stream: int) -> np.random.Generator:
@@ -94,7 +106,7 @@ class Material:
 
     @property
     def _analysis_size(self) -> int:
-        # Real text is scored once, and H' is not trained on it; planted documents are drawn anew each time.
+        # Real text is scored once, and H' is not trained on it; planted documents are new each time.
         p = self.params
         return 0 if self.facts else p.analysis_documents * (p.analysis_length or p.probe_window)
 
@@ -124,10 +136,10 @@ class Material:
 
 
 def load_material(params: Params, tokenizer: PreTrainedTokenizerBase) -> Material:
-    """The text of a run: the files it names (below the repository root where they are relative) or a dataset of a hub,
-    else English that every Python carries, with planted facts at scale mini.
+    """The text of a run: the files it names (relative to the working directory) or a dataset of a hub, else English
+    that every Python carries, with planted facts at scale mini.
 
-    Raises ValueError where facts are to be planted in text of one's own, and as `textfiles.load_files` and
+    Raises ValueError if facts are to be planted in text of one's own, and as `textfiles.load_files` and
     `hubtext.load_hub_text` say.
     """
     planted = params.scale == "mini"
@@ -141,14 +153,50 @@ def load_material(params: Params, tokenizer: PreTrainedTokenizerBase) -> Materia
     elif params.text is None:
         text = corpus.load_english(tokenizer, _HELD_OUT_EVERY, planted=False)
     else:
-        text = _load(params.text, tokenizer, params.text_tokens)
-    general = _load(params.replay_text, tokenizer, params.text_tokens) if params.replay_text else text
+        text = _load(params.text, params, tokenizer)
+    general = _load(params.replay_text, params, tokenizer) if params.replay_text else text
     fact_format = facts.fact_format(tokenizer) if planted else None
-    return Material(params, text, general, fact_format, corpus.sentence_end_ids(tokenizer))
+    return Material(params, text, general, fact_format, sentence_ends(tokenizer))
+
+
+def check_text(params: Params, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    """Raise as `load_material` does for what is wrong with the text of a run, within seconds: files are read in part.
+
+    Names of hub datasets are not looked up. Without a tokenizer, conversations are not checked for a chat template.
+    """
+    for name in filter(None, (params.text, params.replay_text)):
+        if not _is_on_hub(name):
+            _with_column(params, name, partial(check_files, name, tokenizer))
+
+
+def check_reach(material: Material) -> None:
+    """Raise ValueError if the samples of a run have too few segments for positions far into the target length.
+
+    Only for methods that move sentences: with N segments in n tokens, the furthest of N - 1 random offsets is on
+    average (N - 1) / N of the T - n positions that are free. PoSE, which needs no sentences, has two chunks in every
+    text and so reaches one half; a text whose samples reach less on average is refused. Samples without any jump are
+    reported in a warning. Needs a part of the text only, seconds at any size.
+    """
+    p = material.params
+    if material.method.text != "selected" or p.train_length >= p.target_length:
+        return
+    counts = material.reached()
+    single, name = int((counts == 1).sum()), p.text or "the embedded English"
+    told = (
+        f"text = {name!r}: {single} of {len(counts)} samples of {p.train_length:,} tokens are a single segment "
+        f"without a sentence end or newline, at positions 0 to {p.train_length - 1:,} of {p.target_length:,}"
+    )
+    if np.mean((counts - 1) / counts) < 0.5:
+        raise ValueError(
+            f"{told} (median {np.median(counts):.0f} segments). Long positions need jumps between segments: give text "
+            "with sentence ends or newlines, split long lines, or use `method: pose`, which needs neither."
+        )
+    if single:
+        log.warning("%s: these train no long positions; split long lines, or use text with sentence ends.", told)
 
 
 def check_held_out(material: Material) -> None:
-    """Raise ValueError where the text held out is too short to measure on, and warn where documents will repeat it."""
+    """Raise ValueError if the held-out text is too short to measure on, and warn if documents will repeat it."""
     p, held_out = material.params, len(material.text.held_out)
     shortest, longest = p.measured_lengths[0], p.measured_lengths[-1]
     if held_out < shortest:
@@ -164,7 +212,20 @@ def check_held_out(material: Material) -> None:
         )
 
 
-def _load(name: str, tokenizer: PreTrainedTokenizerBase, most_tokens: int | None) -> corpus.Corpus:
-    path = root() / name
-    load = load_hub_text if is_hub_text(name) and not path.exists() else load_files
-    return load(name if load is load_hub_text else path, tokenizer, most_tokens=most_tokens)
+def _load(name: str, params: Params, tokenizer: PreTrainedTokenizerBase) -> corpus.Corpus:
+    load = load_hub_text if _is_on_hub(name) else load_files
+    return _with_column(params, name, partial(load, name, tokenizer, most_tokens=params.text_tokens))
+
+
+def _with_column(params: Params, name: str, read: Callable[..., Any]) -> Any:
+    try:
+        return read(text_column=params.text_column)
+    except NoColumnError:
+        # The column is that of the long text; text for replay may have it or one of the usual ones.
+        if name == params.text:
+            raise
+        return read(text_column=None)
+
+
+def _is_on_hub(name: str) -> bool:
+    return is_hub_text(name) and not user_path(name).exists()

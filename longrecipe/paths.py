@@ -46,6 +46,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("LONGRECIPE_CACHE") or root() / "cache").resolve()
 
 
+def user_path(name: str | Path) -> Path:
+    """The absolute path of a name that a user gave: relative to the working directory, `~` is the home folder."""
+    return Path(os.path.abspath(os.path.expanduser(name)))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from longrecipe.paths import PACKAGE, cache_dir
 from longrecipe.positions import METHODS, Method
 from longrecipe.processes import is_main, made_once
 from longrecipe.rope import extend_config
+from longrecipe.sentences import SentenceEnds
 from longrecipe.setup import check_days, rows_at_once, setup_of
 
 
@@ -45,8 +46,8 @@ class Recipe:
         return self.material.method
 
     @property
-    def ends(self) -> np.ndarray:
-        """Which token ids end a sentence, bool [vocabulary]."""
+    def ends(self) -> SentenceEnds:
+        """Which tokens of a document end a sentence."""
         return self.material.ends
 
     def base(self) -> PreTrainedModel:

@@ -11,23 +11,24 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset, load_from_disk
 
-from longrecipe.corpus import Sample, as_it_stands, select, sentence_lengths
+from longrecipe.corpus import Sample, as_it_stands, select
 from longrecipe.positions import Method
+from longrecipe.sentences import SentenceEnds, sentence_lengths
 
 
 def sample_of(
     ids: np.ndarray,
     method: Method,
     n_tokens: int,
-    ends: np.ndarray,
+    ends: SentenceEnds,
     is_anchor: np.ndarray | None,
     rng: np.random.Generator,
     selection: str = "anchored",
 ) -> Sample:
     """One training sample of a document: n_tokens of it, in sentences, as the method reads text.
 
-    Args: ids int64 [T]; ends bool [vocabulary]; is_anchor bool [T]; selection, of `corpus.SELECTIONS`, for methods that
-    select sentences. Raises ValueError where the selection goes by anchors and is_anchor is None.
+    Args: ids int64 [T]; ends, from `sentences.sentence_ends`; is_anchor bool [T]; selection, of `corpus.SELECTIONS`,
+    for methods that select sentences. Raises ValueError if the selection goes by anchors and is_anchor is None.
     """
     if method.text != "selected":
         return as_it_stands(ids[:n_tokens], sentence_lengths(ids[:n_tokens], ends))

@@ -1,176 +1,227 @@
 """Text of your own: files of documents of any number and size, tokenised to disk once."""
 
+import array
 import hashlib
 import json
+import logging
+import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import load_dataset
-from datasets.exceptions import DatasetsError
-from pyarrow import ArrowInvalid
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from longrecipe.corpus import Corpus
-from longrecipe.errors import reason
-from longrecipe.paths import cache_dir, write_text
-from longrecipe.processes import made_once
+from longrecipe.encoding import encode, encode_conversation
+from longrecipe.holdout import held_out_documents, part
+from longrecipe.paths import cache_dir, user_path, write_text
+from longrecipe.processes import is_main, made_once
+from longrecipe.textcolumns import Document, clean, documents_of, known_columns
+from longrecipe.textrows import rows_of
+from longrecipe.textwalk import TEXT, Report, files_of, kind_of
 
-# How `datasets` reads each kind of file; a text file is one document.
-READERS = {
-    ".txt": ("text", {"sample_by": "document"}),
-    ".md": ("text", {"sample_by": "document"}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
-}
-# Columns that hold a document; instructions and their answers are read as one.
-COLUMNS = (("text",), ("instruction", "output"), ("problem", "solution"), ("prompt", "response"))
+log = logging.getLogger(__name__)
 _DTYPE = np.dtype("uint32")
 _AT_ONCE = 64
+# Part of the cache's key: caches of another version were read by other rules.
+_VERSION = 2
 
 
 def load_files(
-    path: str | Path, tokenizer: PreTrainedTokenizerBase, held_out_every: int = 20, most_tokens: int | None = None
+    path: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out_every: int = 20,
+    most_tokens: int | None = None,
+    text_column: str | None = None,
 ) -> Corpus:
-    """The documents of a file or a folder (.txt, .md, .jsonl, .parquet), tokenised, joined by blank lines.
+    """The documents of a file or of all files below a folder, tokenised, joined by blank lines.
 
-    Tokens are written to the cache folder once, and read from there as a memory map: a corpus may be larger than the
-    memory. A document that was there before is dropped; one in held_out_every is held out for measuring. The cache goes
-    by the files' names, sizes and times and by the tokenizer; several processes make it once.
-    Args: held_out_every: 2 or more; most_tokens: reading stops within 64 documents of so many, None reads all.
-    Returns a Corpus of uint32 ids. Raises FileNotFoundError where there is no such file, ValueError for a file of
-    another kind, for one that is empty, corrupt or without a column of text, and where there are too few documents.
+    A .txt or .md file is one document; .jsonl, .ndjson, .json, .csv, .tsv and .parquet have one in each row. Each may
+    be compressed (.gz, .bz2, .xz, .zst). Tokens are written to the cache folder once, and read from there as a memory
+    map: a corpus may be larger than the memory. A document that was read before is dropped; about one token in
+    held_out_every is held out for measuring, in whole documents. The cache goes by the files' names, sizes and times
+    and by the tokenizer; several processes make it once. What was read and what was skipped is logged.
+    Args: path, relative to the working directory; held_out_every: 2 or more; most_tokens: reading stops within 64
+    documents of that number, None reads all; text_column: the column of rows to read, None takes the first of
+    `textcolumns.COLUMNS` that have text.
+    Returns a Corpus of uint32 ids. Raises FileNotFoundError if there is no such file, ValueError for a file that is
+    corrupt, not UTF-8, of another kind or without a column of text, and if there are fewer than two documents.
     """
-    files = files_of(path)
+    path = user_path(path)
+    files, walked = files_of(path)
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return tokenised(documents(files), tokenizer, Path(path).stem, stamps, held_out_every, most_tokens)
+    report = Report()
+    return tokenised(
+        documents(files, text_column, report),
+        tokenizer,
+        path.stem,
+        [stamps, text_column],
+        held_out_every,
+        most_tokens,
+        report=report,
+        walked=walked,
+    )
+
+
+def documents(
+    files: Iterable[Path], text_column: str | None = None, report: Report | None = None
+) -> Iterator[Document]:
+    """The documents of files, one after the other; report counts files, and what is skipped in them."""
+    report = Report() if report is None else report
+    for file in files:
+        report.n_files += 1
+        if kind_of(file) not in TEXT:
+            yield from documents_of(rows_of(file, known_columns(text_column)), str(file), text_column, report)
+            continue
+        for row in rows_of(file):
+            text = clean(row.columns["text"])
+            if text.strip():
+                yield Document(text, str(file))
+            else:
+                report.skip("empty", file.name)
 
 
 def tokenised(
-    texts: Iterator[str],
+    documents: Iterator[Document],
     tokenizer: PreTrainedTokenizerBase,
     name: str,
     source: list,
     held_out_every: int = 20,
     most_tokens: int | None = None,
+    *,
+    report: Report | None = None,
+    walked: Report | None = None,
 ) -> Corpus:
     """Documents as a Corpus on disk, made once; arguments and errors as those of `load_files`.
 
-    texts: read where the cache has them not; name: of the source, for people; source: what tells its versions apart.
+    documents: read only if they are not in the cache; name: of the source, for people; source: what tells its versions
+    apart; report: what reading the documents fills in; walked: what was skipped on the way to the files.
     """
     if held_out_every < 2:
         raise ValueError(f"held_out_every = {held_out_every}: at least 2, or nothing is left to train on.")
-    settings = [_DTYPE.str, held_out_every, most_tokens, source, sorted(tokenizer.get_vocab().items())]
+    vocabulary = [sorted(tokenizer.get_vocab().items()), tokenizer.chat_template]
+    settings = [_VERSION, _DTYPE.str, held_out_every, most_tokens, source, vocabulary]
     folder = cache_dir() / "text" / f"{name}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:10]}"
-    made_once(folder, lambda: _tokenise(folder, texts, tokenizer, name, held_out_every, most_tokens))
+    report = Report() if report is None else report
+    made_once(folder, lambda: _make(folder, documents, tokenizer, name, held_out_every, most_tokens, report))
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    if is_main():
+        log.info("%s", _told(about, walked or Report()))
     train, held_out = (np.memmap(folder / f"{part}.bin", dtype=_DTYPE, mode="r") for part in ("train", "held_out"))
     return Corpus(train, held_out, about["sha256"])
 
 
-def files_of(path: str | Path) -> list[Path]:
-    """The files of text at a path, itself or all below it, by name. Raises as `load_files` says."""
-    path, kinds = Path(path), ", ".join(READERS)
-    if path.is_file():
-        if path.suffix not in READERS:
-            raise ValueError(
-                f"text = {str(path)!r}: files of text are {kinds}, and this one is {path.suffix or 'bare'}."
-            )
-    elif not path.is_dir():
-        raise FileNotFoundError(f"text = {str(path)!r}: there is no such file or folder; name one that holds {kinds}.")
-    below = [path] if path.is_file() else path.rglob("*")
-    files = sorted(file for file in below if file.suffix in READERS and file.is_file())
-    if not files:
-        raise FileNotFoundError(f"text = {str(path)!r}: the folder holds no file of text ({kinds}).")
-    if empty := [file for file in files if not file.stat().st_size]:
-        raise ValueError(f"text = {str(path)!r}: {empty[0]} is empty; put text into it, or take it away.")
-    return files
+def too_few(name: str, count: int) -> ValueError:
+    """The error for a text of less than two documents."""
+    return ValueError(
+        f"{name}: {count} document{'s' * (count != 1)}; one is held out for measuring, so at least 2 are needed: split "
+        "the text into several files, or give .jsonl with a document in each line."
+    )
 
 
-def documents(files: list[Path]) -> Iterator[str]:
-    """The documents of files, one after the other; those without a word are passed over."""
-    for file in files:
-        yield from texts_of(_rows(file), str(file))
+def _told(about: dict, walked: Report) -> str:
+    """One line about a text: what was read, and what was skipped and why."""
+    reading = Report(**about["report"])
+    for why, count in reading.counts.items():
+        walked.skip(why, count=count)
+        walked.examples[why] = [*walked.examples[why], *reading.examples[why]][:3]
+    files = f"{reading.n_files:,} file{'s' * (reading.n_files != 1)}, " if reading.n_files else ""
+    read = f"{files}{about['documents']:,} documents, {about['tokens']:,} tokens (held out {about['held_out']:,})"
+    return f"text {about['name']}: read {read}; skipped: {walked.skipped() or 'nothing'}"
 
 
-def texts_of(rows: Iterable[Mapping], source: str) -> Iterator[str]:
-    """The text of each row that has any; source names the rows in errors. Raises ValueError without a known column."""
-    columns: tuple[str, ...] | None = None
-    for row in rows:
-        columns = columns or next((names for names in COLUMNS if set(names) <= row.keys()), None)
-        if columns is None:
-            known = "; or ".join(" and ".join(names) for names in COLUMNS)
-            raise ValueError(f"{source} has the columns {', '.join(row)}: a document is read from {known}.")
-        text = "\n".join(str(row[name]) for name in columns if row[name])
-        if text.strip():
-            yield text
-
-
-def _rows(file: Path) -> Iterator[Mapping]:
-    reader, options = READERS[file.suffix]
-    try:
-        yield from load_dataset(reader, data_files=str(file), split="train", streaming=True, **options)
-    except (ArrowInvalid, DatasetsError, UnicodeDecodeError, RuntimeError) as error:
-        raise ValueError(
-            f"{file} cannot be read as {file.suffix} ({reason(error)}): mend it, or take it away."
-        ) from error
-
-
-def _tokenise(folder: Path, *given: Any) -> None:
+def _make(folder: Path, *given: Any) -> None:
     """Make the folder, whole or not at all; given: what `_write` reads and how."""
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    here = f"{folder.name}.{socket.gethostname()}-"
+    _remove_left(folder.parent, here)
+    temporary = folder.with_name(f"{here}{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
         about = _write(temporary, *given)
-    except BaseException:
-        shutil.rmtree(temporary)
-        raise
-    write_text(temporary / "about.json", json.dumps(about, indent=1))
-    temporary.rename(folder)
+        write_text(temporary / "about.json", json.dumps(about, indent=1))
+        temporary.rename(folder)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        # Another run may have finished the same text.
+        if not (isinstance(error, OSError) and folder.exists()):
+            raise
+
+
+def _remove_left(parent: Path, prefix: str) -> None:
+    """Remove what killed processes of this machine left behind, and what this one did before."""
+    for path in parent.iterdir() if parent.is_dir() else ():
+        pid = path.name.removeprefix(prefix).removesuffix(".tmp")
+        if path.name.startswith(prefix) and pid.isdigit():
+            try:
+                os.kill(int(pid), 0)
+                is_left = int(pid) == os.getpid()
+            except ProcessLookupError:
+                is_left = True
+            except PermissionError:
+                is_left = False
+            if is_left:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _write(
     folder: Path,
-    texts: Iterator[str],
+    documents: Iterator[Document],
     tokenizer: PreTrainedTokenizerBase,
     name: str,
     held_out_every: int,
     most_tokens: int | None,
+    report: Report,
 ) -> dict:
-    digest, counts, n_tokens = hashlib.sha256(), [0, 0], 0
-    fresh = _without_copies(texts, digest)
+    digest, lengths, n_tokens = hashlib.sha256(), array.array("q"), 0
+    new = _without_copies(documents, digest, report)
     with (
-        (folder / "train.bin").open("wb") as train,
-        (folder / "held_out.bin").open("wb") as held_out,
+        (folder / "tokens.bin").open("wb") as file,
         tqdm(desc="tokens of text", unit=" documents", leave=False) as bar,
     ):
-        while (most_tokens is None or n_tokens < most_tokens) and (some := list(islice(fresh, _AT_ONCE))):
-            encoded = tokenizer([text + "\n\n" for text in some], add_special_tokens=False, verbose=False)["input_ids"]
-            for ids in encoded:
-                is_held = sum(counts) % held_out_every == 0
-                (held_out if is_held else train).write(np.asarray(ids, dtype=_DTYPE).tobytes())
-                counts[is_held] += 1
+        while (most_tokens is None or n_tokens < most_tokens) and (some := list(islice(new, _AT_ONCE))):
+            for ids in filter(len, encode_documents(tokenizer, some)):
+                file.write(np.asarray(ids, dtype=_DTYPE).tobytes())
+                lengths.append(len(ids))
                 n_tokens += len(ids)
             bar.update(len(some))
-    if not all(counts):
-        raise ValueError(
-            f"{name}: {sum(counts)} documents; one is held out for measuring, so at least 2 are needed: split the text "
-            "into several files, or give .jsonl with a document a line."
-        )
-    about = {"name": name, "documents": sum(counts), "held_out": counts[1], "tokens": n_tokens}
-    return about | {"sha256": digest.hexdigest()}
+    if len(lengths) < 2:
+        raise too_few(name, len(lengths))
+    sizes = np.asarray(lengths, dtype=np.int64)
+    is_held = held_out_documents(sizes, held_out_every)
+    part(folder / "tokens.bin", folder / "train.bin", folder / "held_out.bin", sizes, is_held, _DTYPE)
+    about = {"name": name, "documents": len(sizes), "tokens": n_tokens, "held_out": int(sizes[is_held].sum())}
+    return about | {"report": asdict(report), "sha256": digest.hexdigest()}
 
 
-def _without_copies(texts: Iterator[str], digest: "hashlib._Hash") -> Iterator[str]:
+def encode_documents(tokenizer: PreTrainedTokenizerBase, documents: list[Document]) -> list[list[int]]:
+    """The token ids of documents, each ending in a newline."""
+    texts = [each.content + "\n\n" for each in documents if isinstance(each.content, str)]
+    encoded = iter(encode(tokenizer, texts) if texts else [])
+    return [
+        next(encoded) if isinstance(content, str) else encode_conversation(tokenizer, content, place)
+        for content, place in documents
+    ]
+
+
+def _without_copies(documents: Iterator[Document], digest: "hashlib._Hash", report: Report) -> Iterator[Document]:
     seen: set[bytes] = set()
-    for text in texts:
-        each = hashlib.sha256(text.encode()).digest()
-        if each not in seen:
+    for document in documents:
+        each = fingerprint(document)
+        if each in seen:
+            report.skip("repeated document", Path(document.place).name)
+        else:
             seen.add(each)
             digest.update(each)
-            yield text
+            yield document
+
+
+def fingerprint(document: Document) -> bytes:
+    """The SHA-256 of a document's content."""
+    content = document.content if isinstance(document.content, str) else json.dumps(document.content, default=str)
+    return hashlib.sha256(content.encode()).digest()

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from longrecipe.corpus import token_strings
 from longrecipe.facts import is_key, is_value
+from longrecipe.sentences import token_strings
 
 
 @dataclass(frozen=True)

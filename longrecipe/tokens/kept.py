@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from longrecipe.corpus import SELECTIONS, select, sentence_lengths
+from longrecipe.corpus import SELECTIONS, select
+from longrecipe.sentences import SentenceEnds, sentence_lengths
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,14 @@ class Kept:
 def keep(
     documents: Sequence[np.ndarray],
     masks: Sequence[np.ndarray],
-    ends: np.ndarray,
+    ends: SentenceEnds,
     n_tokens: int,
     rng: np.random.Generator,
 ) -> dict[str, list[Kept]]:
     """Apply every selection of `corpus.SELECTIONS` to every document.
 
-    Args: documents int64 [T]; masks bool [T], which tokens are anchors; ends bool [vocabulary]; n_tokens to keep.
+    Args: documents int64 [T]; masks bool [T], which tokens are anchors; ends, from
+    `sentences.sentence_ends`; n_tokens to keep.
     """
     found: dict[str, list[Kept]] = {how: [] for how in SELECTIONS}
     for ids, is_anchor in zip(documents, masks, strict=True):

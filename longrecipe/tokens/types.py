@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from longrecipe.corpus import sentence_end_ids, sentence_lengths, token_strings
+from longrecipe.sentences import sentence_ends, sentence_lengths, token_strings
 from longrecipe.tokens.taggers import UNIVERSAL, tagger
 
 CLASSES = ("number", "word", "capitalised word", "word part", "punctuation", "newline", "other")
@@ -60,7 +60,7 @@ def types_by_pos(tokenizer: PreTrainedTokenizerBase, tagger_name: str = "hanta")
     U+FFFD. Raises TaggerError where the tagger is not installed.
     """
     strings = np.array(token_strings(tokenizer), dtype=object)
-    ends, tag = sentence_end_ids(tokenizer), tagger(tagger_name)
+    ends, tag = sentence_ends(tokenizer), tagger(tagger_name)
     names = (*UNIVERSAL, "SPACE")
     index = {name: i for i, name in enumerate(names)}
 

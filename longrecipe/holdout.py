@@ -1,0 +1,51 @@
+"""Which documents of a corpus are held out for measuring, and its tokens parted in two files."""
+
+from pathlib import Path
+
+import numpy as np
+
+_AT_ONCE = 1 << 20
+
+
+def held_out_documents(lengths: np.ndarray, held_out_every: int) -> np.ndarray:
+    """Which documents to hold out, bool [N]: together at most one token in held_out_every, and as close as they fit.
+
+    Documents are tried in an order that is random and always the same, so that they come from all of the corpus. If
+    none is short enough, the shortest is held out; with two documents or more it is never longer than the rest.
+    Args: lengths int64 [N], tokens of each document, N >= 2.
+    Example: lengths `[60, 10, 15, 15]` and held_out_every = 10 hold out the second.
+    """
+    most, n_held = int(lengths.sum()) // held_out_every, 0
+    is_held = np.zeros(len(lengths), dtype=bool)
+    sizes = lengths.tolist()
+    for i in np.random.default_rng(0).permutation(len(sizes)).tolist():
+        if n_held + sizes[i] <= most:
+            is_held[i], n_held = True, n_held + sizes[i]
+    if not n_held:
+        is_held[np.argmin(lengths)] = True
+    return is_held
+
+
+def part(tokens: Path, train: Path, held_out: Path, lengths: np.ndarray, is_held: np.ndarray, dtype: np.dtype) -> None:
+    """Part a file of tokens in two; the larger is made in place, so that the disk never has to hold all tokens twice.
+
+    Args: tokens, the file, which becomes train; lengths int64 [N] of its documents; is_held bool [N].
+    """
+    source, end = np.memmap(tokens, dtype=dtype, mode="r+"), 0
+    with held_out.open("wb") as held:
+        start = 0
+        for size, away in zip(lengths.tolist(), is_held.tolist(), strict=True):
+            for begin in range(start, start + size, _AT_ONCE):
+                some = source[begin : min(begin + _AT_ONCE, start + size)]
+                if away:
+                    held.write(some.tobytes())
+                else:
+                    if end < begin:
+                        source[end : end + len(some)] = some
+                    end += len(some)
+            start += size
+    source.flush()
+    del source
+    with tokens.open("r+b") as file:
+        file.truncate(end * dtype.itemsize)
+    tokens.rename(train)
