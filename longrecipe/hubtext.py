@@ -63,7 +63,9 @@ def load_hub_text(
     hub, report = PRESETS.get(name, HubText(name)), Report()
     source = [hub.id, hub.split, hub.tokenizer, text_column]
     documents, short = _documents(hub, text_column, report), hub.id.replace("/", "--")
-    return tokenised(documents, tokenizer, short, source, held_out_every, most_tokens, report=report)
+    return tokenised(
+        documents, tokenizer, short, source, held_out_every, most_tokens, label=f"text = {hub.id!r}", report=report
+    )
 
 
 def _documents(hub: HubText, text_column: str | None, report: Report) -> Iterator[Document]:

@@ -60,6 +60,7 @@ def documents_of(
     without text. Raises ValueError if no row has a known column, if all those columns are empty, and for a value that
     is neither text nor a conversation.
     """
+    report = Report() if report is None else report
     sets = ((text_column,),) if text_column else COLUMNS
     n_documents, n_empty, empty, names = 0, 0, set(), {}
     for columns, place in rows:
@@ -73,6 +74,8 @@ def documents_of(
                 empty.update(_required(chosen))
         if content:
             n_documents += 1
+            used = " + ".join(name for name in chosen if not _is_empty(columns.get(name)))
+            report.columns[used] = report.columns.get(used, 0) + 1
             yield Document(content, place)
             continue
         n_empty += 1
@@ -80,7 +83,7 @@ def documents_of(
             break
     if n_empty and not n_documents:
         raise _no_text(source, text_column, names, sorted(empty))
-    if report is not None and n_empty:
+    if n_empty:
         report.skip("empty row", count=n_empty)
 
 

@@ -64,6 +64,7 @@ def load_files(
         [stamps, text_column],
         held_out_every,
         most_tokens,
+        label=f"text = {str(path)!r}",
         report=report,
         walked=walked,
     )
@@ -95,13 +96,15 @@ def tokenised(
     held_out_every: int = 20,
     most_tokens: int | None = None,
     *,
+    label: str | None = None,
     report: Report | None = None,
     walked: Report | None = None,
 ) -> Corpus:
     """Documents as a Corpus on disk, made once; arguments and errors as those of `load_files`.
 
-    documents: read only if they are not in the cache; name: of the source, for people; source: what tells its versions
-    apart; report: what reading the documents fills in; walked: what was skipped on the way to the files.
+    documents: read only if they are not in the cache; name: of the cache folder; source: what tells versions of the
+    text apart; label: the text's name in messages; report: what reading the documents fills in; walked: what was
+    skipped on the way to the files.
     """
     if held_out_every < 2:
         raise ValueError(f"held_out_every = {held_out_every}: at least 2, or nothing is left to train on.")
@@ -109,23 +112,23 @@ def tokenised(
     settings = [_VERSION, _DTYPE.str, held_out_every, most_tokens, source, vocabulary]
     folder = cache_dir() / "text" / f"{name}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:10]}"
     report = Report() if report is None else report
-    made_once(folder, lambda: _make(folder, documents, tokenizer, name, held_out_every, most_tokens, report))
+    made_once(folder, lambda: _make(folder, documents, tokenizer, held_out_every, most_tokens, report, label or name))
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     if is_main():
-        log.info("%s", _told(about, walked or Report()))
+        log.info("%s", _told(label or name, about, walked or Report()))
     train, held_out = (np.memmap(folder / f"{part}.bin", dtype=_DTYPE, mode="r") for part in ("train", "held_out"))
     return Corpus(train, held_out, about["sha256"])
 
 
-def too_few(name: str, count: int) -> ValueError:
+def too_few(label: str, count: int) -> ValueError:
     """The error for a text of less than two documents."""
     return ValueError(
-        f"{name}: {count} document{'s' * (count != 1)}; one is held out for measuring, so at least 2 are needed: split "
-        "the text into several files, or give .jsonl with a document in each line."
+        f"{label}: {count} document{'s' * (count != 1)}; one is held out for measuring, so at least 2 are needed: "
+        "split the text into several files, or give .jsonl with a document in each line."
     )
 
 
-def _told(about: dict, walked: Report) -> str:
+def _told(label: str, about: dict, walked: Report) -> str:
     """One line about a text: what was read, and what was skipped and why."""
     reading = Report(**about["report"])
     for why, count in reading.counts.items():
@@ -133,7 +136,9 @@ def _told(about: dict, walked: Report) -> str:
         walked.examples[why] = [*walked.examples[why], *reading.examples[why]][:3]
     files = f"{reading.n_files:,} file{'s' * (reading.n_files != 1)}, " if reading.n_files else ""
     read = f"{files}{about['documents']:,} documents, {about['tokens']:,} tokens (held out {about['held_out']:,})"
-    return f"text {about['name']}: read {read}; skipped: {walked.skipped() or 'nothing'}"
+    if reading.columns:
+        read += ", columns " + ", ".join(f"{names} ({count:,})" for names, count in reading.columns.items())
+    return f"{label}: read {read}; skipped: {walked.skipped() or 'nothing'}"
 
 
 def _make(folder: Path, *given: Any) -> None:
@@ -173,10 +178,10 @@ def _write(
     folder: Path,
     documents: Iterator[Document],
     tokenizer: PreTrainedTokenizerBase,
-    name: str,
     held_out_every: int,
     most_tokens: int | None,
     report: Report,
+    label: str,
 ) -> dict:
     digest, lengths, n_tokens = hashlib.sha256(), array.array("q"), 0
     new = _without_copies(documents, digest, report)
@@ -191,11 +196,11 @@ def _write(
                 n_tokens += len(ids)
             bar.update(len(some))
     if len(lengths) < 2:
-        raise too_few(name, len(lengths))
+        raise too_few(label, len(lengths))
     sizes = np.asarray(lengths, dtype=np.int64)
     is_held = held_out_documents(sizes, held_out_every)
     part(folder / "tokens.bin", folder / "train.bin", folder / "held_out.bin", sizes, is_held, _DTYPE)
-    about = {"name": name, "documents": len(sizes), "tokens": n_tokens, "held_out": int(sizes[is_held].sum())}
+    about = {"documents": len(sizes), "tokens": n_tokens, "held_out": int(sizes[is_held].sum())}
     return about | {"report": asdict(report), "sha256": digest.hexdigest()}
 
 

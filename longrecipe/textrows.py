@@ -26,7 +26,7 @@ _OPEN: dict[str, Callable[[Path], IO[bytes]]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,
-    ".zst": lambda file: io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(file)), "zstd")),
+    ".zst": lambda file: io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file.open("rb")), "zstd")),
 }
 _BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowException, csv.Error)
 
@@ -45,23 +45,25 @@ def rows_of(file: Path, known: set[str] | None = None, most_bytes: int | None = 
     the head of a plain text is read, to look at it.
     Raises ValueError, with the file's name, if it is corrupt, cut off, not UTF-8, a Git LFS pointer or not readable.
     """
+    check_pointer(file)
     try:
-        check_pointer(file)
         with _OPEN.get(file.suffix.lower(), lambda path: path.open("rb"))(file) as stream:
             yield from _rows(file, stream, known or set(), most_bytes)
-    except PermissionError as error:
-        raise ValueError(f"{file} cannot be read ({reason(error)}): change its permissions, or remove it.") from error
     except _BROKEN as error:
         raise _broken(file, reason(error)) from error
 
 
 def check_pointer(file: Path) -> None:
-    """Raise ValueError if a file is a Git LFS pointer, which is what a clone without Git LFS has instead of a file."""
-    with file.open("rb") as raw:
-        if raw.read(len(_POINTER)) == _POINTER:
-            raise ValueError(
-                f"{file} is a Git LFS pointer, not the text itself: run `git lfs pull` in its folder to download it."
-            )
+    """Raise ValueError if a file cannot be opened, or is a Git LFS pointer, as in a clone without Git LFS."""
+    try:
+        with file.open("rb") as raw:
+            is_pointer = raw.read(len(_POINTER)) == _POINTER
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read ({reason(error)}): change its permissions, or remove it.") from error
+    if is_pointer:
+        raise ValueError(
+            f"{file} is a Git LFS pointer, not the text itself: run `git lfs pull` in its folder to download it."
+        )
 
 
 def _rows(file: Path, stream: IO[bytes], known: set[str], most_bytes: int | None) -> Iterator[Row]:
@@ -148,7 +150,8 @@ def _table(file: Path, stream: IO[bytes], delimiter: str) -> Iterator[Row]:
 
 
 def _parquet(file: Path, stream: IO[bytes], known: set[str]) -> Iterator[Row]:
-    source = file if file.suffix.lower() == ".parquet" else pa.BufferReader(stream.read())
+    # An open file, because pyarrow reads a path as a URI if it can.
+    source = stream if file.suffix.lower() == ".parquet" else pa.BufferReader(stream.read())
     with pq.ParquetFile(source) as table:
         wanted = [name for name in table.schema_arrow.names if name in known] or None
         n_rows = 0

@@ -17,9 +17,10 @@ _KINDS = f"{', '.join(TEXT + ROWS)}, each also with {', '.join(COMPRESSED)}"
 
 @dataclass
 class Report:
-    """What was read, in files, and what was skipped, by reason: how often, and the first few examples."""
+    """What was read: files, and how many rows from which columns. What was skipped, by reason: how often, examples."""
 
     n_files: int = 0
+    columns: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
 

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 import longrecipe.corpus as module
 from longrecipe.corpus import (
@@ -16,16 +14,14 @@ from longrecipe.corpus import (
     excerpt,
     load_english,
     select,
-    sentence_end_ids,
-    sentence_lengths,
     stretches,
-    token_strings,
 )
 from longrecipe.facts import document
+from longrecipe.sentences import SentenceEnds, sentence_ends, sentence_lengths
 from longrecipe.tokens import types_by_class
 
 N_IDS, END, ANCHOR = 12, 9, 5
-ENDS = np.arange(N_IDS) == END
+ENDS = SentenceEnds(np.arange(N_IDS) == END)
 texts_of_ids = st.lists(st.integers(0, N_IDS - 1), min_size=1, max_size=80).map(np.array)
 seeds = st.integers(0, 2**32 - 1)
 
@@ -42,101 +38,6 @@ def natural():
 
 def segments(ids, lengths):
     return np.split(ids, np.cumsum(lengths)[:-1])
-
-
-# sentences
-
-
-def test_the_worked_example_of_sentence_lengths():
-    assert sentence_lengths(np.array([1, 2, 9, 3, 4]), ENDS).tolist() == [3, 2]
-
-
-@pytest.mark.parametrize(
-    ("ids", "lengths"), [([9], [1]), ([1], [1]), ([9, 9], [1, 1]), ([1, 9], [2]), ([9, 1, 9, 9], [1, 2, 1])]
-)
-def test_sentence_lengths_at_the_edges(ids, lengths):
-    assert sentence_lengths(np.array(ids), ENDS).tolist() == lengths
-
-
-@given(ids=texts_of_ids)
-def test_sentences_end_at_their_end_token_only(ids):
-    lengths = sentence_lengths(ids, ENDS)
-    assert lengths.sum() == len(ids) and (lengths > 0).all()
-    parts = segments(ids, lengths)
-    assert all(END not in part[:-1] for part in parts)
-    assert all(part[-1] == END for part in parts[:-1])
-
-
-def test_sentence_ends_are_found_on_decoded_text(tokenizer):
-    strings, ends = token_strings(tokenizer), sentence_end_ids(tokenizer)
-    assert len(strings) == len(ends) == len(tokenizer) and ends.dtype == bool
-    for text in ("Is it so?", "It is!", "It is.", "A line\n"):
-        *inner, last = tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert ends[last] and not ends[inner].any()
-    ids = np.array(tokenizer("One here. Two there! Three? Four", add_special_tokens=False)["input_ids"])
-    parts = [tokenizer.decode(part) for part in segments(ids, sentence_lengths(ids, ends))]
-    assert parts == ["One here.", " Two there!", " Three?", " Four"]
-
-
-def small_tokenizer(words, decoder, pre_tokenizer=None):
-    """A tokenizer whose tokens are given, each word of a text being one of them."""
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
-    backend.decoder = decoder
-    if pre_tokenizer is not None:
-        backend.pre_tokenizer = pre_tokenizer
-    return PreTrainedTokenizerFast(tokenizer_object=backend)
-
-
-ENDINGS = [".", "!", "?", " .", "?!", "...", "etc. ", ".\t", "\n", ":\n", "\n\n "]
-ENDINGS += ['."', ".)", "!'", ".\u201d", "?\u2019)", ".]}"]
-INSIDE = ["a", ".5", ".com", "e.g", ".a", ",", ":", ")", '"', "\t", " ", ". a", "?x", ".,"]
-
-
-def test_endings_of_tokens_end_sentences_and_points_inside_do_not():
-    tokenizer = small_tokenizer([*INSIDE, *ENDINGS], decoders.Fuse())
-    assert sentence_end_ids(tokenizer).tolist() == [False] * len(INSIDE) + [True] * len(ENDINGS)
-
-
-# the text of tokens
-
-
-@given(text=st.text(st.characters(min_codepoint=32, max_codepoint=126, include_characters="\n"), max_size=80))
-def test_the_texts_of_tokens_make_up_the_text(tokenizer, text):
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    strings = token_strings(tokenizer)
-    assert "".join(strings[i] for i in ids) == tokenizer.decode(ids) == text
-
-
-def test_a_part_of_a_character_reads_as_such(tokenizer):
-    strings = token_strings(tokenizer)
-    parts = tokenizer("\u00e9", add_special_tokens=False)["input_ids"]
-    assert [strings[i] for i in parts] == ["\ufffd", "\ufffd"]
-
-
-def test_the_blank_before_a_word_is_kept_where_tokenizers_drop_it_from_the_first():
-    words = ["?", "\u2581a", "\u2581the", "ing", "\u2581"]
-    pre_tokenizer, decoder = (part.Metaspace(prepend_scheme="always") for part in (pre_tokenizers, decoders))
-    tokenizer = small_tokenizer(words, decoder, pre_tokenizer)
-    assert tokenizer.decode([2]) == "the"
-    assert token_strings(tokenizer) == ["?", " a", " the", "ing", " "]
-
-
-def test_the_texts_of_tokens_are_worked_out_once_a_vocabulary(monkeypatch):
-    words = ["a", "once", "and", "never", "again"]
-    first, same, other = (small_tokenizer(each, decoders.Fuse()) for each in (words, words, [*words[:-1], "otherwise"]))
-    calls, decode = [], PreTrainedTokenizerFast.batch_decode
-
-    def counted(self, *args, **options):
-        calls.append(self)
-        return decode(self, *args, **options)
-
-    monkeypatch.setattr(PreTrainedTokenizerFast, "batch_decode", counted)
-    found = token_strings(first)
-    assert found == words and calls == [first]
-    # What a caller does with the list is its own affair.
-    found[1] = "changed"
-    assert token_strings(first) == token_strings(same) == words and calls == [first]
-    assert token_strings(other) == [*words[:-1], "otherwise"] and calls == [first, other]
 
 
 # selection
@@ -283,7 +184,7 @@ def test_selections_by_anchors_need_anchors(how, rng):
 @pytest.fixture(scope="module")
 def facts_per_token(tokenizer, corpus, facts):
     """For each selection the share of fact values among the tokens kept of 20 documents; anchors are numbers."""
-    rng, ends, types = np.random.default_rng(0), sentence_end_ids(tokenizer), types_by_class(tokenizer)
+    rng, ends, types = np.random.default_rng(0), sentence_ends(tokenizer), types_by_class(tokenizer)
     kept = {how: [] for how in SELECTIONS}
     for _ in range(20):
         ids = document(corpus.train, facts, 4096, rng)

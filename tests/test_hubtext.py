@@ -1,13 +1,17 @@
 """Datasets of a hub, whose place a table in memory takes: no test asks a hub."""
 
+import re
+
+import cases
 import numpy as np
 import pytest
 from datasets import Dataset
 
-from longrecipe import corpus, hubtext, material, params
+from longrecipe import hubtext, material, params
 from longrecipe.hubtext import PRESETS, HubText, is_hub_text, load_hub_text
 from longrecipe.models import load_tokenizer
 from longrecipe.paths import mini_model_dir
+from longrecipe.sentences import sentence_ends, sentence_lengths
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +42,7 @@ def test_rows_of_text_are_streamed_once_into_a_corpus(hub, tokenizer):
     datasets, asked = hub
     datasets["someone/texts"] = [{"text": f"The text {i}."} for i in range(40)]
     found = load_hub_text("someone/texts", tokenizer, held_out_every=20)
-    assert text_of(tokenizer, found.held_out) == "The text 0.\n\nThe text 20.\n\n"
+    assert text_of(tokenizer, found.held_out).count("The text") == 2
     assert text_of(tokenizer, found.train).count("The text") == 38
     assert load_hub_text("someone/texts", tokenizer).sha256 == found.sha256
     assert asked == [("someone/texts", "train", True)]
@@ -61,12 +65,13 @@ def test_token_ids_of_another_tokenizer_are_decoded_and_cut_at_its_special_token
     monkeypatch.setitem(PRESETS, "own", HubText("someone/ids", tokenizer=str(before)))
     qwen2 = load_tokenizer("qwen2")
     found = load_hub_text("own", qwen2, held_out_every=8)
-    assert text_of(qwen2, found.held_out) == "One 0.\n\n"
-    train = text_of(qwen2, found.train)
-    assert train.startswith("Two 0. It ends.\n\nOne 1.\n\nTwo 1. It ends.\n\n") and "labels" not in train
+    held, train = text_of(qwen2, found.held_out), text_of(qwen2, found.train)
+    assert re.fullmatch(r"One \d.\n\n", held) and "labels" not in train
+    texts = [text for i in range(4) for text in (f"One {i}.\n\n", f"Two {i}. It ends.\n\n") if text != held]
+    assert train == "".join(texts)
     # Sentences end at the boundary, so that no segment spans two documents: all seven begin one.
     read = np.asarray(found.train, dtype=np.int64)
-    lengths = corpus.sentence_lengths(read, corpus.sentence_end_ids(qwen2))
+    lengths = sentence_lengths(read, sentence_ends(qwen2))
     starts = [text_of(qwen2, read[start : start + 2]) for start in np.cumsum(lengths) - lengths]
     assert sum(start.startswith(("On", "Tw")) for start in starts) == 7
 
@@ -107,7 +112,7 @@ def test_a_run_takes_its_text_from_a_hub_and_a_folder_before_it(hub, tokenizer, 
     datasets, asked = hub
     datasets["own/long"] = [{"text": f"From the hub {i}."} for i in range(30)]
     p = params.load("smollm2", "small", text="own/long", text_tokens=50)
-    monkeypatch.setenv("LONGRECIPE_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     found = material.load_material(p, tokenizer)
     assert "From the hub" in text_of(tokenizer, found.text.train) and len(asked) == 1
     assert found.general is found.text
@@ -116,3 +121,21 @@ def test_a_run_takes_its_text_from_a_hub_and_a_folder_before_it(hub, tokenizer, 
         (tmp_path / "own" / "long" / f"{i}.txt").write_text(f"From a file {i}.")
     found = material.load_material(p, tokenizer)
     assert "From a file" in text_of(tokenizer, found.text.train) and len(asked) == 1
+
+
+def test_rows_of_a_hub_are_read_by_the_same_rules_as_those_of_files(hub, tokenizer):
+    datasets, _ = hub
+    datasets["own/alpaca"] = [{"instruction": f"Ask {i}.", "input": "It.", "output": "Yes."} for i in range(9)]
+    assert "Ask 7.\nIt.\nYes.\n\n" in text_of(tokenizer, load_hub_text("own/alpaca", tokenizer).train)
+    datasets["own/chat"] = [{"messages": cases.turns(f"Ask {i}.", "Yes."), "id": i} for i in range(9)]
+    chat = cases.byte_level()
+    assert "<|im_start|>user\nAsk 7.<|im_end|>\n" in text_of(chat, load_hub_text("own/chat", chat).train)
+    datasets["own/body"] = [{"body": f"Body {i}.", "tags": ["x"]} for i in range(9)]
+    assert "Body 7." in text_of(tokenizer, load_hub_text("own/body", tokenizer, text_column="body").train)
+    for column, message in {
+        None: "own/body has the columns body, tags: a document is read from text;",
+        "tags": r"own/body, row 1: column 'tags' is a list \(\['x'\]\), not text",
+        "no": "text_column = 'no': own/body has no such column; there are body, tags",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            load_hub_text("own/body", tokenizer, text_column=column)

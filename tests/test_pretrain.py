@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import longrecipe.pretrain as module
-from longrecipe.corpus import token_strings
 from longrecipe.facts import fact_format
 from longrecipe.models import ARCHITECTURES, VOCABULARY, WINDOW, load, new_mini
 from longrecipe.pretrain import (
@@ -22,6 +21,7 @@ from longrecipe.pretrain import (
     pair_batch,
     pretrain,
 )
+from longrecipe.sentences import token_strings
 
 
 @pytest.fixture(scope="module")

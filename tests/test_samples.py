@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from longrecipe import positions
-from longrecipe.corpus import SELECTIONS, as_it_stands, select, sentence_lengths
+from longrecipe.corpus import SELECTIONS, as_it_stands, select
 from longrecipe.positions import METHODS
 from longrecipe.samples import Collator, interleave, rows_of, sample_of, store, tokens_seen
+from longrecipe.sentences import SentenceEnds, sentence_lengths
 
 TARGET, N_TOKENS = 128, 32
 LONGRECIPE = METHODS["longrecipe"]
@@ -23,7 +24,7 @@ def collator(seed=3, **changes):
 
 
 def test_each_method_reads_its_own_text(rng):
-    ids, ends = np.array([1, 9, 5, 9, 2, 9]), np.arange(10) == 9
+    ids, ends = np.array([1, 9, 5, 9, 2, 9]), SentenceEnds(np.arange(10) == 9)
     for name, expected in {"pose": [1, 9, 5], "rpes": [1, 9, 5], "flt": [1, 9, 5], "none": [1, 9, 5]}.items():
         sample = sample_of(ids, METHODS[name], 3, ends, None, rng)
         assert [each.tolist() for each in sample] == [expected, [2, 1], [0, 2]]
@@ -36,7 +37,7 @@ def test_each_method_reads_its_own_text(rng):
 @pytest.mark.parametrize("how", SELECTIONS)
 def test_the_selection_of_a_sample_is_the_one_named(how):
     rng = np.random.default_rng(1)
-    ids, ends = rng.integers(0, 10, size=200), np.arange(10) == 9
+    ids, ends = rng.integers(0, 10, size=200), SentenceEnds(np.arange(10) == 9)
     found = sample_of(ids, LONGRECIPE, 60, ends, ids == 5, np.random.default_rng(7), how)
     expected = select(ids, sentence_lengths(ids, ends), ids == 5, 60, np.random.default_rng(7), how)
     for one, other in zip(found, expected, strict=True):
@@ -130,7 +131,7 @@ def test_workers_that_outlive_an_epoch_see_the_next_one(dataset, context):
 
 
 def test_true_positions_are_those_of_the_document(rng):
-    ids, ends = rng.integers(0, 10, size=TARGET), np.arange(10) == 9
+    ids, ends = rng.integers(0, 10, size=TARGET), SentenceEnds(np.arange(10) == 9)
     rows = rows_of([sample_of(ids, METHODS["source"], N_TOKENS, ends, None, rng, "random")])
     found = Collator(METHODS["source"], TARGET, seed=0)([row | {"key": 0} for row in rows])
     np.testing.assert_array_equal(found["input_ids"][0], ids[found["position_ids"][0]])
@@ -157,7 +158,7 @@ def test_short_rows_keep_their_own_positions():
 
 
 def test_sentences_of_a_stored_row_are_its_segments(rng):
-    ids, ends = rng.integers(0, 10, size=60), np.arange(10) == 9
+    ids, ends = rng.integers(0, 10, size=60), SentenceEnds(np.arange(10) == 9)
     (row,) = rows_of([sample_of(ids, METHODS["pose"], 40, ends, None, rng)])
     np.testing.assert_array_equal(row["segment_lengths"], sentence_lengths(ids[:40], ends))
     assert row["long"] is True

@@ -1,14 +1,25 @@
 """Text of one's own: every kind of file, to disk once, whatever its size."""
 
 import json
+import re
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from unittest import mock
 
+import cases
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from longrecipe import textfiles
+from longrecipe import holdout, textfiles
+from longrecipe.holdout import held_out_documents
 from longrecipe.models import load_tokenizer
-from longrecipe.textfiles import files_of, load_files
+from longrecipe.textfiles import load_files
+from longrecipe.textwalk import files_of
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +43,7 @@ def folder(tmp_path):
     (path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
     pd.DataFrame({"instruction": ["Add 2 and 3."], "output": ["It is 5."]}).to_parquet(path / "d.parquet")
     (path / "e.jsonl").write_text(json.dumps({"problem": "Sort it.", "solution": "sorted(it)"}))
-    (path / "notes.csv").write_text("not,read")
+    (path / "notes.log").write_text("not read")
     return path
 
 
@@ -42,71 +53,104 @@ def words(tokenizer, ids):
 
 def test_every_kind_of_file_is_read_and_copies_are_dropped(folder, tokenizer):
     found = load_files(folder, tokenizer, held_out_every=3)
-    # By path: documents 0 and 3 are held out.
-    head = "# A head\n\nThe second text.\n\n"
-    assert words(tokenizer, found.held_out) == "The first text.\nIt has two lines.\n\n" + head
     held, train = words(tokenizer, found.held_out), words(tokenizer, found.train)
-    for text in ("The third text.\n\n", "Add 2 and 3.\nIt is 5.\n\n", "Sort it.\nsorted(it)\n\n"):
-        assert train.count(text) == 1 and text not in held
-    assert "not,read" not in train + held and found.train.dtype == np.uint32
+    head = "# A head\n\nThe second text.\n\n"
+    first = "The first text.\nIt has two lines.\n\n"
+    for text in (first, head, "The third text.\n\n", "Add 2 and 3.\nIt is 5.\n\n", "Sort it.\nsorted(it)\n\n"):
+        assert (held + train).count(text) == 1
+    assert "not read" not in train + held and found.train.dtype == np.uint32
 
 
 def test_text_is_tokenised_once_and_again_when_a_file_changes(folder, tokenizer, monkeypatch):
     first = load_files(folder, tokenizer)
-    calls, tokenise = [], textfiles._tokenise
-    monkeypatch.setattr(textfiles, "_tokenise", lambda *given: calls.append(given) or tokenise(*given))
+    calls, tokenise = [], textfiles._make
+    monkeypatch.setattr(textfiles, "_make", lambda *given: calls.append(given) or tokenise(*given))
     again = load_files(folder, tokenizer)
     assert calls == [] and again.sha256 == first.sha256
     np.testing.assert_array_equal(again.train, first.train)
     (folder / "a.txt").write_text("The first text, longer than before.")
     other = load_files(folder, tokenizer)
     assert len(calls) == 1 and other.sha256 != first.sha256
-    assert "longer than before" in words(tokenizer, other.held_out)
+    assert "longer than before" in words(tokenizer, np.concatenate([other.train, other.held_out]))
 
 
-def test_a_cut_off_tokenisation_leaves_nothing_that_is_taken_for_whole(folder, tokenizer, monkeypatch):
+def test_a_cut_off_tokenisation_leaves_nothing_that_is_taken_for_whole(folder, tokenizer):
     whole = load_files(folder, tokenizer).train.copy()
     made = folder.parent / "cache" / "text"
     (only,) = made.iterdir()
-    only.rename(made / (only.name + ".tmp"))
-    (made / (only.name + ".tmp") / "train.bin").write_bytes(b"half")
+    # Left by a process that is gone, and by one of another machine that may be at work.
+    gone, other = (made / f"{only.name}.{host}-{2**22 + 1}.tmp" for host in (socket.gethostname(), "elsewhere"))
+    only.rename(gone)
+    (gone / "train.bin").write_bytes(b"half")
+    other.mkdir()
     np.testing.assert_array_equal(load_files(folder, tokenizer).train, whole)
+    assert sorted(made.iterdir()) == sorted([only, other])
+
+
+def test_another_run_may_finish_the_same_text_first(folder, tokenizer, monkeypatch):
+    whole, write = load_files(folder, tokenizer).train.copy(), textfiles._write
+    made = folder.parent / "cache" / "text"
+    (only,) = made.iterdir()
+    only.rename(made / "kept")
+
+    def slow(*given):
+        about = write(*given)
+        shutil.copytree(made / "kept", only)
+        return about
+
+    monkeypatch.setattr(textfiles, "_write", slow)
+    np.testing.assert_array_equal(load_files(folder, tokenizer).train, whole)
+    assert {path.name for path in made.iterdir()} == {"kept", only.name}
 
 
 def test_more_documents_than_are_tokenised_at_once(tmp_path, tokenizer):
     path = tmp_path / "many.jsonl"
-    path.write_text("\n".join(json.dumps({"text": f"Text {i}."}) for i in range(150)))
+    path.write_text("\n".join(json.dumps({"text": f"Text {i:03d}."}) for i in range(150)))
     found = load_files(path, tokenizer, held_out_every=10)
-    assert words(tokenizer, found.held_out) == "".join(f"Text {i}.\n\n" for i in range(0, 150, 10))
-    assert words(tokenizer, found.train) == "".join(f"Text {i}.\n\n" for i in range(150) if i % 10)
+    held, train = (words(tokenizer, ids).strip().split("\n\n") for ids in (found.held_out, found.train))
+    assert sorted(held + train) == [f"Text {i:03d}." for i in range(150)]
+    # In the order of the file, from all of it.
+    assert held == sorted(held) and train == sorted(train) and 13 <= len(held) <= 15
+    assert held[0] < "Text 040." and held[-1] > "Text 110."
+
+
+def test_what_is_held_out_goes_by_tokens_and_the_long_book_is_trained_on(tmp_path, tokenizer):
+    path = tmp_path / "books"
+    path.mkdir()
+    (path / "a.txt").write_text("".join(cases.PARAGRAPHS) * 3)
+    (path / "b.txt").write_text("".join(cases.PARAGRAPHS[:200]))
+    found = load_files(path, tokenizer)
+    assert len(found.train) > 5 * len(found.held_out) > 0
+    assert "This is paragraph 399 " in words(tokenizer, found.train)
+    assert "This is paragraph 399 " not in words(tokenizer, found.held_out)
 
 
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda p: p / "none", FileNotFoundError, "there is no such file or folder"),
-        (lambda p: p, FileNotFoundError, r"holds no file of text \(.txt, .md, .jsonl, .parquet\)"),
+        (lambda p: p / "none", FileNotFoundError, "no such file or folder; name one with text"),
+        (lambda p: p, FileNotFoundError, r"has no file of text \(.txt, .md, .jsonl, .ndjson, .json, .csv"),
         (
             lambda p: (p / "a.pdf").write_text("x") and p / "a.pdf",
             ValueError,
-            "files of text are .txt, .md, .jsonl, .parquet",
+            r"cannot read '.pdf' as text; allowed are .txt, .md, .jsonl",
         ),
         (
             lambda p: (p / "a.jsonl").write_text('{"body": "x"}') and p / "a.jsonl",
             ValueError,
             "columns body: a document",
         ),
-        (lambda p: (p / "a.txt").write_text("one") and p / "a.txt", ValueError, "1 documents; .* at least 2"),
-        (lambda p: [(p / "b.txt").write_text("one"), (p / "a.jsonl").touch()] and p, ValueError, "a.jsonl is empty"),
+        (lambda p: (p / "a.txt").write_text("one") and p / "a.txt", ValueError, "1 document; .* at least 2"),
+        (lambda p: [(p / "a.jsonl").touch()] and p / "a.jsonl", ValueError, r"a.jsonl': the file is empty"),
         (
             lambda p: (p / "a.jsonl").write_text('{"text": "x"\n') and p,
             ValueError,
-            r"a.jsonl cannot be read as .jsonl \(.*\): mend it",
+            r"a.jsonl cannot be read as .jsonl \(.*\): repair or remove it",
         ),
         (
             lambda p: (p / "a.parquet").write_text("no parquet") and p,
             ValueError,
-            r"a.parquet cannot be read as .parquet \(.*\): mend it",
+            r"a.parquet cannot be read as .parquet \(.*\): repair or remove it",
         ),
     ],
     ids=["missing", "empty", "kind", "column", "few", "empty file", "json", "parquet"],
@@ -122,7 +166,9 @@ def test_what_cannot_be_read_is_named(make, error, message, tmp_path, tokenizer)
 def test_too_few_are_held_out(folder, tokenizer):
     with pytest.raises(ValueError, match="held_out_every = 1: at least 2"):
         load_files(folder, tokenizer, held_out_every=1)
-    assert [path.name for path in files_of(folder)] == ["a.txt", "c.jsonl", "d.parquet", "b.md", "e.jsonl"]
+    files, report = files_of(folder)
+    assert [path.name for path in files] == ["a.txt", "c.jsonl", "d.parquet", "b.md", "e.jsonl"]
+    assert report.skipped() == "1 of other kinds (.log)"
 
 
 def test_reading_stops_behind_the_document_that_reaches_the_tokens_asked_for(tmp_path, tokenizer):
@@ -132,4 +178,41 @@ def test_reading_stops_behind_the_document_that_reaches_the_tokens_asked_for(tmp
     read = len(few.train) + len(few.held_out)
     # Documents are tokenised 64 at a time, and those of the last time stay.
     assert 100 <= read < len(whole.train) / 3
-    np.testing.assert_array_equal(few.train, whole.train[: len(few.train)])
+    both = lambda found: words(tokenizer, np.concatenate([found.train, found.held_out])).strip().split("\n\n")  # noqa: E731
+    assert sorted(both(few)) == sorted(f"Text {i}." for i in range(64)) and len(both(whole)) == 300
+
+
+def test_a_relative_path_is_relative_to_the_working_directory(folder, tokenizer, monkeypatch):
+    whole = load_files(folder, tokenizer)
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    for name in ("texts", "./texts/", "~/texts", "texts/../texts"):
+        assert load_files(name, tokenizer).sha256 == whole.sha256
+    with pytest.raises(FileNotFoundError, match=re.escape(f"text = '{folder.parent}/nowhere'")):
+        load_files("nowhere", tokenizer)
+
+
+@given(lengths=st.lists(st.integers(1, 50), min_size=2, max_size=60).map(np.array), every=st.integers(2, 30))
+def test_held_out_documents_are_some_and_never_more_than_the_rest(lengths, every):
+    is_held = held_out_documents(lengths, every)
+    held, total = lengths[is_held].sum(), lengths.sum()
+    np.testing.assert_array_equal(is_held, held_out_documents(lengths, every))
+    assert 0 < held <= total - held
+    # No more than the share, or the shortest document if it is longer than that.
+    assert held * every <= total or (is_held.sum() == 1 and held == lengths.min())
+    # And no document that would still fit was left.
+    assert held * every > total or lengths[~is_held].min() > total // every - held
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=2, max_size=30).map(np.array), seed=st.integers(0, 99))
+def test_parting_keeps_every_token_in_order(lengths, seed):
+    ids = np.arange(lengths.sum(), dtype=np.uint32)
+    is_held = np.random.default_rng(seed).random(len(lengths)) < 0.4
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(holdout, "_AT_ONCE", 3):
+        tokens, train, held = (Path(folder) / name for name in ("tokens", "train", "held"))
+        ids.tofile(tokens)
+        holdout.part(tokens, train, held, lengths, is_held, ids.dtype)
+        mask = np.repeat(is_held, lengths)
+        np.testing.assert_array_equal(np.fromfile(train, dtype=ids.dtype), ids[~mask])
+        np.testing.assert_array_equal(np.fromfile(held, dtype=ids.dtype), ids[mask])
+        assert not tokens.exists()

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longrecipe.corpus import SELECTIONS, select, sentence_lengths
+from longrecipe.corpus import SELECTIONS, select
+from longrecipe.sentences import SentenceEnds, sentence_lengths
 from longrecipe.tokens import Kept, densities, keep
 
-ENDS = np.arange(10) == 9
+ENDS = SentenceEnds(np.arange(10) == 9)
 
 
 def test_kept_anchors_are_those_inside_a_kept_segment():
