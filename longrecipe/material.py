@@ -188,7 +188,7 @@ def check_reach(material: Material) -> None:
     )
     if np.mean((counts - 1) / counts) < 0.5:
         raise ValueError(
-            f"{told} (median {np.median(counts):.0f} segments). Long positions need jumps between segments: give text "
+            f"{told} (median number of segments: {np.median(counts):.0f}). Long positions need jumps between segments: give text "
             "with sentence ends or newlines, split long lines, or use `method: pose`, which needs neither."
         )
     if single:

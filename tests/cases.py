@@ -26,6 +26,39 @@ PARAGRAPHS = [
 CHINESE = [f"今天天气很好。我们去公园散步吗？当然！第{i}章讲的是长江的故事，两岸的村庄很安静。" for i in range(400)]
 JAPANESE = [f"第{i}章。吾輩は猫である。名前はまだ無い。どこで生まれたか見当がつかぬ。" for i in range(400)]
 THAI = [f"แม่น้ำสายนี้ไหลผ่านเมืองที่{i} มีเรือหลายลำ และผู้คนมากมาย " for i in range(400)]
+# The same sentences in three languages.
+TRANSLATED = {
+    "english": [
+        "The river rises in the mountains and crosses the whole plain before it reaches the sea. ",
+        "In spring the water is high, and the fishermen stay at home for several weeks. ",
+        "Why did nobody build a bridge here before the war? ",
+        "My grandfather used to say that the old ferry was faster than any train! ",
+        "The village has a school, two shops and a small library next to the church. ",
+        "Every evening the children walk along the bank and count the boats. ",
+        "When the last boat has come home, the lamps in the harbour are lit. ",
+        "Nobody knows exactly how deep the water under the old mill is. ",
+    ],
+    "chinese": [
+        "这条河发源于山区，流过整个平原，最后注入大海。",
+        "春天水位很高，渔民们要在家里待上好几个星期。",
+        "为什么战争以前没有人在这里修一座桥呢？",
+        "我的祖父常说，从前的渡船比任何火车都要快！",
+        "村子里有一所学校、两家商店和教堂旁边的一个小图书馆。",
+        "每天傍晚，孩子们都沿着河岸散步，数一数河里的船。",
+        "等最后一条船回来以后，港口的灯就都点亮了。",
+        "谁也不知道老磨坊下面的水到底有多深。",
+    ],
+    "japanese": [
+        "この川は山から始まり、平野を横切って海へ流れ込む。",
+        "春になると水かさが増し、漁師たちは何週間も家にいる。",
+        "なぜ戦争の前に誰もここに橋を架けなかったのだろうか？",
+        "祖父は昔の渡し船はどんな汽車よりも速かったと言っていた！",
+        "村には学校と二軒の店、そして教会の隣に小さな図書館がある。",
+        "毎晩、子どもたちは岸辺を歩いて船の数を数える。",
+        "最後の船が戻ってくると、港の明かりがともされる。",
+        "古い水車の下の水がどれほど深いのか、誰も知らない。",
+    ],
+}
 CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 Files = dict[str, str | bytes]
 
@@ -112,6 +145,12 @@ def turns(question: str, answer: str) -> list[dict]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
+def _translated(language: str) -> Files:
+    """Three texts of 100 times eight sentences, in different orders."""
+    sentences = TRANSLATED[language]
+    return {f"{i}.txt": "".join(sentences[i:] + sentences[:i]) * 100 for i in range(3)}
+
+
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 TEXTS: dict[str, Callable[[], Files]] = {
     # scripts
@@ -121,6 +160,7 @@ TEXTS: dict[str, Callable[[], Files]] = {
     "thai": lambda: {f"t{i}.txt": "".join(THAI[i * 60 : i * 60 + 200]) for i in range(4)},
     "no_punctuation": lambda: {"a.txt": "river town boat " * 4000, "b.txt": "boat town river " * 4000},
     "no_punctuation_lines": lambda: {f"{i}.txt": f"river town boat {i}\n" * 1000 for i in range(3)},
+    **{f"translated_{language}": functools.partial(_translated, language) for language in TRANSLATED},
     # file names and folders
     "brackets": lambda: {"a[1].txt": "Text of the bracket file. " * 50, "a1.txt": "Text of its neighbour. " * 50},
     "hidden": lambda: (

@@ -1,0 +1,157 @@
+"""The text of a run: where it comes from, how far its samples reach, and what is found before training."""
+
+import logging
+
+import cases
+import numpy as np
+import pytest
+
+from longrecipe import corpus, material, params
+from longrecipe.material import check_reach, check_text, load_material
+
+QUICK = {"window": 512, "target_length": 2048, "ratio": 0.25, "probe_window": 1024, "probe_length": 256}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return cases.byte_level()
+
+
+@pytest.fixture
+def run_of(tmp_path, tokenizer):
+    """A function from a kind of text, and changed settings, to the material of a run on it."""
+
+    def make(kind, **changes):
+        cases.write(tmp_path / kind, cases.TEXTS[kind]())
+        return load_material(params.load("smollm2", "small", text=kind, **QUICK | changes), tokenizer)
+
+    return make
+
+
+def jumps(found, count=40):
+    """Segments of a sample, and positions that do not follow their neighbour, mean over samples."""
+    rng, segments, skips = np.random.default_rng(0), [], []
+    for sample in found.shown(count):
+        row = {"segment_lengths": sample.segment_lengths, "segment_starts": sample.segment_starts}
+        positions = found.method.draw(row, found.params.target_length, rng)
+        segments.append(len(sample.segment_lengths))
+        skips.append((np.diff(positions) > 1).sum())
+    return np.mean(segments), np.mean(skips)
+
+
+def same_length(found, n_tokens):
+    """The material with the first n_tokens of its text."""
+    text = corpus.Corpus(found.text.train[:n_tokens], found.text.held_out, found.text.sha256)
+    return material.Material(found.params, text, text, None, found.ends)
+
+
+@pytest.mark.parametrize("language", ["chinese", "japanese"])
+def test_chinese_and_japanese_samples_jump_as_often_as_english_ones(language, run_of):
+    found = [run_of(f"translated_{name}") for name in ("english", language)]
+    n_tokens = min(len(each.text.train) for each in found)
+    english, other = (jumps(same_length(each, n_tokens)) for each in found)
+    assert min(english) > 5
+    for one, of_english in zip(other, english, strict=True):
+        assert 0.5 < one / of_english < 2
+
+
+@pytest.mark.parametrize("language", ["chinese", "japanese"])
+def test_texts_of_equal_bytes_have_as_many_segments(language, tmp_path):
+    # Each byte is a token; the texts of make_cases.py, of which the tokenizer there packs sentences into one token.
+    tokenizer, found = cases.byt5(), []
+    for kind in ("english", language):
+        cases.write(tmp_path / kind, cases.TEXTS[kind]())
+        found.append(load_material(params.load("smollm2", "small", text=kind, **QUICK), tokenizer))
+    english, other = map(jumps, found)
+    for one, of_english in zip(other, english, strict=True):
+        assert 0.5 < one / of_english < 2
+
+
+@pytest.mark.parametrize("kind", ["no_punctuation", "thai"])
+@pytest.mark.parametrize("method", ["longrecipe", "stratified", "source"])
+def test_text_without_sentence_ends_is_refused_before_training(kind, method, run_of):
+    message = (
+        rf"text = '{kind}': 1[56] of 16 samples of 512 tokens are a single segment without a sentence end or newline, "
+        r"at positions 0 to 511 of 2,048 \(median number of segments: 1\)\. .* split long lines, or use `method: pose`"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_reach(run_of(kind, method=method))
+
+
+@pytest.mark.parametrize("method", ["pose", "rpes", "flt", "none", "cream", "endprompt"])
+def test_methods_that_move_no_sentences_take_any_text(method, run_of):
+    check_reach(run_of("no_punctuation", method=method))
+
+
+@pytest.mark.parametrize("kind", ["english", "chinese", "japanese", "no_punctuation_lines", "alpaca", "messages"])
+def test_text_with_sentence_ends_is_trained_on(kind, run_of, caplog):
+    with caplog.at_level(logging.WARNING, logger="longrecipe"):
+        check_reach(run_of(kind, target_length=1024, ratio=0.5))
+    assert not caplog.messages
+
+
+def test_the_mini_models_text_reaches_and_a_check_of_it_moves_no_draw():
+    from longrecipe.models import load_tokenizer
+
+    found = load_material(params.load("llama3"), load_tokenizer("llama3"))
+    before = [sample.ids for sample in found.shown(2)]
+    check_reach(found)
+    for one, other in zip(before, found.shown(2), strict=True):
+        np.testing.assert_array_equal(one, other.ids)
+
+
+def test_some_samples_without_a_jump_are_reported(run_of, tmp_path, tokenizer, caplog):
+    long, short = "river town boat " * 800, "It is a boat. " * 1600
+    cases.write(tmp_path / "mixed", {f"{i}.txt": f"{i} " + (long if i % 4 == 0 else short) for i in range(12)})
+    found = load_material(params.load("smollm2", "small", text="mixed", **QUICK), tokenizer)
+    with caplog.at_level(logging.WARNING, logger="longrecipe"):
+        check_reach(found)
+    assert "samples of 512 tokens are a single segment" in caplog.text and "train no long positions" in caplog.text
+
+
+def test_a_check_reads_the_text_and_the_text_for_replay(run_of, tmp_path, tokenizer):
+    cases.write(tmp_path / "good", cases.books())
+    cases.write(tmp_path / "bad", cases.TEXTS["latin1"]())
+    load = lambda **names: params.load("smollm2", "small", **QUICK | names)  # noqa: E731
+    check_text(load(text="good"), tokenizer)
+    check_text(load(), tokenizer)
+    for names in ({"text": "bad"}, {"text": "good", "replay_text": "bad"}):
+        with pytest.raises(ValueError, match=rf"{tmp_path}/bad/l.txt is not UTF-8"):
+            check_text(load(**names), tokenizer)
+    # What looks like a hub's id is not looked up, a folder of that name is.
+    check_text(load(text="some/one"), tokenizer)
+    cases.write(tmp_path / "some" / "one", cases.TEXTS["lfs_text"]())
+    with pytest.raises(ValueError, match="Git LFS pointer"):
+        check_text(load(text="some/one"), tokenizer)
+    with pytest.raises(FileNotFoundError, match=f"text = '{tmp_path}/no/such/folder': no such file"):
+        check_text(load(text="no/such/folder"), tokenizer)
+
+
+def test_the_named_column_is_that_of_the_text_and_replay_may_have_the_usual_ones(run_of, tmp_path, tokenizer):
+    cases.write(tmp_path / "own", {"a.jsonl": cases.lines([{"body": f"Body {i}."} for i in range(40)])})
+    cases.write(tmp_path / "replay", cases.TEXTS["alpaca"]())
+    p = params.load("smollm2", "small", text="own", replay_text="replay", text_column="body", **QUICK)
+    check_text(p, tokenizer)
+    found = load_material(p, tokenizer)
+    assert "Body 7." in tokenizer.decode(found.text.train.astype(np.int64))
+    assert "Summarise 7" in tokenizer.decode(found.general.train.astype(np.int64))
+    wrong = params.changed(p, text_column="page")
+    for read in (check_text, load_material):
+        with pytest.raises(ValueError, match=r"text_column = 'page': .*own/a.jsonl has no such column; there are body"):
+            read(wrong, tokenizer)
+
+
+def test_embedded_english_has_the_ids_it_always_had():
+    from longrecipe.models import load_tokenizer
+
+    mini = load_tokenizer("llama3")
+    for planted in (True, False):
+        text = "\n\n".join(corpus.english_texts(planted))
+        plain = mini(text, add_special_tokens=False, verbose=False)["input_ids"]
+        assert corpus.encode(mini, [text]) == [plain]
