@@ -66,6 +66,12 @@ def chunked_cross_entropy(
     return total / ((labels != IGNORE).sum() if n_tokens is None else n_tokens)
 
 
+def logit_changes(config: Any) -> list[str]:
+    """The names of settings by which a model scales or caps its logits (Cohere, Granite, Gemma 2); empty for others."""
+    names = ("logit_scale", "logits_scaling", "final_logit_softcapping", "lm_head_multiplier")
+    return [name for name in names if getattr(config.get_text_config(), name, None) not in (None, 1, 1.0)]
+
+
 def fuse_loss(network: PreTrainedModel, chunk: int = 4096) -> PreTrainedModel:
     """Let a causal language model compute its loss by `chunked_cross_entropy`, in place; returns it.
 
@@ -75,11 +81,12 @@ def fuse_loss(network: PreTrainedModel, chunk: int = 4096) -> PreTrainedModel:
     forwards are replaced, not the modules, so that hooks stay in force. Raises ValueError for a head with a bias or
     scaled, soft-capped logits: its loss would be another one.
     """
-    head, config = network.get_output_embeddings(), network.config
-    odd = [name for name in ("logit_scale", "logits_scaling", "final_logit_softcapping") if getattr(config, name, None)]
+    head, odd = network.get_output_embeddings(), logit_changes(network.config)
     if head is None or getattr(head, "bias", None) is not None or odd:
+        odd = " and ".join(odd) or ("no linear head" if head is None else "a head with a bias")
         raise ValueError(
-            f"{type(network).__name__} has {' and '.join(odd) or 'no plain linear head'}: train it without fused loss."
+            f"fused_loss: {type(network).__name__} has {odd}, and the fused loss is for plain linear heads: set "
+            "fused_loss: false."
         )
     plain, plain_head = network.forward, head.forward
 

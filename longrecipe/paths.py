@@ -23,6 +23,11 @@ def root() -> Path:
     return here
 
 
+def user_path(name: str | Path) -> Path:
+    """The absolute path of a file or folder that a user names: relative to the working directory, `~` expanded."""
+    return Path(name).expanduser().absolute()
+
+
 def params_dir() -> Path:
     """The folder of params files: the repository's `params/`, else the copy inside an installed wheel."""
     for folder in (root() / "params", PACKAGE / "_params"):

@@ -16,16 +16,15 @@ import numpy as np
 from datasets import Dataset, load_from_disk
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from longrecipe import corpus, evaluate, export, models, samples, tokens, train
-from longrecipe.material import Material, check_held_out, load_material
+from longrecipe import corpus, evaluate, export, models, preflight, samples, tokens, train
+from longrecipe.material import Material, check_held_out, check_reach, load_material
 from longrecipe.merge import merge
 from longrecipe.params import Params, changed
-from longrecipe.paths import PACKAGE, cache_dir
+from longrecipe.paths import PACKAGE, cache_dir, results_dir
 from longrecipe.positions import METHODS, Method
 from longrecipe.processes import is_main, made_once
-from longrecipe.rope import extend_config
 from longrecipe.sentences import SentenceEnds
-from longrecipe.setup import check_days, rows_at_once, setup_of
+from longrecipe.setup import rows_at_once, setup_of
 
 
 @dataclass(frozen=True)
@@ -229,7 +228,12 @@ class Recipe:
     def _wording(self) -> evaluate.Wording:
         if self.material.facts is not None:
             return evaluate.planted(self.tokenizer)
-        return evaluate.sentences(self.tokenizer, self.tokenizer.decode(self.material.text.train[:200_000].tolist()))
+        try:
+            text = self.tokenizer.decode(self.material.text.train[:200_000].tolist())
+            return evaluate.sentences(self.tokenizer, text)
+        except ValueError:
+            # Text in another language has too few English words to name facts by.
+            return preflight.english_wording(self.tokenizer)
 
     def _anchors(self, analysis: tokens.Analysis | None) -> tuple[tokens.TokenTypes | None, list[str] | None]:
         if analysis is None:
@@ -256,23 +260,27 @@ class Recipe:
         return train.Stage(name, steps, batch_size, rate, schedule, *common, accumulation=batches, setup=setup)
 
 
-def prepare(params: Params, analysis_only: bool = False) -> Recipe:
+def prepare(params: Params, analysis_only: bool = False, saves_results: bool = True) -> Recipe:
     """Load what a run needs: tokenizer and text, which at scale mini has planted facts.
 
-    analysis_only: for the token analysis, and to look at positions. Raises ValueError where a package that training
-    needs is not installed, where the model's RoPE or attention is not what the recipe extends (`rope.extend_config`),
-    or where training would take days because there is no GPU, and as `material.load_material` and
-    `material.check_held_out` say.
+    analysis_only: for the token analysis, and to look at positions. Otherwise the checks of `preflight` run first, so
+    that what would stop the run late stops it here: model, tokenizer, text, export folder, disk, facts to ask for.
+    saves_results: whether the caller writes to results/, as the notebooks do.
+    Raises ValueError or OSError, with the value and how to fix it.
     """
-    config = models.config_of(params.source, params.scale)
-    extend_config(config, params.target_length, params.rope_factor, params.window)
-    if not analysis_only:
-        check_days(params, config)
-        train.check_installed(setup_of(params))
-    tokenizer = models.load_tokenizer(params.source, params.scale)
+    if saves_results:
+        preflight.check_writable(results_dir(), "results")
+    if analysis_only:
+        config = preflight.check_config(params)
+        preflight.check_texts(params)
+    else:
+        config = preflight.check(params)
+    tokenizer = preflight.load_tokenizer(params, config)
     material = load_material(params, tokenizer)
     if not analysis_only:
         check_held_out(material)
+        preflight.check_amount(material)
+        check_reach(material)
     return Recipe(tokenizer, material)
 
 
@@ -280,7 +288,7 @@ def prepare(params: Params, analysis_only: bool = False) -> Recipe:
 def _code_hash(model: str) -> str:
     # What is made of finished models, how settings are read, and other models change no model.
     after = {"evaluate", "card", "export", "check_export", "results", "plots", "sweep", "explore", "cost", "resources"}
-    after |= {"params", "pretrain"}
+    after |= {"params", "pretrain", "preflight"}
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*")):
         first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")

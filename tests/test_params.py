@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from traitlets.config import Config
 
 from longrecipe.corpus import SELECTIONS
+from longrecipe.models import save
 from longrecipe.params import SCALES, Params, ParamsError, available, changed, from_notebook, load
 from longrecipe.positions import METHODS
 from longrecipe.tokens import SCORES, TYPES
@@ -48,7 +49,8 @@ def test_every_file_is_whole_and_every_key_is_explained(path):
     kinds = (int, float, int | None, float | None)
     numbers = {key for key, field in Params.model_fields.items() if field.annotation in kinds}
     assert {type(values[key]) for key in numbers} <= {int, float, type(None)}
-    assert params.model_dump(mode="json") == values
+    assert values["probe_window"] is None, "follows the window and the target"
+    assert params.model_dump(mode="json") == values | {"probe_window": params.probe_window}
 
 
 def test_available_lists_every_scale():
@@ -134,11 +136,78 @@ def test_files_that_cannot_be_read(tmp_path, text, message):
         load(str(written(tmp_path, text)))
 
 
-def test_missing_and_extra_keys_of_a_file_are_named(tmp_path):
-    with pytest.raises(ParamsError, match=r"merge_weight is missing: weight of the original(.|\n)*own\.yaml"):
-        load(str(written(tmp_path, without=["merge_weight"])))
+def test_extra_keys_of_a_file_are_named(tmp_path):
     with pytest.raises(ParamsError, match=r"unknown parameter 'merge_wait'.* 'merge_weight'"):
         load(str(written(tmp_path, merge_wait=0.5)))
+
+
+# settings of your own, on top of the scale's file
+
+
+OWN = {"model": "mine", "scale": "small", "window": 512, "target_length": 2048}
+
+
+def own(folder, **values):
+    (folder / "own.yaml").write_text(yaml.dump(values))
+    return load(str(folder / "own.yaml"))
+
+
+def test_a_short_file_takes_the_other_keys_from_the_scales_own(tmp_path):
+    params, shipped = own(tmp_path, **OWN, extend_steps=3), load("smollm2", "small")
+    same = {"optimizer", "extend_learning_rate", "token_types", "n_documents", "eval_haystack", "merge_rule"}
+    assert all(getattr(params, name) == getattr(shipped, name) for name in same)
+    assert (params.model, params.extend_steps) == ("mine", 3)
+    # The lengths of that file belong to its own model.
+    assert (params.probe_window, params.probe_length, params.analysis_length) == (1024, 1024, None)
+    assert params.measured_lengths == [512, 1024, 2048]
+    longer = own(tmp_path, **OWN | {"window": 8192, "target_length": 32768})
+    assert (longer.probe_window, longer.probe_length) == (16384, shipped.probe_length)
+    given = own(tmp_path, **OWN, probe_window=600, probe_length=500, analysis_length=700, eval_lengths=[256])
+    assert (given.probe_window, given.probe_length, given.analysis_length) == (600, 500, 700)
+    assert given.measured_lengths == [256, 512, 2048]
+
+
+def test_a_short_file_is_named_by_its_model_or_its_own_name(tmp_path):
+    assert own(tmp_path, **{k: v for k, v in OWN.items() if k != "model"}).model == "own"
+    paper = own(tmp_path, model="qwen2", scale="paper", target_length=65536)
+    assert paper.optimizer == "adamw_8bit" and paper.window == 32768, "params/paper/qwen2.yaml"
+    assert own(tmp_path, **OWN | {"scale": "paper"}).optimizer == "adamw_8bit", "params/paper/llama3.yaml"
+    for scale, told in ((None, "scale is missing"), ("huge", "scale = 'huge'")):
+        with pytest.raises(ParamsError, match=rf"{told}(.|\n)*small \(up to 2B\) or paper"):
+            own(tmp_path, **OWN | {"scale": scale})
+
+
+def test_the_window_is_read_from_the_model_if_it_is_null(tmp_path, tiny, tokenizer):
+    save(tiny, tokenizer, tmp_path / "model")
+    mine = OWN | {"window": None, "weights": str(tmp_path / "model")}
+    assert own(tmp_path, **mine).window == tiny.config.max_position_embeddings == 256
+    complete = yaml.safe_load(MINI.read_text(encoding="utf-8")) | {"window": None}
+    (tmp_path / "own.yaml").write_text(yaml.dump(complete))
+    assert load(str(tmp_path / "own.yaml")).window == 256
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        own(tmp_path, **mine | {"weights": "nowhere"})
+
+
+def test_the_template_is_short_and_every_key_of_it_is_explained():
+    path = MINI.parents[1] / "own.yaml"
+    text, values = path.read_text(encoding="utf-8"), yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert len(values) <= 12 and values["scale"] == "small"
+    assert all(re.search(rf"^{key}:.*\s#\s*\w.+$", text, re.M) for key in values)
+    assert load(str(path), window=8192).target_length == 32768
+
+
+def test_the_readme_shows_the_template_in_full():
+    root = MINI.parents[2]
+    template = (root / "params" / "own.yaml").read_text(encoding="utf-8")
+    assert f"```yaml\n{template}```" in (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_relative_path_is_relative_to_the_working_directory(tmp_path, monkeypatch):
+    own(tmp_path, **OWN)
+    monkeypatch.chdir(tmp_path)
+    assert load("own.yaml").model == "mine"
+    with pytest.raises(ParamsError, match=f"there is no params file {re.escape(str(tmp_path / 'other.yaml'))}"):
+        load("other.yaml")
 
 
 # refusals
@@ -249,8 +318,17 @@ def test_what_is_allowed_is_what_the_library_knows():
         assert get_args(Params.model_fields[name].annotation) == known, name
 
 
-def test_the_analysis_may_look_further_than_the_run_trains():
-    assert load("llama3", target_length=1024, probe_window=2048).probe_window == 2048
+def test_lengths_of_the_analysis_follow_the_target_and_are_refused_above_it():
+    assert load("llama3").probe_window == load("llama3", target_length=2560).probe_window == 2048, "8 W at scale mini"
+    assert load("llama3", target_length=1024).probe_window == 1024
+    assert load("smollm2", "small").probe_window == load("llama3", "paper").probe_window == 16384, "2 W"
+    assert load("smollm2", "small", target_length=12288).probe_window == 12288
+    for name in ("probe_window", "analysis_length"):
+        with pytest.raises(ParamsError, match=rf"{name} = 2048: at most target_length = 1024; set it to null"):
+            load("llama3", target_length=1024, **{name: 2048})
+    # A run that is varied has settled its lengths, so these follow as well.
+    shorter = changed(load("llama3", probe_length=1500, analysis_length=2000), target_length=1024)
+    assert (shorter.probe_window, shorter.probe_length, shorter.analysis_length) == (1024, 1024, 1024)
 
 
 def test_lengths_of_the_analysis_may_be_left_open_or_shorter():
@@ -348,6 +426,7 @@ def test_settings_added_later_leave_the_keys_of_older_runs_alone(tmp_path):
     assert named == older and named.key == older.key
     settings = older.model_dump()
     assert {name: settings.pop(name) for name in later} == later
+    assert older.key == changed(older, out="somewhere").key, "where the export is written is no setting of the model"
     assert older.key == hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
     others = [changed(older, replay_kl_weight=1.0), changed(older, merge_rule="spare_qk")]
     assert len({older.key, *(other.key for other in others)}) == 3

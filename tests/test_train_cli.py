@@ -40,12 +40,15 @@ SHORT = {
     "offload_activations": False,
     "optimizer": "adamw_fp32",
     "fp32_weights": True,
+    # Facts in sentences are long, and the window is short.
+    "eval_facts": 2,
 }
 
 
 @pytest.fixture
 def own(tmp_path, make_tiny):
-    """A params file of one's own: a tiny model in a folder, long text and general text in files."""
+    """A params file of one's own, as short as params/own.yaml, with relative paths: a tiny model in a folder, long text
+    and general text in files."""
     make_tiny(0).save_pretrained(tmp_path / "model")
     load_tokenizer("llama3").save_pretrained(tmp_path / "model")
     sentence = "In {0} there were {0} of them, and the others went away. "
@@ -53,10 +56,8 @@ def own(tmp_path, make_tiny):
     (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, rows)))
     pairs = [{"instruction": f"Say {i}.", "output": f"It is {i}. " * 60} for i in range(8)]
     (tmp_path / "general.jsonl").write_text("\n".join(map(json.dumps, pairs)))
-    values = yaml.safe_load(Path(PAPER).read_text(encoding="utf-8")) | SHORT
-    values |= {"weights": str(tmp_path / "model"), "text": str(tmp_path / "long.jsonl")}
-    values |= {"replay_text": str(tmp_path / "general.jsonl")}
-    (tmp_path / "own.yaml").write_text(yaml.dump(values))
+    names = {"weights": "./model", "text": "long.jsonl", "replay_text": "./general.jsonl", "out": "./longer"}
+    (tmp_path / "own.yaml").write_text(yaml.dump(SHORT | names))
     return tmp_path
 
 
@@ -71,6 +72,7 @@ def test_the_whole_recipe_on_a_model_and_text_of_ones_own(own):
     done = start(own)
     assert done.returncode == 0, done.stderr[-3000:]
     merged = Path(done.stdout.strip())
+    assert merged == own / "longer", "relative to the working directory"
     network = AutoModelForCausalLM.from_pretrained(merged)
     assert network.config.max_position_embeddings == 512
     card = (merged / "README.md").read_text()

@@ -1,5 +1,6 @@
-"""What training costs: floating-point operations and memory, from any model's configuration, before anything starts."""
+"""What training costs, from any model's configuration, before it starts: operations, memory, time and disk."""
 
+from longrecipe.cost.disk import disk_bytes
 from longrecipe.cost.flops import Counts, Flops, counts, flops_per_token, training_flops
 from longrecipe.cost.memory import (
     GB,
@@ -32,6 +33,7 @@ __all__ = [
     "check_fits",
     "counts",
     "device_of",
+    "disk_bytes",
     "flops_per_token",
     "gpu_hours",
     "gpus_needed",

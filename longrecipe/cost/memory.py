@@ -91,8 +91,19 @@ def activation_bytes(config: Any) -> float:
     Args: config: H hidden size, h heads and k key-value heads of width d, F width of the MLP.
     """
     c = config.get_text_config()
-    d, h, k = head_dim(c), c.num_attention_heads, c.num_key_value_heads
-    return 16.0 * c.hidden_size + 4.0 * h * d + 4.0 * k * d + 4.0 * h + 8.0 * c.intermediate_size + 8.0
+    d, h, k = head_dim(c), c.num_attention_heads, key_value_heads(c)
+    return 16.0 * c.hidden_size + 4.0 * h * d + 4.0 * k * d + 4.0 * h + 8.0 * mlp_width(c) + 8.0
+
+
+def key_value_heads(config: Any) -> int:
+    """Heads of keys and values: all heads if the configuration names no fewer, as GPT-NeoX's."""
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+
+
+def mlp_width(config: Any) -> int:
+    """Width of the MLP: intermediate_size or what a family calls it; 4 times the hidden size if it names none."""
+    names = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim")
+    return next((width for name in names if (width := getattr(config, name, None))), 4 * config.hidden_size)
 
 
 def training_memory(config: Any, n_tokens: int, setup: Setup | None = None, batch_size: int = 1) -> Memory:
@@ -113,10 +124,10 @@ def training_memory(config: Any, n_tokens: int, setup: Setup | None = None, batc
     gathered = 0.0 if setup.shards == 1 else 2 * 2.0 * per_block + 2.0 * n.embeddings
     kept = 2.0 * c.hidden_size if setup.checkpointing else activation_bytes(c)
     checkpoints = c.num_hidden_layers * kept * here
-    width = 6.0 * c.intermediate_size + 4.0 * c.hidden_size
+    width = 6.0 * mlp_width(c) + 4.0 * c.hidden_size
     block = (activation_bytes(c) if setup.checkpointing else 0.0) * here + width * here
     if setup.sequence_parallel > 1:
-        block += 8.0 * c.num_key_value_heads * head_dim(c) * n_tokens * batch_size
+        block += 8.0 * key_value_heads(c) * head_dim(c) * n_tokens * batch_size
     at_once = min(here, setup.loss_chunk) if setup.fused_loss else here
     moments = OPTIMIZER_BYTES[setup.optimizer] * n.total / setup.shards
     away = setup.offload_activations

@@ -1,9 +1,12 @@
-"""Settings on a command line: `-p KEY VALUE`, as often as one likes."""
+"""Settings on a command line: `-p KEY VALUE`, repeatable."""
 
 import argparse
 from typing import Any
 
 import yaml
+
+from longrecipe.errors import reason
+from longrecipe.params.files import ParamsError
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -15,10 +18,16 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar=("KEY", "VALUE"),
         dest="settings",
-        help="another value of a key of the params file, or a profile, as often as you like",
+        help="override a setting of the params file, or choose a profile; repeatable",
     )
 
 
 def given_settings(chosen: argparse.Namespace) -> dict[str, Any]:
-    """What was given by -p, by name: numbers, true, null and lists by YAML."""
-    return {key: yaml.safe_load(value) for key, value in chosen.settings}
+    """What was given by -p, by name: numbers, true, null and lists by YAML. Raises ParamsError for invalid YAML."""
+    settings = {}
+    for key, value in chosen.settings:
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ParamsError(f"-p {key} {value}: not valid YAML ({reason(error)}); put text in quotes.") from error
+    return settings

@@ -10,9 +10,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from longrecipe.models import config_of
 from longrecipe.params.settings import SCALES, Params
-from longrecipe.paths import params_dir
+from longrecipe.paths import params_dir, user_path
 
+# The file of each scale that settings of your own are applied to.
+TEMPLATES = {"mini": "llama3", "small": "smollm2", "paper": "llama3"}
 # What IPython keeps in a notebook's namespace beside the parameters cell.
 _IPYTHON_NAMES = {"In", "Out", "get_ipython", "exit", "quit", "open"}
 
@@ -34,50 +37,101 @@ def profiles(path: Path) -> dict[str, Path]:
 def load(model: str, scale: str = "mini", profile: str | None = None, **overrides: Any) -> Params:
     """The settings of `params/<scale>/<model>.yaml`, with overrides by name; None leaves the file's value.
 
-    model may also be the path of a params file of your own (`.yaml`); scale then comes from the file. profile: one of
-    `profiles`, keys of the file changed together, as cpu for what a computer without a GPU can run; overrides win.
+    model may also be the path of a params file of your own (`.yaml`); its scale then comes from the file. Your file may
+    hold only the keys that differ, as `params/own.yaml` does: the others come from the file of its scale
+    (see `on_template`).
+    profile: one of `profiles`, keys of the file changed together, such as cpu for a computer without a GPU; overrides
+    win. `window: null` reads the window from the model's configuration.
     Raises ParamsError that lists what is allowed, for an unknown model, scale, profile or key and for impossible
-    values.
+    values; FileNotFoundError if the window has to be read from a model that is not there.
     """
-    path = Path(str(model))
+    path, given = Path(str(model)), {k: v for k, v in overrides.items() if v is not None}
     if path.suffix in (".yaml", ".yml"):
+        path = user_path(path)
         if not path.is_file():
-            raise ParamsError(f"model = {model!r}: there is no such params file.")
-        named = {}
+            raise ParamsError(f"model = {str(model)!r}: there is no params file {path}.")
+        named, values = {}, _read(path)
     else:
-        choices = available()
-        if scale not in SCALES:
-            raise ParamsError(f"scale = {scale!r}: allowed are {', '.join(SCALES)}.")
-        if model not in choices[scale]:
-            listed = "; ".join(f"{s}: {', '.join(m) or 'none yet'}" for s, m in choices.items())
-            raise ParamsError(f"model = {model!r} has no params file at scale {scale!r}. There are {listed}.")
-        path = params_dir() / scale / f"{model}.yaml"
-        named = {"model": model, "scale": scale}
-    values = _read(path)
+        path = _shipped(model, scale)
+        named, values = {"model": model, "scale": scale}, _read(path)
     if profile is not None:
         known = profiles(path)
         if profile not in known:
             there = f"of {path.name} there are {', '.join(known)}" if known else f"{path.name} has none"
             raise ParamsError(f"profile = {profile!r}: {there}.")
         values |= _read(known[profile])
-    given = {k: v for k, v in overrides.items() if v is not None}
+    values |= {**named, **given}
     source = path.name if profile is None else f"{path.name}, profile {profile}"
-    return checked(Params, {**values, **named, **given}, source=source)
+    own = None if named else values
+    if own is not None:
+        values = on_template(own, path.stem)
+    if "window" in values and values["window"] is None:
+        values["window"] = _own_window(values)
+    if own is not None and "probe_length" not in own and values.get("probe_length"):
+        # The template's samples of H' may be longer than the window that H' is trained to here.
+        longest = [n for n in (values["probe_window"], values["target_length"]) if isinstance(n, int)]
+        values["probe_length"] = min(values["probe_length"], 2 * values["window"], *longest)
+    return checked(Params, values, source=source)
+
+
+def on_template(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Settings of your own on top of the file of their scale: `params/small/smollm2.yaml`, `params/paper/llama3.yaml`
+    or `params/mini/llama3.yaml`, or the one that your `model` names.
+
+    The lengths in that file belong to its own model: the probe, the analysis and the measured lengths follow your
+    window and target, unless you give them. name: of the run, if values has no key model.
+    Settings that have every required key are returned as they are. Raises ParamsError without a valid scale.
+    """
+    if not {key for key, field in Params.model_fields.items() if field.is_required()} - values.keys():
+        return dict(values)
+    scale, model = values.get("scale"), values.get("model") or name
+    if scale not in SCALES:
+        told = f"scale = {scale!r}: allowed are {', '.join(SCALES)}" if scale else "scale is missing"
+        raise ParamsError(f"{told}. It chooses the file that your settings are applied to: small (up to 2B) or paper.")
+    file = params_dir() / scale / f"{model if model in available()[scale] else TEMPLATES[scale]}.yaml"
+    template = _read(file) | {"window": None, "probe_window": None, "analysis_length": None, "eval_lengths": None}
+    return template | {"model": model} | dict(values)
+
+
+def _shipped(model: str, scale: str) -> Path:
+    choices = available()
+    if scale not in SCALES:
+        raise ParamsError(f"scale = {scale!r}: allowed are {', '.join(SCALES)}.")
+    if model not in choices[scale]:
+        listed = "; ".join(f"{s}: {', '.join(m) or 'none yet'}" for s, m in choices.items())
+        raise ParamsError(
+            f"model = {model!r} has no params file at scale {scale!r}. There are {listed}. For a model of your own, "
+            "give a params file, such as a copy of params/own.yaml."
+        )
+    return params_dir() / scale / f"{model}.yaml"
+
+
+def _own_window(values: Mapping[str, Any]) -> int:
+    source = values.get("weights") or values.get("model")
+    window = getattr(config_of(str(source), str(values.get("scale"))), "max_position_embeddings", None)
+    if not window:
+        raise ParamsError(f"window is null, and the configuration of {source!r} names none: give the window in tokens.")
+    return window
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path.name} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
-        raise ParamsError(f"{path.name} must hold `key: value` lines, flat; it holds {type(values).__name__}.")
+        raise ParamsError(f"{path} must hold `key: value` lines, flat; it holds {type(values).__name__}.")
     return values
 
 
 def changed(params: Params, **changes: Any) -> Params:
-    """The settings with some of them changed, checked anew. Raises ParamsError."""
-    return checked(Params, params.model_dump() | changes, source="a changed run")
+    """The settings with some of them changed, and checked again. A shorter target_length shortens the lengths of the
+    analysis with it. Raises ParamsError."""
+    values = params.model_dump() | changes
+    if isinstance(target := changes.get("target_length"), int):
+        for name in {"probe_window", "probe_length", "analysis_length"} - changes.keys():
+            values[name] = values[name] and min(values[name], target)
+    return checked(Params, values, source="a changed run")
 
 
 def plain_values(namespace: Mapping[str, Any]) -> dict[str, Any]:

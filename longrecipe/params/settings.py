@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from longrecipe.positions import METHODS
 from longrecipe.positions import method as method_of
@@ -48,12 +48,12 @@ class Params(BaseModel):
     text_column: str | None = Field(None, description="column of rows that holds the text; null: the usual names")
     out: str | None = Field(None, description="folder of the exported model; null: exports/, by the run's name")
 
-    window: int = Field(ge=8, description="W, context window of the base model")
+    window: int = Field(ge=8, description="W, context window of the base model; null in a file: its config's")
     target_length: int = Field(ge=16, description="T, context window wanted")
     ratio: float = Field(gt=0, le=1, description="training length n = ratio * T (0 < ratio <= 1); flt uses all of T")
     rope_factor: float | None = Field(ge=1, description="f of the RoPE rule; null means T / W")
 
-    probe_window: int = Field(ge=16, description="window to which H' is trained for the token analysis")
+    probe_window: int = Field(ge=16, description="window of H'; null: 2 W (scale mini: 8 W), at most T")
     probe_length: int | None = Field(ge=16, description="tokens of one sample of H'; null means probe_window, in full")
     probe_steps: int = Field(ge=1)
     probe_batch_size: int = Field(ge=1, description="samples a step")
@@ -149,15 +149,15 @@ class Params(BaseModel):
 
     @property
     def key(self) -> str:
-        """A short hash of all settings: runs with equal keys are the same run."""
-        return key_of(self.model_dump(exclude_defaults=True))
+        """A short hash of all settings that change the model or its scores: runs with equal keys are the same run."""
+        return key_of(self._hashed())
 
     def stage_key(self, stage: str) -> str:
         """A short hash of the settings that a stage reads, its own and those of the stages before it.
 
         stage: analysis (H' and the scores), extend or replay. Raises KeyError for another.
         """
-        settings = self.model_dump(exclude_defaults=True)
+        settings = self._hashed()
         if stage == "analysis":
             common = [
                 "model",
@@ -165,6 +165,7 @@ class Params(BaseModel):
                 "weights",
                 "text",
                 "text_tokens",
+                "text_column",
                 "seed",
                 "precision",
                 "window",
@@ -175,6 +176,17 @@ class Params(BaseModel):
             return key_of({k: v for k, v in settings.items() if k in common or k.startswith(("probe_", "analysis_"))})
         later = {"extend": ("replay_", "merge_", "eval_"), "replay": ("merge_", "eval_")}[stage]
         return key_of({k: v for k, v in settings.items() if not k.startswith(later)})
+
+    def _hashed(self) -> dict[str, Any]:
+        # Where the export is written changes nothing in it.
+        return self.model_dump(exclude_defaults=True, exclude={"out"})
+
+    @field_validator("probe_window", mode="before")
+    @classmethod
+    def _follows_the_window(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None or not {"window", "target_length"} <= info.data.keys():
+            return value
+        return min(info.data["window"] * (8 if info.data.get("scale") == "mini" else 2), info.data["target_length"])
 
     @field_validator("eval_lengths", "eval_stages", mode="before")
     @classmethod
@@ -192,6 +204,12 @@ class Params(BaseModel):
         probe_length = self.probe_length or self.probe_window
         if probe_length > self.probe_window:
             raise ValueError(f"probe_length = {probe_length}: at most probe_window = {self.probe_window}")
+        for name in ("probe_window", "analysis_length"):
+            if (value := getattr(self, name)) and value > self.target_length:
+                raise ValueError(
+                    f"{name} = {value}: at most target_length = {self.target_length}; set it to null to follow the "
+                    "window and the target"
+                )
         if (self.analysis_length or self.probe_window) <= self.window:
             raise ValueError(
                 f"analysis_length = {self.analysis_length}: must exceed window = {self.window}, or no token has "

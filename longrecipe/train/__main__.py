@@ -1,8 +1,8 @@
 """The whole recipe from a params file, on one GPU or on many: `python -m longrecipe.train --params FILE`.
 
-Token analysis, extension, replay and merge, each resumed where it was; for several GPUs `accelerate launch
---config_file params/accelerate/fsdp2.yaml -m longrecipe.train --params FILE`. Before anything is loaded it says whether
-the recipe fits the GPU; what does not exits 1 and says what would.
+Token analysis, extension, replay and merge; an interrupted run resumes. For several GPUs: `accelerate launch
+--config_file params/accelerate/fsdp2.yaml -m longrecipe.train --params FILE`. Before any work it checks the model, the
+text, memory and disk; if the run cannot end well, it exits with status 1 and says how to fix that.
 """
 
 import argparse
@@ -13,21 +13,28 @@ import sys
 import torch
 import transformers
 
-from longrecipe import cost, models, params, recipe
+from longrecipe import cost, params, preflight, recipe
+from longrecipe.attention import SkippedPositionsError
 from longrecipe.cost import GB
 from longrecipe.processes import is_main, n_processes
-from longrecipe.rope import extend_config
 from longrecipe.setup import rows_at_once, setup_of
 
 log = logging.getLogger("longrecipe.train")
 
 
+# What the user can fix: one message and exit status 1, never a traceback.
+FIXABLE = (ValueError, OSError, ImportError, MemoryError, cost.DoesNotFitError, SkippedPositionsError)
+FIXABLE += (torch.OutOfMemoryError,)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """The command line: a params file, settings by name, and --check to ask only whether it fits."""
+    """The command line: a params file, settings by name, where the model is written, and --check to stop before any
+    work."""
     parser = argparse.ArgumentParser(prog="python -m longrecipe.train", description="Run the recipe of a params file.")
-    parser.add_argument("--params", required=True, metavar="FILE", help="such as params/paper/llama3.yaml")
+    parser.add_argument("--params", required=True, metavar="FILE", help="such as params/own.yaml")
     params.add_settings(parser)
-    parser.add_argument("--check", action="store_true", help="only say whether it fits, and what it would take")
+    parser.add_argument("--out", metavar="FOLDER", help="where the model is written (settings key out)")
+    parser.add_argument("--check", action="store_true", help="check model, text, memory and disk, and stop")
     parser.add_argument("--gpu-gb", type=float, metavar="GB", help="memory of one GPU; default: of the one here")
     parser.add_argument("--host-gb", type=float, metavar="GB", help="memory of the host; default: of this one")
     chosen = parser.parse_args(arguments)
@@ -35,23 +42,27 @@ def main(arguments: list[str] | None = None) -> None:
     if not is_main():
         transformers.utils.logging.set_verbosity_error()
     try:
-        p = params.load(chosen.params, **params.given_settings(chosen))
+        p = params.load(chosen.params, **params.given_settings(chosen) | ({"out": chosen.out} if chosen.out else {}))
         log.info("%s", _check(p, chosen.gpu_gb, chosen.host_gb))
-        run = None if chosen.check else recipe.prepare(p)
-    except (ValueError, FileNotFoundError, cost.DoesNotFitError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
-    if run:
-        _train(run)
-    if torch.distributed.is_initialized():
-        # A process that leaves its group open may abort at its exit.
-        torch.distributed.destroy_process_group()
+        if chosen.check:
+            preflight.check(p, fetch=False)
+            log.info("checked: the run can start")
+        else:
+            _train(recipe.prepare(p, saves_results=False))
+    except FIXABLE as error:
+        parser.exit(1, f"{parser.prog}: {error or type(error).__name__}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: interrupted; the same command resumes from the last checkpoint\n")
+    finally:
+        if torch.distributed.is_initialized():
+            # A process that leaves its group open may abort at its exit.
+            torch.distributed.destroy_process_group()
 
 
 def _check(p: params.Params, gpu_gb: float | None, host_gb: float | None) -> str:
-    """What the run's stage 1 needs, in words. Raises DoesNotFitError where that is more than there is."""
-    config, setup = models.config_of(p.source, p.scale), setup_of(p)
-    # What the recipe cannot extend has no cost either.
-    extend_config(config, p.target_length, p.rope_factor, p.window)
+    """What the run's stage 1 needs, in words. Raises DoesNotFitError if that is more than there is."""
+    # A model that the recipe cannot extend has no cost either.
+    config, setup = preflight.check_config(p), setup_of(p)
     rows = rows_at_once(p, p.extend_batch_size)
     if gpu_gb is None and torch.cuda.is_available():
         gpu_gb = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GB
@@ -66,7 +77,8 @@ def _check(p: params.Params, gpu_gb: float | None, host_gb: float | None) -> str
     there = "no GPU here to hold it against" if gpu_gb is None else f"of {gpu_gb:.0f}"
     return (
         f"modelled: {sizes['peak']:.1f} GB on a GPU ({there}), {sizes['host']:.1f} GB of the host's; stage 1: "
-        f"{n_tokens / 1e6:,.0f}M tokens in samples of {p.train_length:,}, {flops:.2e} FLOPs"
+        f"{n_tokens / 1e6:,.0f}M tokens in samples of {p.train_length:,}, {flops:.2e} FLOPs; "
+        f"{preflight.disk_need(p, config) / GB:,.1f} GB on disk"
     )
 
 
@@ -79,7 +91,7 @@ def _train(run: recipe.Recipe) -> None:
     for stage in (extended, replayed):
         log.info("%s: %s tokens, %.0f s, loss %.3f", stage.name, f"{stage.n_tokens:,}", stage.seconds, stage.losses[-1])
     if is_main():
-        sys.stdout.write(f"{run.merged_folder(replayed)}\n")
+        sys.stdout.write(f"{run.export(replayed)}\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,289 @@
+"""Checks that run before any work: the model, its tokenizer, the text and the disk of a run, each within seconds.
+
+A run of a 7B model takes a day, so what would stop it late has to stop it here, with a message that says how to fix it.
+"""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
+
+from longrecipe import cost, evaluate, models
+from longrecipe.corpus import reference_texts
+from longrecipe.errors import reason
+from longrecipe.evaluate.tasks import needles, passkey
+from longrecipe.export import check_out
+from longrecipe.loss import fuse_loss, logit_changes
+from longrecipe.material import Material
+from longrecipe.merge import BUFFERS, check_rule, read_checkpoint
+from longrecipe.params import Params
+from longrecipe.paths import cache_dir
+from longrecipe.positions import method as method_of
+from longrecipe.rope import extend_config
+from longrecipe.setup import check_days, setup_of
+from longrecipe.textfiles import check_text
+from longrecipe.train import check_installed
+
+log = logging.getLogger(__name__)
+_LFS = b"version https://git-lfs.github.com/spec/v1"
+_ADVICE = "save it again with transformers (from_pretrained, then save_pretrained)"
+
+
+def check(p: Params, fetch: bool = True) -> PreTrainedConfig:
+    """Every check of a run that can be made before its text is tokenised, within seconds. Returns its configuration.
+
+    fetch: whether a model of a hub is downloaded, to compare its tensors with its configuration.
+    Raises ValueError and OSError (FileNotFoundError among them), with the value, what is allowed and how to fix it.
+    """
+    config = check_config(p)
+    check_training(p, config)
+    check_out(p)
+    check_texts(p)
+    if not fetch and models.is_remote(p.source, p.scale):
+        log.info("%s comes from a hub: its weights and tokenizer are checked when the run has fetched them.", p.source)
+        return config
+    tokenizer = load_tokenizer(p, config)
+    check_weights(p, config)
+    if p.scale != "mini":
+        check_facts(p, english_wording(tokenizer))
+    return config
+
+
+def check_texts(p: Params) -> None:
+    """Raise as `textfiles.check_text` if a text of the run is not there or cannot be read."""
+    for name in (p.text, p.replay_text):
+        if name:
+            check_text(name, p.text_column)
+
+
+def check_config(p: Params) -> PreTrainedConfig:
+    """The configuration of a run's model. Raises ValueError if the recipe cannot extend it, and FileNotFoundError if
+    there is no such model."""
+    config = models.config_of(p.source, p.scale)
+    if getattr(config, "quantization_config", None):
+        raise ValueError(
+            f"weights = {p.source!r}: the weights are quantised (quantization_config in config.json), and quantised "
+            "weights cannot be trained or averaged; take the model in bfloat16 or float32."
+        )
+    own = getattr(config, "max_position_embeddings", None)
+    if own and p.window > own:
+        raise ValueError(
+            f"window = {p.window}: the model's own is {own} (max_position_embeddings in config.json), and W is what "
+            f"the model was trained on; give {own} or less, or null."
+        )
+    extend_config(config, p.target_length, p.rope_factor, p.window)
+    return config
+
+
+def check_training(p: Params, config: PreTrainedConfig) -> None:
+    """Raise ValueError if training lacks a package, would take days, or its files would not fit on the disk, and
+    OSError if these cannot be written."""
+    check_days(p, config)
+    check_installed(setup_of(p))
+    check_writable(cache_dir(), "cache ($LONGRECIPE_CACHE)")
+    check_disk(p, config)
+
+
+def check_weights(p: Params, config: PreTrainedConfig) -> None:
+    """Compare the tensors of a run's model with its architecture, without reading them.
+
+    Raises ValueError if a file is no safetensors file, a tensor is missing, has another shape or is used by nothing, or
+    if the run's loss, token analysis or merge rule does not work with this architecture.
+    """
+    folder = models.folder_of(p.source, p.scale)
+    for path in sorted(folder.glob("*.safetensors")):
+        check_pointer(path)
+    stored = read_checkpoint(folder)
+    network, found = _on_meta(folder, config)
+    kind = type(network).__name__
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {_few(missing)}, which {kind} needs; {_ADVICE}, or set tie_word_embeddings in config.json "
+            "if the head is the embeddings'."
+        )
+    if found["mismatched_keys"]:
+        name, there, needed = sorted(found["mismatched_keys"])[0]
+        raise ValueError(
+            f"{folder}: {name} is {tuple(there)}, and config.json asks for {tuple(needed)}; take the config.json that "
+            f"belongs to these weights, or {_ADVICE}."
+        )
+    if unused := sorted(name for name in found["unexpected_keys"] if not BUFFERS.search(name)):
+        raise ValueError(
+            f"{folder} has {_few(unused)}, which {kind} does not use, so merging would lose it; {_ADVICE}."
+        )
+    _check_dtypes(folder, stored.files)
+    check_rule(p.merge_rule, stored.files, folder)
+    _check_logits(p, network)
+
+
+def _check_dtypes(folder: Path, files: dict[str, str]) -> None:
+    for shard in sorted(set(files.values())):
+        with safe_open(folder / shard, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                dtype = opened.get_slice(name).get_dtype()
+                if dtype not in ("F64", "F32", "F16", "BF16") and not BUFFERS.search(name):
+                    raise ValueError(
+                        f"{folder / shard}: {name} is stored as {dtype}, which cannot be trained or averaged; take the "
+                        "model in bfloat16 or float32."
+                    )
+
+
+def _check_logits(p: Params, network: PreTrainedModel) -> None:
+    changes = logit_changes(network.config)
+    if changes and analyses(p):
+        raise ValueError(
+            f"{type(network).__name__} changes its logits ({' and '.join(changes)}), and the token analysis needs "
+            "plain ones: set selection: random, or another method, such as pose."
+        )
+    if p.fused_loss:
+        # The last use of this network: its forward is replaced.
+        fuse_loss(network, p.loss_chunk)
+
+
+def _on_meta(folder: Path, config: PreTrainedConfig) -> tuple[PreTrainedModel, dict]:
+    # transformers' own loader, without the values: it knows what it renames, ties and ignores.
+    with _quiet():
+        try:
+            return AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                device_map="meta",
+                use_safetensors=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+            kind = type(config).__name__
+            raise ValueError(f"{folder} does not load as {kind} ({reason(error)}); {_ADVICE}.") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars and reports of transformers: what they say is in the error."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def check_pointer(path: Path) -> None:
+    """Raise ValueError if a file is a pointer of Git LFS and not the file itself."""
+    with path.open("rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise ValueError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` in {path.parent}.")
+
+
+def load_tokenizer(p: Params, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a run's model. Raises ValueError if there is none, or if it has ids that the model has not."""
+    folder = models.folder_of(p.source, p.scale, with_weights=False)
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if (folder / name).is_file():
+            check_pointer(folder / name)
+    try:
+        tokenizer = models.load_tokenizer(p.source, p.scale)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder} has no tokenizer that transformers reads ({reason(error)}): copy the model's tokenizer.json and "
+            "tokenizer_config.json into it; slow ones need `pip install sentencepiece`."
+        ) from error
+    rows, highest = config.get_text_config().vocab_size, max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise ValueError(
+            f"{folder}: the tokenizer has token ids up to {highest}, the model has {rows} embeddings: take the model's "
+            f"own tokenizer, or call resize_token_embeddings({highest + 1}), train the new rows and save the model."
+        )
+    return tokenizer
+
+
+def check_writable(folder: Path, name: str) -> None:
+    """Raise OSError if no files can be written to a folder, which may not be there yet."""
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(f"{name}: no files can be written to {folder} ({error.strerror}); choose another.") from error
+
+
+def check_disk(p: Params, config: PreTrainedConfig) -> None:
+    """Raise ValueError if a run writes more than the disk of the cache has free (modelled by `cost.disk_bytes`)."""
+    need, folder = disk_need(p, config), cache_dir()
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    free = shutil.disk_usage(there).free
+    if need > free:
+        raise ValueError(
+            f"the run writes about {need / cost.GB:.1f} GB to {folder} (modelled: stages, checkpoints, samples and the "
+            f"export), and {free / cost.GB:.1f} GB are free there: free some, or set $LONGRECIPE_CACHE to another disk."
+        )
+
+
+def disk_need(p: Params, config: PreTrainedConfig) -> float:
+    """Bytes that a run writes at most; the text counts if text_tokens says how much it is."""
+    short = p.replay_steps * p.replay_batch_size * p.short_length
+    probe = p.probe_steps * p.probe_batch_size * (p.probe_length or p.probe_window)
+    rows = p.n_documents * p.train_length + probe + short
+    text = (p.text_tokens or 0) * (1 + bool(p.replay_text)) if p.text else 0
+    return cost.disk_bytes(config, setup_of(p), n_row_tokens=rows, n_text_tokens=text)
+
+
+def check_facts(p: Params, wording: evaluate.Wording) -> None:
+    """Raise ValueError if the facts that are asked for do not fit into the shortest document to measure."""
+    length, rng = p.measured_lengths[0], np.random.default_rng(0)
+    source = wording.encode(evaluate.NOISE)
+    try:
+        needles(wording, source, length, rng, n_keys=p.eval_facts)
+        if p.eval_passkeys:
+            passkey(wording, source, length, rng)
+    except ValueError as error:
+        raise ValueError(
+            f"eval_facts = {p.eval_facts}: they do not fit into documents of {length} tokens, the shortest that are "
+            f"measured ({reason(error)}): ask for fewer, or leave shorter lengths out of eval_lengths."
+        ) from error
+
+
+def check_amount(material: Material) -> None:
+    """Raise ValueError if the text is shorter than what a stage of the run reads of it at least."""
+    p, there = material.params, len(material.text.train)
+    if material.facts is not None or method_of(p.method).positions is None:
+        return
+    needs = {f"a document of target_length = {p.target_length}": p.target_length}
+    if analyses(p):
+        scored = p.analysis_documents * (p.analysis_length or p.probe_window)
+        needs["the token analysis (analysis_documents of analysis_length, and a sample of H')"] = scored + (
+            p.probe_length or p.probe_window
+        )
+    for name, length in needs.items():
+        if there < length:
+            raise ValueError(
+                f"text = {p.text!r}: {there:,} tokens to train on, and {name} needs {length:,}: name more text, or "
+                "take shorter lengths."
+            )
+
+
+def english_wording(tokenizer: PreTrainedTokenizerBase) -> evaluate.Wording:
+    """The wording of the tasks with words of the English that every Python carries, for text in any language."""
+    return evaluate.sentences(tokenizer, "\n".join(reference_texts()))
+
+
+def analyses(p: Params) -> bool:
+    """Whether a run makes a token analysis: if its method selects sentences, and does so by anchors."""
+    return method_of(p.method).text == "selected" and p.selection in ("anchored", "density")
+
+
+def _few(names: list[str], limit: int = 3) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,325 @@
+"""What would stop a run late stops it before any work, with one message that says how to fix it."""
+
+import json
+import shutil
+from collections import namedtuple
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    Cohere2Config,
+    Gemma2Config,
+    GPTNeoXConfig,
+    MistralConfig,
+    PhiConfig,
+)
+
+from longrecipe import cost, models, params, preflight, recipe
+from longrecipe.setup import setup_of
+from longrecipe.train.__main__ import main
+
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 1024,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path, tiny, tokenizer):
+    return models.save(tiny, tokenizer, tmp_path / "model")
+
+
+def settings(folder, **changes):
+    given = {"scale": "small", "weights": str(folder), "window": None, "target_length": 512, "eval_facts": 2}
+    own = folder.parent / "own.yaml"
+    own.write_text(json.dumps({"model": "mine"} | given | changes))
+    return params.load(str(own))
+
+
+def change_tensors(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def model_of(config, folder, tokenizer):
+    return models.save(AutoModelForCausalLM.from_config(config), tokenizer, folder)
+
+
+def test_a_sound_model_passes_and_nothing_is_written(folder):
+    before = sorted(folder.parent.rglob("*"))
+    config = preflight.check(settings(folder))
+    assert config.max_position_embeddings == 256
+    assert sorted(set(folder.parent.rglob("*")) - set(before)) == [folder.parent / "own.yaml"]
+
+
+def test_buffers_of_old_checkpoints_are_ignored(folder):
+    names = [f"model.layers.{i}.self_attn.rotary_emb.inv_freq" for i in range(2)]
+    change_tensors(folder, lambda tensors: tensors.update({name: torch.ones(4) for name in names}))
+    preflight.check(settings(folder))
+
+
+def untie(folder):
+    change_json(folder / "config.json", tie_word_embeddings=False)
+    change_tensors(folder, lambda tensors: tensors.pop("lm_head.weight", None))
+
+
+def drop_norm(folder):
+    change_tensors(folder, lambda tensors: tensors.pop("model.norm.weight"))
+
+
+def add_tower(folder):
+    change_tensors(folder, lambda tensors: tensors.update({"vision.patch.weight": torch.ones(4, 4)}))
+
+
+def narrow(folder):
+    change_json(folder / "config.json", intermediate_size=48)
+
+
+def to_int8(folder):
+    change_tensors(folder, lambda tensors: tensors.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)}))
+
+
+def quantise(folder):
+    change_json(folder / "config.json", quantization_config={"quant_method": "fp8"})
+
+
+def to_bin(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def cut(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+
+
+def half(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+
+
+def lose_shard(folder):
+    index = {"metadata": {}, "weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
+
+
+def lose_tokenizer(folder):
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+def point(name):
+    return lambda folder: (folder / name).write_text(LFS)
+
+
+def other_type(folder):
+    change_json(folder / "config.json", model_type="nothing_known")
+
+
+FAULTS = {
+    "missing head": (untie, r"lacks lm_head\.weight, which LlamaForCausalLM needs; .* tie_word_embeddings"),
+    "missing tensor": (drop_norm, r"lacks model\.norm\.weight, which LlamaForCausalLM needs; save it again"),
+    "unused tensor": (add_tower, r"has vision\.patch\.weight, which LlamaForCausalLM does not use"),
+    "other shape": (narrow, r"mlp\.\w+\.weight is \(.*\), and config\.json asks for \(.*\)"),
+    "int8": (to_int8, r"model\.norm\.weight is stored as I8, which cannot be trained"),
+    "quantised": (quantise, r"the weights are quantised \(quantization_config"),
+    "bin": (to_bin, r"pytorch_model\.bin; convert to safetensors"),
+    "cut in its header": (cut, r"is no readable safetensors file .*download or save it again"),
+    "cut in half": (half, r"is no readable safetensors file .*download or save it again"),
+    "lost shard": (lose_shard, r"lists 'model-00001-of-00002\.safetensors', which is not in the folder"),
+    "pointer to weights": (point("model.safetensors"), r"model\.safetensors is a Git LFS pointer.*`git lfs pull`"),
+    "pointer to tokenizer": (point("tokenizer.json"), r"tokenizer\.json is a Git LFS pointer.*`git lfs pull`"),
+    "pointer to config": (point("config.json"), r"config\.json is a Git LFS pointer.*`git lfs pull`"),
+    "no tokenizer": (lose_tokenizer, r"has no tokenizer that transformers reads .*copy the model's tokenizer\.json"),
+    "unknown architecture": (other_type, r"nothing_known"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_model_that_cannot_be_trained_is_refused(name, folder):
+    fault, message = FAULTS[name]
+    fault(folder)
+    with pytest.raises((ValueError, OSError), match=message):
+        preflight.check(settings(folder, window=256))
+
+
+def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(tmp_path, make_tiny, tokenizer):
+    folder = models.save(make_tiny(0, vocab_size=1000), tokenizer, tmp_path / "model")
+    message = r"token ids up to 1023, the model has 1000 embeddings: .*resize_token_embeddings\(1024\)"
+    with pytest.raises(ValueError, match=message):
+        preflight.check(settings(folder))
+    preflight.check(settings(models.save(make_tiny(0, vocab_size=1088), tokenizer, tmp_path / "padded")))
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (PhiConfig(**SMALL), {}, r"fused_loss: PhiForCausalLM has a head with a bias.*set fused_loss: false"),
+        (
+            Gemma2Config(**SMALL, head_dim=8),
+            {"method": "pose"},
+            "fused_loss: .*final_logit_softcapping.*fused_loss: false",
+        ),
+        (Gemma2Config(**SMALL, head_dim=8), {}, "changes its logits .*set selection: random, or another method"),
+        (Cohere2Config(**SMALL, logit_scale=0.1), {"selection": "random"}, "logit_scale"),
+        (GPTNeoXConfig(**SMALL), {"merge_rule": "spare_qk"}, "no tensors named q_proj or k_proj .*merge_rule: uniform"),
+    ],
+    ids=["phi", "gemma2", "gemma2 analysed", "cohere2", "neox"],
+)
+def test_what_an_architecture_does_not_have_is_refused_with_the_setting_that_helps(
+    config, changes, message, tmp_path, tokenizer
+):
+    folder = model_of(config, tmp_path / "model", tokenizer)
+    with pytest.raises(ValueError, match=message):
+        preflight.check(settings(folder, window=256, **changes))
+
+
+@pytest.mark.parametrize("config", [PhiConfig(**SMALL), GPTNeoXConfig(**SMALL)], ids=["phi", "neox"])
+def test_the_setting_that_was_advised_helps(config, tmp_path, tokenizer):
+    preflight.check(settings(model_of(config, tmp_path / "model", tokenizer), fused_loss=False))
+
+
+def test_a_window_above_the_models_own_is_refused(folder):
+    with pytest.raises(ValueError, match=r"window = 300: the model's own is 256 .*give 256 or less, or null"):
+        preflight.check(settings(folder, window=300, target_length=1024))
+
+
+@pytest.mark.parametrize(
+    ("rope", "message"),
+    [
+        ({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}, "before it was"),
+        ({"rope_type": "linear", "factor": 2.0}, "before it was"),
+        ({"rope_type": "yarn", "factor": 4.0}, "remove rope_scaling .*window: 64"),
+        ({"rope_type": "dynamic", "factor": 4.0}, "remove rope_scaling .*window: 64"),
+    ],
+    ids=lambda value: value["rope_type"] if isinstance(value, dict) else "",
+)
+def test_what_the_recipe_can_do_with_a_scaled_rope_is_explained(rope, message, folder):
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("rope_parameters"), config.pop("rope_theta", None)
+    rope |= {"original_max_position_embeddings": 64}
+    (folder / "config.json").write_text(json.dumps(config | {"rope_theta": 1e4, "rope_scaling": rope}))
+    with pytest.raises(ValueError, match=f"rope_type is '{rope['rope_type']}'.*{message}"):
+        preflight.check(settings(folder, window=256))
+
+
+def test_facts_that_do_not_fit_are_refused(folder):
+    with pytest.raises(ValueError, match=r"eval_facts = 40: they do not fit into documents of 256 tokens"):
+        preflight.check(settings(folder, eval_facts=40))
+
+
+def test_text_that_is_missing_is_named_with_its_absolute_path(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    for key in ("text", "replay_text"):
+        with pytest.raises((ValueError, OSError), match=str(folder.parent / "texts")):
+            preflight.check(settings(folder, **{key: "./texts"}))
+
+
+def test_text_that_is_too_short_is_refused_before_training(folder):
+    texts = folder.parent / "texts"
+    texts.mkdir()
+    for i in range(3):
+        (texts / f"{i}.txt").write_text(f"Some {i} words. " * 150)
+    with pytest.raises(ValueError, match=r"tokens to train on, and a document of target_length = 8192 needs 8,192"):
+        recipe.prepare(settings(folder, text=str(texts), target_length=8192, eval_lengths=[256]))
+    with pytest.raises(ValueError, match=r"tokens to train on, and the token analysis .* needs "):
+        recipe.prepare(settings(folder, text=str(texts), analysis_documents=30))
+
+
+def test_the_disk_must_hold_what_a_run_writes(folder, monkeypatch):
+    p = settings(folder)
+    need = preflight.disk_need(p, preflight.check_config(p))
+    usage = namedtuple("usage", ("total", "used", "free"))
+    for free, fits in ((need + 1, True), (need - 1, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage(1, 1, free))
+        if fits:
+            preflight.check(p)
+        else:
+            with pytest.raises(ValueError, match=r"writes about .* GB to .*cache.*set \$LONGRECIPE_CACHE"):
+                preflight.check(p)
+
+
+def test_what_the_papers_run_writes_to_disk():
+    # By hand: 8.03e9 parameters of 2 bytes; four copies, and three checkpoints with 8-bit moments.
+    p = params.load("llama3", "paper")
+    config = models.config_of(p.source, p.scale)
+    model = 2 * 8.03e9
+    by_hand = 4 * model + 3 * (model + 2 * (1 + 4 / 256) * 8.03e9)
+    assert cost.disk_bytes(config, setup_of(p)) == pytest.approx(by_hand, rel=1e-3)
+    rows = 9984 * 38400 + 64 * 8 * 16384 + 86 * 96 * 8192
+    assert preflight.disk_need(p, config) == pytest.approx(by_hand + 8 * rows + 4 * 2 * 1310720000, rel=1e-3)
+
+
+def test_a_cache_that_cannot_be_written_is_named(folder, monkeypatch):
+    blocked = folder.parent / "blocked"
+    blocked.write_text("a file")
+    monkeypatch.setenv("LONGRECIPE_CACHE", str(blocked / "cache"))
+    with pytest.raises(OSError, match=r"cache \(\$LONGRECIPE_CACHE\): no files can be written to .*blocked/cache"):
+        preflight.check(settings(folder))
+
+
+def exit_of(capsys, *words):
+    with pytest.raises(SystemExit) as left:
+        main(list(words))
+    return left.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("check", [(), ("--check",)], ids=["run", "check"])
+def test_the_command_line_ends_with_status_1_and_one_message(check, folder, capsys, monkeypatch):
+    monkeypatch.setattr(recipe, "load_material", lambda *given: pytest.fail("read the text before all checks"))
+    settings(folder)
+    drop_norm(folder)
+    code, said = exit_of(capsys, "--params", str(folder.parent / "own.yaml"), *check)
+    assert code == 1 and said.count("\n") == 1 and "lacks model.norm.weight" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--params", "none.yaml"), "there is no params file"),
+        (("--params", "."), "has no params file"),
+        (("-p", "ratio", "[1, 2"), "-p ratio [1, 2: not valid YAML"),
+        (("-p", "weights", "no/such/model"), "no/such/model"),
+        (("--out", "own.yaml"), "own.yaml"),
+    ],
+    ids=["no file", "a folder", "yaml", "no model", "out"],
+)
+def test_no_mistake_on_the_command_line_ends_in_a_traceback(words, message, folder, capsys, monkeypatch):
+    settings(folder)
+    monkeypatch.chdir(folder.parent)
+    words = words if words[0] == "--params" else ("--params", "own.yaml", *words)
+    code, said = exit_of(capsys, "--check", *words)
+    assert code == 1 and message in said.splitlines()[-1], said
+
+
+def test_a_check_that_passes_says_so(folder, caplog):
+    caplog.set_level("INFO")
+    settings(folder)
+    main(["--params", str(folder.parent / "own.yaml"), "--check"])
+    assert "checked: the run can start" in caplog.text and "GB on disk" in caplog.text
+
+
+def test_sliding_windows_are_refused(tmp_path, tokenizer):
+    folder = model_of(MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=128), tmp_path / "model", tokenizer)
+    with pytest.raises(ValueError, match="sliding window of 128 tokens in every layer"):
+        preflight.check(settings(folder))
