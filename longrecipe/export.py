@@ -22,7 +22,7 @@ from longrecipe.errors import reason
 from longrecipe.formats import read_json, readable_config, readable_tokenizer, write_json
 from longrecipe.merge import merge_weights
 from longrecipe.params import Params
-from longrecipe.paths import PACKAGE, root, write_text
+from longrecipe.paths import PACKAGE, root, user_path, write_text
 
 log = logging.getLogger(__name__)
 # A small file in each export, by which a later export knows that it may replace the folder.
@@ -73,7 +73,7 @@ def check_out(params: Params) -> Path:
         name = f"{display_name(params)}-{params.method_slug}-{params.target_length}-seed{params.seed}"
         out = root() / "exports" / file_name(name)
     else:
-        out = Path(params.out).expanduser().absolute()
+        out = user_path(params.out)
     out, cure = out.resolve(), "name another folder (--out FOLDER, or the settings key out)"
     bases = [PACKAGE, *([Path(params.source).resolve()] if Path(params.source).is_dir() else [])]
     for base in bases:

@@ -31,7 +31,7 @@ RULES = ("uniform", "spare_qk")
 LAYOUTS = ("tuned", "original")
 _QK = re.compile(r"\b[qk]_proj\.")
 # Old checkpoints store these; they follow from the configuration, and transformers computes them itself.
-_COMPUTED = re.compile(r"\.rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$")
+COMPUTED = re.compile(r"\.rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$")
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ def _write(
 
 def _names_in_common(original: Checkpoint, tuned: Checkpoint) -> list[str]:
     one_sided = original.files.keys() ^ tuned.files.keys()
-    one_sided -= {name for name in original.files.keys() - tuned.files.keys() if _COMPUTED.search(name)}
+    one_sided -= {name for name in original.files.keys() - tuned.files.keys() if COMPUTED.search(name)}
     if one_sided == {HEAD} and _ties_head(original) and _ties_head(tuned):
         one_sided = set()
     if one_sided:

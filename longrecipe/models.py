@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from transformers import (
@@ -23,7 +24,7 @@ from transformers import (
 
 from longrecipe.errors import reason
 from longrecipe.formats import tidy
-from longrecipe.paths import mini_model_dir
+from longrecipe.paths import check_pointer, mini_model_dir, user_path
 from longrecipe.rope import extend_config
 from longrecipe.smollm2 import smollm2_folder
 
@@ -142,17 +143,23 @@ def folder_of(model: str | Path, scale: str = "mini", with_weights: bool = True)
         return smollm2_folder()
     shipped = mini_model_dir(str(model))
     named = scale == "mini" and Path(model).name == str(model) and (shipped / "config.json").is_file()
-    folder = shipped if named else Path(model)
+    folder = shipped if named else user_path(model)
     if (folder / "config.json").is_file():
         return folder
-    hub_id = HUB.get(str(model), str(model)) if scale == "paper" else str(model)
-    if is_hub_id(hub_id) and not folder.is_dir():
-        return _fetched(hub_id, with_weights)
+    if is_remote(model, scale):
+        return _fetched(HUB.get(str(model), str(model)) if scale == "paper" else str(model), with_weights)
     known = ", ".join(sorted(p.name for p in mini_model_dir("").glob("*") if p.is_dir())) or "none"
+    there = "is no model folder: it has no config.json" if folder.is_dir() else "is no folder"
     raise FileNotFoundError(
-        f"model = {str(model)!r} at scale {scale!r}: no mini model of that name ships with the package "
-        f"(there are: {known}), and it is no folder with a config.json."
+        f"model = {str(model)!r} at scale {scale!r}: {folder} {there}. Set weights to a model folder or a hub id; the "
+        f"models that ship, at scale mini, are {known}."
     )
+
+
+def is_remote(model: str | Path, scale: str) -> bool:
+    """Whether a name stands for a model of a hub, and not for a folder on this machine."""
+    hub_id = HUB.get(str(model), str(model)) if scale == "paper" else str(model)
+    return is_hub_id(hub_id) and not user_path(model).is_dir()
 
 
 def _fetched(hub_id: str, with_weights: bool) -> Path:
@@ -163,7 +170,7 @@ def _fetched(hub_id: str, with_weights: bool) -> Path:
     except (OSError, HFValidationError) as error:
         raise FileNotFoundError(
             f"{hub_id!r} is no folder with a config.json, and no model hub gave it ({reason(error)}): check the name, "
-            "log in with `hf auth login` where the model is gated, or name a folder with weights."
+            "log in with `hf auth login` if the model is gated, or name a folder with weights."
         ) from error
 
 
@@ -174,7 +181,19 @@ def config_of(model: str | Path, scale: str = "mini") -> PreTrainedConfig:
     """
     if scale == "paper" and str(model) in SHAPES:
         return SHAPES[str(model)]()
-    return AutoConfig.from_pretrained(folder_of(model, scale, with_weights=False), local_files_only=True)
+    return _config(folder_of(model, scale, with_weights=False))
+
+
+def _config(folder: Path) -> PreTrainedConfig:
+    check_pointer(folder / "config.json")
+    try:
+        # Code that comes with a model is not run, and nobody is asked whether it may be.
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{folder / 'config.json'} is no configuration that transformers {transformers.__version__} reads "
+            f"({reason(error)}): download the model again, or save it with this version."
+        ) from error
 
 
 def load(
@@ -196,7 +215,7 @@ def load(
     """
     folder = folder_of(model, scale)
     # Of the weights that are loaded, whatever the name stands for.
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = _config(folder)
     if target_length is not None:
         config = extend_config(config, target_length, factor=rope_factor, window=window)
     options = {"dtype": dtype, "attn_implementation": attention, "use_safetensors": True, "local_files_only": True}

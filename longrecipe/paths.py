@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+from longrecipe.errors import reason
+
+_POINTER = b"version https://git-lfs.github.com/spec/v1"
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -23,9 +26,15 @@ def root() -> Path:
     return here
 
 
-def user_path(name: str | Path) -> Path:
-    """The absolute path of a file or folder that a user names: relative to the working directory, `~` expanded."""
-    return Path(name).expanduser().absolute()
+def check_pointer(path: Path) -> None:
+    """Raise ValueError if a file cannot be opened, or is a pointer of Git LFS, as in a clone without Git LFS."""
+    try:
+        with path.open("rb") as file:
+            is_pointer = file.read(len(_POINTER)) == _POINTER
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({reason(error)}): change its permissions, or remove it.") from error
+    if is_pointer:
+        raise ValueError(f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in {path.parent}.")
 
 
 def params_dir() -> Path:

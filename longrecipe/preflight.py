@@ -11,28 +11,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
 from longrecipe import cost, evaluate, models
+from longrecipe.checkpoint import Checkpoint, few, read_checkpoint
 from longrecipe.corpus import reference_texts
 from longrecipe.errors import reason
 from longrecipe.evaluate.tasks import needles, passkey
 from longrecipe.export import check_out
 from longrecipe.loss import fuse_loss, logit_changes
-from longrecipe.material import Material
-from longrecipe.merge import BUFFERS, check_rule, read_checkpoint
+from longrecipe.material import Material, check_text
+from longrecipe.merge import COMPUTED, check_rule
 from longrecipe.params import Params
-from longrecipe.paths import cache_dir
+from longrecipe.paths import cache_dir, check_pointer
 from longrecipe.positions import method as method_of
 from longrecipe.rope import extend_config
 from longrecipe.setup import check_days, setup_of
-from longrecipe.textfiles import check_text
 from longrecipe.train import check_installed
 
 log = logging.getLogger(__name__)
-_LFS = b"version https://git-lfs.github.com/spec/v1"
 _ADVICE = "save it again with transformers (from_pretrained, then save_pretrained)"
 
 
@@ -45,22 +43,16 @@ def check(p: Params, fetch: bool = True) -> PreTrainedConfig:
     config = check_config(p)
     check_training(p, config)
     check_out(p)
-    check_texts(p)
+    check_text(p)
     if not fetch and models.is_remote(p.source, p.scale):
         log.info("%s comes from a hub: its weights and tokenizer are checked when the run has fetched them.", p.source)
         return config
     tokenizer = load_tokenizer(p, config)
     check_weights(p, config)
+    check_text(p, tokenizer)
     if p.scale != "mini":
         check_facts(p, english_wording(tokenizer))
     return config
-
-
-def check_texts(p: Params) -> None:
-    """Raise as `textfiles.check_text` if a text of the run is not there or cannot be read."""
-    for name in (p.text, p.replay_text):
-        if name:
-            check_text(name, p.text_column)
 
 
 def check_config(p: Params) -> PreTrainedConfig:
@@ -106,7 +98,7 @@ def check_weights(p: Params, config: PreTrainedConfig) -> None:
     missing = sorted(found["missing_keys"])
     if missing:
         raise ValueError(
-            f"{folder} lacks {_few(missing)}, which {kind} needs; {_ADVICE}, or set tie_word_embeddings in config.json "
+            f"{folder} lacks {few(missing)}, which {kind} needs; {_ADVICE}, or set tie_word_embeddings in config.json "
             "if the head is the embeddings'."
         )
     if found["mismatched_keys"]:
@@ -115,25 +107,20 @@ def check_weights(p: Params, config: PreTrainedConfig) -> None:
             f"{folder}: {name} is {tuple(there)}, and config.json asks for {tuple(needed)}; take the config.json that "
             f"belongs to these weights, or {_ADVICE}."
         )
-    if unused := sorted(name for name in found["unexpected_keys"] if not BUFFERS.search(name)):
-        raise ValueError(
-            f"{folder} has {_few(unused)}, which {kind} does not use, so merging would lose it; {_ADVICE}."
-        )
-    _check_dtypes(folder, stored.files)
-    check_rule(p.merge_rule, stored.files, folder)
+    if unused := sorted(name for name in found["unexpected_keys"] if not COMPUTED.search(name)):
+        raise ValueError(f"{folder} has {few(unused)}, which {kind} does not use, so merging would lose it; {_ADVICE}.")
+    _check_dtypes(stored)
+    check_rule(folder, p.merge_rule)
     _check_logits(p, network)
 
 
-def _check_dtypes(folder: Path, files: dict[str, str]) -> None:
-    for shard in sorted(set(files.values())):
-        with safe_open(folder / shard, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118
-                dtype = opened.get_slice(name).get_dtype()
-                if dtype not in ("F64", "F32", "F16", "BF16") and not BUFFERS.search(name):
-                    raise ValueError(
-                        f"{folder / shard}: {name} is stored as {dtype}, which cannot be trained or averaged; take the "
-                        "model in bfloat16 or float32."
-                    )
+def _check_dtypes(stored: Checkpoint) -> None:
+    for name, dtype in stored.dtypes.items():
+        if dtype not in ("F64", "F32", "F16", "BF16") and not COMPUTED.search(name):
+            raise ValueError(
+                f"{stored.folder / stored.files[name]}: {name} is stored as {dtype}, which cannot be trained or "
+                "averaged; take the model in bfloat16 or float32."
+            )
 
 
 def _check_logits(p: Params, network: PreTrainedModel) -> None:
@@ -178,13 +165,6 @@ def _quiet() -> Iterator[None]:
         hf_logging.set_verbosity(level)
         if bars:
             hf_logging.enable_progress_bar()
-
-
-def check_pointer(path: Path) -> None:
-    """Raise ValueError if a file is a pointer of Git LFS and not the file itself."""
-    with path.open("rb") as file:
-        if file.read(len(_LFS)) == _LFS:
-            raise ValueError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` in {path.parent}.")
 
 
 def load_tokenizer(p: Params, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
@@ -282,8 +262,3 @@ def english_wording(tokenizer: PreTrainedTokenizerBase) -> evaluate.Wording:
 def analyses(p: Params) -> bool:
     """Whether a run makes a token analysis: if its method selects sentences, and does so by anchors."""
     return method_of(p.method).text == "selected" and p.selection in ("anchored", "density")
-
-
-def _few(names: list[str], limit: int = 3) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -17,7 +17,7 @@ from datasets import Dataset, load_from_disk
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from longrecipe import corpus, evaluate, export, models, preflight, samples, tokens, train
-from longrecipe.material import Material, check_held_out, check_reach, load_material
+from longrecipe.material import Material, check_held_out, check_reach, check_text, load_material
 from longrecipe.merge import merge
 from longrecipe.params import Params, changed
 from longrecipe.paths import PACKAGE, cache_dir, results_dir
@@ -272,7 +272,7 @@ def prepare(params: Params, analysis_only: bool = False, saves_results: bool = T
         preflight.check_writable(results_dir(), "results")
     if analysis_only:
         config = preflight.check_config(params)
-        preflight.check_texts(params)
+        check_text(params)
     else:
         config = preflight.check(params)
     tokenizer = preflight.load_tokenizer(params, config)

@@ -96,10 +96,7 @@ def extend_config(config: Any, target_length: int, factor: float | None = None, 
         )
     rope_type = parameters.get("rope_type", parameters.get("type", "default"))
     if rope_type != "default":
-        raise ValueError(
-            f"rope_type is {rope_type!r}, but the rule is for 'default' only, as {rope_type!r} scales positions in its "
-            'own way; set config.rope_parameters to {"rope_type": "default", "rope_theta": ...} first'
-        )
+        raise ValueError(_scaled(config, rope_type, parameters))
     if window is None:
         window = config.max_position_embeddings
     # Some families rotate a part of each head only; the rule's d counts what turns.
@@ -165,6 +162,33 @@ def rope_keys(config: Any) -> dict[str, Any]:
 def head_dim(config: Any) -> int:
     """Read the width d of one attention head: config.head_dim, else hidden_size // num_attention_heads."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def _scaled(config: Any, rope_type: str, parameters: dict[str, Any]) -> str:
+    original = parameters.get("original_max_position_embeddings") or getattr(
+        config, "original_max_position_embeddings", None
+    )
+    without = (
+        "remove rope_scaling and rope_parameters' rope_type from a copy of the model folder's config.json, set its "
+        f"max_position_embeddings and window: {original or 'the window it was trained on'}"
+    )
+    start = "start from the model as it was before it was extended"
+    if rope_type in ("yarn", "dynamic"):
+        cure = (
+            f"If the model was trained without it, as Qwen2 and Qwen2.5 were, {without}: the recipe then extends the "
+            f"trained model. If it was trained with it, {start}"
+        )
+    elif rope_type == "linear":
+        cure = f"The weights were trained on divided positions, so do not remove it: {start}"
+    else:
+        cure = (
+            f"Best {start}, such as Llama-3 for Llama-3.1. You can also {without}: the recipe then starts from that "
+            "window, and what the model learned beyond it is lost"
+        )
+    return (
+        f"rope_type is {rope_type!r}: the model's window was extended already by scaling its RoPE, and the recipe "
+        f"raises the base of unscaled RoPE. {cure}"
+    )
 
 
 def _check_head_dim(head_dim: int) -> None:

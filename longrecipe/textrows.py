@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from longrecipe.errors import reason
+from longrecipe.paths import check_pointer
 from longrecipe.textwalk import TEXT, kind_of
 
-_POINTER = b"version https://git-lfs.github.com/spec/v1"
 _OPEN: dict[str, Callable[[Path], IO[bytes]]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
@@ -51,19 +51,6 @@ def rows_of(file: Path, known: set[str] | None = None, most_bytes: int | None = 
             yield from _rows(file, stream, known or set(), most_bytes)
     except _BROKEN as error:
         raise _broken(file, reason(error)) from error
-
-
-def check_pointer(file: Path) -> None:
-    """Raise ValueError if a file cannot be opened, or is a Git LFS pointer, as in a clone without Git LFS."""
-    try:
-        with file.open("rb") as raw:
-            is_pointer = raw.read(len(_POINTER)) == _POINTER
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read ({reason(error)}): change its permissions, or remove it.") from error
-    if is_pointer:
-        raise ValueError(
-            f"{file} is a Git LFS pointer, not the text itself: run `git lfs pull` in its folder to download it."
-        )
 
 
 def _rows(file: Path, stream: IO[bytes], known: set[str], most_bytes: int | None) -> Iterator[Row]:
