@@ -47,7 +47,7 @@ def english_texts(planted: bool = True) -> list[str]:
     digits removed, so that every number is a planted fact. Otherwise as people wrote it: numbers, quotes and hyphens
     stay, only rules and emphasis marks go, and a paragraph that was there before (the reference repeats itself) is
     dropped. The wording differs a little between Python versions.
-    Raises FileNotFoundError where the standard library has no source files.
+    Raises FileNotFoundError if the standard library has no source files.
     """
     return list(_english_texts(planted))
 
@@ -122,7 +122,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:
 def stretches(source: np.ndarray, count: int, length: int) -> list[np.ndarray]:
     """The first `count` stretches of `length` consecutive tokens of source, which do not overlap.
 
-    Raises ValueError where source is too short for them.
+    Raises ValueError if source is too short for them.
     """
     if len(source) < count * length:
         raise ValueError(
@@ -157,7 +157,7 @@ def select(
 
     Args: ids int64 [T]; lengths int64 [N], sum T; is_anchor bool [T], which tokens are anchors (None for `random` and
     `first`); n_tokens in 1..T; how, of SELECTIONS. Returns the Sample of n_tokens, its sentences being the segments.
-    Raises ValueError where n_tokens is not in 1..T, and for an unknown selection, and for anchors
+    Raises ValueError if n_tokens is not in 1..T, for an unknown selection, and for anchors
     that are missing or of another length.
     Example: sentences `[1, 9], [5, 9], [2]` with anchor 5 and n_tokens = 3 may give ids `[5, 9, 2]`, lengths `[2, 1]`
     and starts `[2, 4]`.
@@ -174,7 +174,7 @@ def select(
     sizes[-1] -= total[count - 1] - n_tokens
     order = np.argsort(kept)
     kept, sizes = kept[order], sizes[order]
-    # Token i of the selection stands i + offset of its sentence further in the document.
+    # Token i of the selection is i + offset of its sentence further in the document.
     places = np.arange(n_tokens) + np.repeat(starts[kept] - np.cumsum(sizes) + sizes, sizes)
     return Sample(ids[places], sizes, starts[kept])
 

@@ -74,7 +74,7 @@ def _documents(hub: HubText, text_column: str | None, report: Report) -> Iterato
         yield from documents_of(rows, hub.id, text_column, report)
         return
     before = models.load_tokenizer(hub.tokenizer, "paper")
-    for row, place in rows:
+    for row, place, _ in rows:
         for text in decoded(np.asarray(row["input_ids"]), before):
             yield Document(text, f"{hub.id}, {place}")
 

@@ -188,8 +188,8 @@ def check_reach(material: Material) -> None:
     )
     if np.mean((counts - 1) / counts) < 0.5:
         raise ValueError(
-            f"{told} (median number of segments: {np.median(counts):.0f}). Long positions need jumps between segments: give text "
-            "with sentence ends or newlines, split long lines, or use `method: pose`, which needs neither."
+            f"{told} (median number of segments: {np.median(counts):.0f}). Long positions need jumps between segments: "
+            "give text with sentence ends or newlines, split long lines, or use `method: pose`, which needs neither."
         )
     if single:
         log.warning("%s: these train no long positions; split long lines, or use text with sentence ends.", told)

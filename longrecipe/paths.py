@@ -56,8 +56,14 @@ def results_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """Where heavy, re-creatable files go (datasets, checkpoints, weights): `$LONGRECIPE_CACHE` or `<root>/cache`."""
-    return Path(os.environ.get("LONGRECIPE_CACHE") or root() / "cache").resolve()
+    """Where heavy, re-creatable files go (datasets, checkpoints, weights): `$LONGRECIPE_CACHE` or `<root>/cache`.
+
+    Raises ValueError for a path that `datasets` does not take as it is.
+    """
+    path = Path(os.environ.get("LONGRECIPE_CACHE") or root() / "cache").resolve()
+    if "::" in str(path) or str(path) != str(path).encode("utf-8", "replace").decode():
+        raise ValueError(f"cache folder {str(path)!r}: must be UTF-8 and not contain `::`; set LONGRECIPE_CACHE.")
+    return path
 
 
 def user_path(name: str | Path) -> Path:

@@ -44,7 +44,7 @@ def rows_of(samples: Iterable[Sample], long: bool = True) -> Iterator[dict]:
 def store(rows: Iterable[dict], folder: Path) -> Dataset:
     """Write rows to folder with `datasets`, each with its own key, and return the stored, memory-mapped set.
 
-    Rows are read 64 at a time, so a set may be larger than the memory. Raises ValueError where there are none.
+    Rows are read 64 at a time, so a set may be larger than the memory. Raises ValueError if there are none.
     """
     temporary, stream = (folder.with_name(folder.name + end) for end in (".tmp", ".arrow"))
     shutil.rmtree(temporary, ignore_errors=True)
@@ -79,7 +79,7 @@ def interleave(long_rows: Iterable[dict], short_rows: Iterable[dict], batch_size
 
 
 class Collator:
-    """Stack rows of one length into a batch, drawing each sample's positions anew for every epoch.
+    """Stack rows of one length into a batch, drawing each sample's positions again for every epoch.
 
     The generator is seeded from (seed, epoch, key of the row) alone, so that any number of loader workers, and a run
     that was resumed, give the same positions. Every batch carries an all-ones attention mask: without one,
@@ -115,7 +115,7 @@ class Collator:
 
 
 def tokens_seen(dataset: Dataset, steps: int, batch_size: int) -> int:
-    """Tokens that so many steps read of a set, whole batches only, round after round."""
+    """Tokens that a number of steps read of a set, whole batches only, round after round."""
     tables = dataset.select_columns("input_ids").with_format("arrow").iter(1024)
     sizes = np.concatenate([pc.list_value_length(table["input_ids"]).to_numpy() for table in tables])
     whole = len(sizes) // batch_size * batch_size

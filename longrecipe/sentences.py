@@ -28,8 +28,9 @@ class SentenceEnds:
     pieces: tuple[bytes, ...] | None = None
 
     @functools.cached_property
-    def _not_ascii(self) -> np.ndarray:
-        return np.array([not piece.isascii() for piece in self.pieces or ()], dtype=bool)
+    def _may_end(self) -> np.ndarray:
+        """Tokens that hold a terminal that is not ASCII, or bytes that may be a part of one."""
+        return np.array([_may_end(piece) for piece in self.pieces or ()], dtype=bool)
 
     @functools.cached_property
     def _sizes(self) -> np.ndarray:
@@ -37,7 +38,7 @@ class SentenceEnds:
 
     def __call__(self, ids: np.ndarray) -> np.ndarray:
         ends = self.by_id[ids]
-        if self.pieces is None or not self._not_ascii[ids].any():
+        if self.pieces is None or not self._may_end[ids].any():
             return ends
         # A byte that belongs to no character is read as a lone surrogate, so that every place in the text is known.
         text = b"".join([self.pieces[i] for i in ids.tolist()]).decode("utf-8", "surrogateescape")
@@ -129,6 +130,13 @@ def _bytes_of(text: str, token: str | None) -> bytes:
         if all(letter in alphabet for letter in token):
             return bytes(alphabet[letter] for letter in token)
     return text.encode("utf-8", "replace")
+
+
+def _may_end(piece: bytes) -> bool:
+    if piece.isascii():
+        return False
+    text = piece.decode("utf-8", "surrogateescape")
+    return bool(_other_ends().search(text)) or any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 @functools.cache

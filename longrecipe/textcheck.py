@@ -10,7 +10,7 @@ from longrecipe.textfiles import encode_documents, fingerprint, too_few
 from longrecipe.textrows import check_pointer, rows_of
 from longrecipe.textwalk import TEXT, files_of, kind_of
 
-# What is looked at: so many files, of each the head, and none that has to be read whole and is larger than the last.
+# How much is read: files; files tested for pointers; bytes and rows of each; bytes of one that is only read whole.
 _FILES, _POINTERS, _BYTES, _ROWS, _WHOLE = 256, 10_000, 1 << 20, 1000, 1 << 26
 
 

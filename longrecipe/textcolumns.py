@@ -63,8 +63,8 @@ def documents_of(
     report = Report() if report is None else report
     sets = ((text_column,),) if text_column else COLUMNS
     n_documents, n_empty, empty, names = 0, 0, set(), {}
-    for columns, place in rows:
-        names |= dict.fromkeys(columns)
+    for columns, place, not_read in rows:
+        names |= dict.fromkeys((*columns, *not_read))
         content, place = None, f"{source}, {place}"
         for chosen in sets:
             if all(name in columns for name in _required(chosen)):

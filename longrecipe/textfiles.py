@@ -138,6 +138,8 @@ def _told(label: str, about: dict, walked: Report) -> str:
     read = f"{files}{about['documents']:,} documents, {about['tokens']:,} tokens (held out {about['held_out']:,})"
     if reading.columns:
         read += ", columns " + ", ".join(f"{names} ({count:,})" for names, count in reading.columns.items())
+    if about["stopped_at"]:
+        read += f", stopped at text_tokens = {about['stopped_at']:,}"
     return f"{label}: read {read}; skipped: {walked.skipped() or 'nothing'}"
 
 
@@ -162,16 +164,21 @@ def _remove_left(parent: Path, prefix: str) -> None:
     """Remove what killed processes of this machine left behind, and what this one did before."""
     for path in parent.iterdir() if parent.is_dir() else ():
         pid = path.name.removeprefix(prefix).removesuffix(".tmp")
-        if path.name.startswith(prefix) and pid.isdigit():
-            try:
-                os.kill(int(pid), 0)
-                is_left = int(pid) == os.getpid()
-            except ProcessLookupError:
-                is_left = True
-            except PermissionError:
-                is_left = False
-            if is_left:
-                shutil.rmtree(path, ignore_errors=True)
+        if path.name.startswith(prefix) and pid.isdigit() and not _is_at_work(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_at_work(pid: int) -> bool:
+    """Whether another process of a number is running."""
+    if pid == os.getpid():
+        return False
+    try:
+        # Signal 0 only asks; on Windows it would end the process.
+        return os.name != "posix" or os.kill(pid, 0) is None
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
 
 
 def _write(
@@ -201,6 +208,7 @@ def _write(
     is_held = held_out_documents(sizes, held_out_every)
     part(folder / "tokens.bin", folder / "train.bin", folder / "held_out.bin", sizes, is_held, _DTYPE)
     about = {"documents": len(sizes), "tokens": n_tokens, "held_out": int(sizes[is_held].sum())}
+    about["stopped_at"] = most_tokens if most_tokens is not None and n_tokens >= most_tokens else None
     return about | {"report": asdict(report), "sha256": digest.hexdigest()}
 
 

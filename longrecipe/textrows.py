@@ -32,10 +32,11 @@ _BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowException, csv
 
 
 class Row(NamedTuple):
-    """A row of a file: its columns, and its place for error messages, for instance `line 7`."""
+    """A row of a file: its columns, its place for error messages, such as `line 7`, and columns that were not read."""
 
     columns: Mapping[str, Any]
     place: str
+    not_read: tuple[str, ...] = ()
 
 
 def rows_of(file: Path, known: set[str] | None = None, most_bytes: int | None = None) -> Iterator[Row]:
@@ -89,7 +90,7 @@ def _json(file: Path, stream: IO[bytes]) -> Iterator[Row]:
             continue
         try:
             found = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if not is_first or text.strip()[0] not in "[{":
                 raise _broken(file, f"line {number}: {reason(error)}") from error
             yield from _whole(file, text + _decoded(file, stream.read(), number + 1), reason(error))
@@ -104,7 +105,7 @@ def _json(file: Path, stream: IO[bytes]) -> Iterator[Row]:
 def _whole(file: Path, text: str, first_error: str) -> Iterator[Row]:
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _broken(file, f"{first_error}; as one array or object: {reason(error)}") from error
     yield from _listed(file, found if isinstance(found, list) else [found])
 
@@ -140,12 +141,13 @@ def _parquet(file: Path, stream: IO[bytes], known: set[str]) -> Iterator[Row]:
     # An open file, because pyarrow reads a path as a URI if it can.
     source = stream if file.suffix.lower() == ".parquet" else pa.BufferReader(stream.read())
     with pq.ParquetFile(source) as table:
-        wanted = [name for name in table.schema_arrow.names if name in known] or None
-        n_rows = 0
+        names, n_rows = table.schema_arrow.names, 0
+        wanted = [name for name in names if name in known] or names
+        others = tuple(name for name in names if name not in wanted)
         for batch in table.iter_batches(64, columns=wanted):
             for row in batch.to_pylist():
                 n_rows += 1
-                yield Row(row, f"row {n_rows}")
+                yield Row(row, f"row {n_rows}", others)
 
 
 def _decoded(file: Path, data: bytes, number: int) -> str:

@@ -95,3 +95,22 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     paths.write_text(path, "third")
     assert path.read_text() == "third"
     assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
+
+
+def test_names_of_users_are_relative_to_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    for name, expected in {
+        "a/b": tmp_path / "a" / "b",
+        "./a/../b/": tmp_path / "b",
+        "/a/b": Path("/a/b"),
+        "~/texts": Path("/home/me/texts"),
+        "a~": tmp_path / "a~",
+    }.items():
+        assert paths.user_path(name) == paths.user_path(Path(name)) == expected
+
+
+def test_a_cache_folder_that_would_be_taken_for_a_chain_of_urls_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "a::b"))
+    with pytest.raises(ValueError, match=r"cache folder .*a::b': must be UTF-8 and not contain `::`; set LONGR"):
+        paths.cache_dir()

@@ -188,6 +188,13 @@ def test_a_set_is_stored_as_it_streams(random_rows, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+@pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "a{1,2}", "a%20b", "a#b", "a b", "[!1]", "é"])
+def test_names_of_folders_are_no_patterns(name, random_rows, tmp_path):
+    store(random_rows(1), tmp_path / "a1" / "set")
+    assert len(store(random_rows(3), tmp_path / name / "set")) == 3
+    assert len(load_from_disk(str(tmp_path / "a1" / "set"))) == 1
+
+
 def test_a_set_of_no_rows_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no rows to store"):
         store(iter([]), tmp_path / "data")

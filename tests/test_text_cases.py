@@ -309,3 +309,10 @@ def test_a_check_does_not_refuse_what_may_follow(tmp_path, tokenizer):
     folder = cases.write(tmp_path / "text", {"a.jsonl": cases.lines(rows), "long.txt": "é" * (1 << 20)})
     check_files(folder, tokenizer)
     assert "Two." in words(tokenizer, load_files(folder / "a.jsonl", tokenizer))
+
+
+def test_columns_of_a_wide_parquet_file_are_all_named(tmp_path, tokenizer):
+    files = {"a.parquet": cases.parquet(body=["One."], input=["x"], id=[1])}
+    folder = cases.write(tmp_path / "text", files)
+    with pytest.raises(ValueError, match=r"a.parquet has the columns input, body, id: a document is read from text;"):
+        load_files(folder, tokenizer)

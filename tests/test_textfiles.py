@@ -171,10 +171,12 @@ def test_too_few_are_held_out(folder, tokenizer):
     assert report.skipped() == "1 of other kinds (.log)"
 
 
-def test_reading_stops_behind_the_document_that_reaches_the_tokens_asked_for(tmp_path, tokenizer):
+def test_reading_stops_behind_the_document_that_reaches_the_tokens_asked_for(tmp_path, tokenizer, caplog):
+    caplog.set_level("INFO", logger="longrecipe")
     path = tmp_path / "many.jsonl"
     path.write_text("\n".join(json.dumps({"text": f"Text {i}."}) for i in range(300)))
     whole, few = load_files(path, tokenizer), load_files(path, tokenizer, most_tokens=100)
+    assert "stopped at text_tokens = 100; skipped: nothing" in caplog.text
     read = len(few.train) + len(few.held_out)
     # Documents are tokenised 64 at a time, and those of the last time stay.
     assert 100 <= read < len(whole.train) / 3

@@ -57,7 +57,7 @@ def types_by_pos(tokenizer: PreTrainedTokenizerBase, tagger_name: str = "hanta")
     A document's tokens are decoded and joined, so that each token's place in the text is known exactly; the text is
     cut into sentences and words, each sentence is tagged, and a token takes the tag of the word that holds its first
     character that is no blank. Parts of one word share its tag. A character cut in two by the tokenizer reads as
-    U+FFFD. Raises TaggerError where the tagger is not installed.
+    U+FFFD. Raises TaggerError if the tagger is not installed.
     """
     strings = np.array(token_strings(tokenizer), dtype=object)
     ends, tag = sentence_ends(tokenizer), tagger(tagger_name)
