@@ -96,9 +96,10 @@ class Material:
         return np.array([len(sample.segment_lengths) for sample in self._unranked(count, _REACH)])
 
     def _unranked(self, count: int, stream: int) -> list[corpus.Sample]:
+        # Two generators, so that the number of documents does not shift the choice of sentences.
         p, rng = self.params, self._rng(stream)
         how = "first" if p.selection == "first" else "random"
-        documents = self._documents(count, p.target_length, rng)
+        documents = self._documents(count, p.target_length, self._rng(stream))
         return [samples.sample_of(ids, self.method, p.train_length, self.ends, None, rng, how) for ids in documents]
 
     def _rng(self, stream: int) -> np.random.Generator:

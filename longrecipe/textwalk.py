@@ -64,7 +64,9 @@ def files_of(path: Path) -> tuple[list[Path], Report]:
             raise ValueError(f"text = {str(path)!r}: the file is empty; put text into it, or name another one.")
         return [path], Report()
     if not path.is_dir():
-        raise FileNotFoundError(f"text = {str(path)!r}: no such file or folder; name one with text ({_KINDS}).")
+        raise FileNotFoundError(
+            f"text = {str(path)!r}: there is no such file or folder; name one with text ({_KINDS})."
+        )
     report = Report()
     files = [file for file in _unique(_walk(path, report), report) if _is_read(file, path, report)]
     if not files:

@@ -129,7 +129,7 @@ def test_a_check_reads_the_text_and_the_text_for_replay(run_of, tmp_path, tokeni
     cases.write(tmp_path / "some" / "one", cases.TEXTS["lfs_text"]())
     with pytest.raises(ValueError, match="Git LFS pointer"):
         check_text(load(text="some/one"), tokenizer)
-    with pytest.raises(FileNotFoundError, match=f"text = '{tmp_path}/no/such/folder': no such file"):
+    with pytest.raises(FileNotFoundError, match=f"text = '{tmp_path}/no/such/folder': there is no such"):
         check_text(load(text="no/such/folder"), tokenizer)
 
 

@@ -128,7 +128,7 @@ def test_what_is_held_out_goes_by_tokens_and_the_long_book_is_trained_on(tmp_pat
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda p: p / "none", FileNotFoundError, "no such file or folder; name one with text"),
+        (lambda p: p / "none", FileNotFoundError, "there is no such file or folder; name one with text"),
         (lambda p: p, FileNotFoundError, r"has no file of text \(.txt, .md, .jsonl, .ndjson, .json, .csv"),
         (
             lambda p: (p / "a.pdf").write_text("x") and p / "a.pdf",
