@@ -105,7 +105,7 @@ SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {"llama3": _llama3_8b, "mist
 # Fetched from a hub beside weights: settings, the tokenizer in all forms, licences, and the card, which names one.
 _SMALL = ["*.json", "tokenizer*", "*.txt", "*.jinja", "*.model", "*.tiktoken", "README.md"]
 _SMALL += [f"{name}*" for name in ("LICENSE", "LICENCE", "License", "NOTICE", "Notice", "COPYING", "USE_POLICY")]
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # Where a model hub has them.
 HUB = {
     "llama3": "meta-llama/Meta-Llama-3-8B-Instruct",

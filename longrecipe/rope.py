@@ -211,6 +211,6 @@ def _rope_parameters(config: Any) -> dict[str, Any]:
     if nested:
         raise ValueError(
             f"rope_parameters holds one RoPE for each layer type ({', '.join(nested)}), but the rule needs a single "
-            "one; raise each base by ntk_base and set it yourself"
+            "one; take a model with one RoPE for all layers, such as Llama, Mistral or Qwen2"
         )
     return parameters

@@ -115,11 +115,11 @@ def test_a_mini_model_saves_and_loads_as_before(tmp_path):
 def test_heads_of_another_kind_are_refused():
     shape = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
     config = CohereConfig(**shape, num_attention_heads=2, num_key_value_heads=1, logit_scale=0.5)
-    with pytest.raises(ValueError, match="has logit_scale: train it without fused loss"):
+    with pytest.raises(ValueError, match=r"has logit_scale, .* set fused_loss: false"):
         fuse_loss(AutoModelForCausalLM.from_config(config))
     network = small()
     network.set_output_embeddings(torch.nn.Linear(32, 96, bias=True))
-    with pytest.raises(ValueError, match="no plain linear head"):
+    with pytest.raises(ValueError, match=r"has (a head with a bias|no linear head)"):
         fuse_loss(network)
 
 

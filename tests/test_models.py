@@ -101,7 +101,9 @@ def test_folders_by_name_and_by_path(tiny, tokenizer, tmp_path):
 def test_unknown_models_are_named_with_those_there_are(model, scale, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for function in (folder_of, load, load_tokenizer):
-        with pytest.raises(FileNotFoundError, match=rf"model = '{model}' at scale '{scale}'.*there are: .*llama3"):
+        with pytest.raises(
+            FileNotFoundError, match=rf"model = '{model}' at scale '{scale}': {tmp_path}/{model} is no .*are llama3"
+        ):
             function(model, scale)
 
 
@@ -136,7 +138,7 @@ def test_a_window_of_ones_own_and_another_dtype(make_tiny, tokenizer, tmp_path):
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no folder with a config\.json"):
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path} is no model folder: it has no config\.json"):
         folder_of(tmp_path)
 
 

@@ -182,7 +182,11 @@ def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(tmp_path, make_tin
         ),
         (Gemma2Config(**SMALL, head_dim=8), {}, "changes its logits .*set selection: random, or another method"),
         (Cohere2Config(**SMALL, logit_scale=0.1), {"selection": "random"}, "logit_scale"),
-        (GPTNeoXConfig(**SMALL), {"merge_rule": "spare_qk"}, "no tensors named q_proj or k_proj.*set merge_rule to 'uniform'"),
+        (
+            GPTNeoXConfig(**SMALL),
+            {"merge_rule": "spare_qk"},
+            "no tensors named q_proj or k_proj.*set merge_rule to 'uniform'",
+        ),
     ],
     ids=["phi", "gemma2", "gemma2 analysed", "cohere2", "neox"],
 )

@@ -77,11 +77,11 @@ def test_the_whole_recipe_on_a_model_and_text_of_ones_own(own):
     assert network.config.max_position_embeddings == 512
     card = (merged / "README.md").read_text()
     assert "| window, tokens | 256 to 512 |" in card and "Not measured" in card and str(own) not in card
-    assert "extend: 1,200 tokens" in done.stderr and "replay: 2,048 tokens" in done.stderr
+    assert "extend: 1,224 tokens" in done.stderr and "replay: 2,048 tokens" in done.stderr
     assert "anchors: " in done.stderr and "modelled: " in done.stderr
     # Again: nothing is trained anew, the answer is the same.
     again = start(own)
-    assert again.stdout == done.stdout and "extend: 1,200 tokens" in again.stderr
+    assert again.stdout == done.stdout and "extend: 1,224 tokens" in again.stderr
     stages = sorted(path.parent.name for path in (own / "cache").glob("*/*/stage.json"))
     assert stages == ["extend", "probe", "replay"]
 
@@ -100,6 +100,7 @@ def test_two_processes_run_it_as_one(own):
 
 
 def test_models_of_ones_own_are_measured_in_sentences(own, monkeypatch):
+    monkeypatch.chdir(own)
     monkeypatch.setenv("LONGRECIPE_CACHE", str(own / "cache"))
     texts = corpus.english_texts(planted=False)[:100]
     (own / "long.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
@@ -145,13 +146,17 @@ def test_settings_that_cannot_be_run_are_named(setting, message, capsys):
     assert message in refused(capsys, "--params", PAPER, "--check", "-p", *setting)
 
 
-def test_text_that_is_not_there_is_named(own, capsys):
-    said = refused(capsys, "--params", str(own / "own.yaml"), "-p", "text", "no/such/folder")
-    assert "no/such/folder': there is no such file or folder" in said
+@pytest.mark.parametrize("check", [[], ["--check"]], ids=["run", "check"])
+def test_text_that_is_not_there_is_named(check, own, capsys, monkeypatch):
+    monkeypatch.chdir(own)
+    for key in ("text", "replay_text"):
+        said = refused(capsys, "--params", "own.yaml", "-p", key, "./folder", *check)
+        assert f"'{own / 'folder'}': there is no such file or folder" in said
 
 
-def test_models_that_the_recipe_cannot_extend_are_refused_before_anything_else(own, capsys):
-    words = ["--params", str(own / "own.yaml"), "-p", "weights"]
+def test_models_that_the_recipe_cannot_extend_are_refused_before_anything_else(own, capsys, monkeypatch):
+    monkeypatch.chdir(own)
+    words = ["--params", "own.yaml", "-p", "weights"]
     GPT2Config().save_pretrained(own / "gpt2")
     assert "GPT2Config has no rope_theta" in refused(capsys, *words, str(own / "gpt2"))
     MistralConfig(sliding_window=300).save_pretrained(own / "slides")
@@ -162,4 +167,4 @@ def test_models_that_the_recipe_cannot_extend_are_refused_before_anything_else(o
 def test_text_shorter_than_a_document_is_refused(own):
     done = start(own, "-p", "target_length", "65536", "-p", "method", "pose")
     assert done.returncode == 1
-    assert "tokens to train on, and a document 65,536: name more text" in done.stderr
+    assert "tokens to train on, and a document of target_length = 65536 needs 65,536: name more text" in done.stderr

@@ -26,6 +26,8 @@ log = logging.getLogger("longrecipe.train")
 FIXABLE = (ValueError, OSError, ImportError, MemoryError, cost.DoesNotFitError, SkippedPositionsError)
 FIXABLE += (torch.OutOfMemoryError,)
 
+ELSEWHERE = "checked for another machine (--gpu-gb): model and memory; not checked: text, disk, packages, speed"
+
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line: a params file, settings by name, where the model is written, and --check to stop before any
@@ -45,8 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
         p = params.load(chosen.params, **params.given_settings(chosen) | ({"out": chosen.out} if chosen.out else {}))
         log.info("%s", _check(p, chosen.gpu_gb, chosen.host_gb))
         if chosen.check:
-            preflight.check(p, fetch=False)
-            log.info("checked: the run can start")
+            preflight.check(p, fetch=False, here=chosen.gpu_gb is None)
+            log.info("checked: the run can start" if chosen.gpu_gb is None else ELSEWHERE)
         else:
             _train(recipe.prepare(p, saves_results=False))
     except FIXABLE as error:
