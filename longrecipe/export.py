@@ -50,48 +50,60 @@ _LENGTHS = ("n_positions", "n_ctx", "max_sequence_length", "max_seq_length", "ma
 _LENGTHS += ("model_max_length",)
 # transformers' own default of max_length, which is no window.
 _NO_WINDOW = 20
+_CURE = "name another folder (--out FOLDER, or the settings key out)"
 
 
 class ExportError(ValueError):
     """The folder asked for cannot be written."""
 
 
+def out_folder(params: Params) -> Path:
+    """The absolute path of a run's export: the setting out, relative to the working directory, or the run's name in
+    exports/ of the repository. Raises ExportError if it names the home of an unknown user.
+    """
+    if params.out is None:
+        name = f"{display_name(params)}-{params.method_slug}-{params.target_length}-seed{params.seed}"
+        return (root() / "exports" / file_name(name)).resolve()
+    try:
+        return Path(params.out).expanduser().resolve()
+    except RuntimeError as error:
+        raise ExportError(f"out = {params.out}: {reason(error)}; {_CURE}") from error
+
+
 def check_out(params: Params) -> Path:
     """Find the folder that a run's export is written to, and check that it can be.
 
-    It is the setting out, relative to the working directory, or exports/ of the repository with the run's name. It may
-    not exist yet, or be empty, or be an earlier export, which will be replaced.
+    It may not exist yet, or be empty, or be an earlier export, which will be replaced.
 
     Returns:
-        The folder's absolute path. Nothing is written.
+        The folder's absolute path, as `out_folder` gives it. Nothing is written.
 
     Raises:
         ExportError: a file with that name, a folder with other content, the base's own folder or one inside it, a mount
             point, or a place that cannot be written to.
     """
-    if params.out is None:
-        name = f"{display_name(params)}-{params.method_slug}-{params.target_length}-seed{params.seed}"
-        out = root() / "exports" / file_name(name)
-    else:
-        out = user_path(params.out)
-    out, cure = out.resolve(), "name another folder (--out FOLDER, or the settings key out)"
-    bases = [PACKAGE, *([Path(params.source).resolve()] if Path(params.source).is_dir() else [])]
+    out = out_folder(params)
+    bases = [PACKAGE, *([user_path(params.source).resolve()] if user_path(params.source).is_dir() else [])]
     for base in bases:
         if out.is_relative_to(base) or base.is_relative_to(out):
-            raise ExportError(f"out = {out}: it is or holds {base}, or is inside it, and that must stay; {cure}")
-    nearest = next(path for path in (out, *out.parents) if path.exists())
-    if not nearest.is_dir():
-        raise ExportError(f"out = {out}: {nearest} is a file, but must be a folder; {cure}")
-    if out.is_dir():
-        if out.is_mount():
-            raise ExportError(f"out = {out}: it is a mount point, which cannot be replaced; name a folder inside it")
-        _check_content(out, cure)
-        nearest = out.parent
+            raise ExportError(f"out = {out}: it is or holds {base}, or is inside it, and that must stay; {_CURE}")
+    nearest = out
     try:
-        with tempfile.TemporaryFile(dir=nearest):
+        nearest = next(path for path in (out, *out.parents) if path.exists())
+        if not nearest.is_dir():
+            raise ExportError(f"out = {out}: {nearest} is a file, but must be a folder; {_CURE}")
+        if nearest == out:
+            if out.is_mount():
+                raise ExportError(
+                    f"out = {out}: it is a mount point, which cannot be replaced; name a folder inside it"
+                )
+            _check_content(out)
+            nearest = out.parent
+        # With the name that is needed, as it may be too long.
+        with tempfile.NamedTemporaryFile(dir=nearest, prefix=_part(out).name):
             pass
     except OSError as error:
-        raise ExportError(f"out = {out}: {nearest} cannot be written to ({reason(error)}); {cure}") from error
+        raise ExportError(f"out = {out}: {nearest} cannot be written to ({reason(error)}); {_CURE}") from error
     return out
 
 
@@ -118,7 +130,7 @@ def export(
         MergeError: as `merge.merge_weights`.
     """
     out, base = check_out(params), models.folder_of(params.source, params.scale)
-    part = out.with_name(f".{out.name}.longrecipe-part")
+    part = _part(out)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
@@ -193,6 +205,11 @@ def set_tokenizer_length(folder: Path, length: int) -> None:
         write_json(fast, content)
 
 
+def _part(out: Path) -> Path:
+    """Where an export is written before it gets its name."""
+    return out.with_name(f".{out.name}.longrecipe-part")
+
+
 def _is_length(value: Any) -> bool:
     return isinstance(value, int | float) and value > _NO_WINDOW
 
@@ -211,7 +228,7 @@ def _record(params: Params, texts: Mapping[str, str], folder: Path) -> dict[str,
     }
 
 
-def _check_content(out: Path, cure: str) -> None:
+def _check_content(out: Path) -> None:
     """Raise ExportError if a folder holds anything that no earlier export wrote."""
     found = {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir()}
     if not found and not any(out.iterdir()):
@@ -222,11 +239,11 @@ def _check_content(out: Path, cure: str) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         ours = set()
     if not ours:
-        raise ExportError(f"out = {out}: the folder is not empty and is no export of longrecipe; {cure}, or empty it")
+        raise ExportError(f"out = {out}: the folder is not empty and is no export of longrecipe; {_CURE}, or empty it")
     if others := sorted(found - ours):
         raise ExportError(
             f"out = {out}: this earlier export would be replaced, but it also holds {', '.join(others[:3])}, which "
-            f"longrecipe did not write; move that away, or {cure}"
+            f"longrecipe did not write; move that away, or {_CURE}"
         )
 
 

@@ -180,7 +180,7 @@ class Recipe:
         train together, the main one writes. Returns the folder.
         """
         if not is_main():
-            return export.check_out(self.params)
+            return export.out_folder(self.params)
         texts = {"text": self.material.text.sha256, "replay text": self.material.general.sha256}
         return export.export(self.params, replayed.folder, texts, numbers)
 

@@ -385,6 +385,9 @@ def test_folders_that_must_not_be_written_are_refused_before_training(tmp_path, 
     # Nobody can write there, root neither.
     refuses("/proc/longrecipe/out", "/proc cannot be written to")
     refuses("/proc", "mount point")
+    refuses(tmp_path / "long" / ("x" * 250), "cannot be written to .*File name too long")
+    with pytest.raises(ExportError, match=r"out = ~nobody-here/out: .* name another folder"):
+        check_out(cases.settings(base, "~nobody-here/out"))
     assert (tmp_path / "full" / "thesis.txt").read_text() == "mine"
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import longrecipe.merge as module
-from longrecipe.merge import MergeError, interpolate, merge, read_checkpoint
+from longrecipe.merge import MergeError, check_rule, interpolate, merge, merge_weights, read_checkpoint
 from longrecipe.rope import extend_config
 
 weights = st.floats(0, 1)
@@ -256,6 +256,63 @@ def test_one_pair_of_tensors_at_a_time(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "interpolate", watched)
     merge(pair[0], folder, tmp_path / "out")
     assert len(results) == len(files)
+
+
+# whose layout the result has
+
+
+@pytest.mark.parametrize("rule", ["uniform", "spare_qk"])
+def test_the_layout_of_the_original(tmp_path, rule):
+    original = saved(tiny(0).to(torch.bfloat16), tmp_path / "original", max_shard_size="20KB")
+    tuned, out = saved(tiny(1), tmp_path / "tuned"), tmp_path / "out"
+    out.mkdir()
+    merge_weights(original, tuned, out, 0.3, rule, layout="original")
+    before, (first, second) = read_checkpoint(original), map(tensors_of, (original, tuned))
+    (out / "config.json").write_text("{}")
+    found = read_checkpoint(out)
+    assert (found.files, found.dtypes, found.shapes) == (before.files, before.dtypes, before.shapes)
+    assert len(set(found.files.values())) > 2
+    for name, tensor in tensors_of(out).items():
+        spared = rule == "spare_qk" and ("q_proj" in name or "k_proj" in name)
+        exact = second[name] if spared else torch.lerp(second[name], first[name].float(), 0.3)
+        assert torch.equal(tensor, exact.to(torch.bfloat16)), name
+    with pytest.raises(MergeError, match="layout is 'both', but must be one of tuned, original"):
+        merge_weights(original, tuned, out, layout="both")
+
+
+def test_values_beyond_float16_are_refused(tmp_path):
+    original = by_hand(tmp_path / "original", {"w": torch.tensor([1.0, 2.0], dtype=torch.float16)})
+    tuned = by_hand(tmp_path / "tuned", {"w": torch.tensor([2.0e5, 1.0])})
+    (tmp_path / "out").mkdir()
+    with pytest.raises(MergeError, match=r"w: values up to 1e\+05 do not fit into float16.*bfloat16"):
+        merge_weights(original, tuned, tmp_path / "out", layout="original")
+    # What is infinite already is not its doing.
+    assert interpolate(torch.tensor([torch.inf]), torch.ones(1), 1.0, torch.float16) == torch.inf
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_computed_buffers_are_left_out_if_only_the_original_has_them(tmp_path, side):
+    tensors = {"model.layers.0.self_attn.q_proj.weight": torch.ones(2, 2)}
+    folders = [
+        by_hand(tmp_path / f"{i}", tensors | ({"layers.0.rotary_emb.inv_freq": torch.ones(2)} if i == side else {}))
+        for i in range(2)
+    ]
+    if side == 1:
+        with pytest.raises(MergeError, match=r"rotary_emb\.inv_freq only in"):
+            merge(*folders, tmp_path / "out")
+    else:
+        assert tensors_of(merge(*folders, tmp_path / "out")).keys() == tensors.keys()
+
+
+def test_rules_are_checked_before_training(pair, tmp_path):
+    for rule in module.RULES:
+        check_rule(pair[0], rule)
+    fused = by_hand(tmp_path / "fused", {"layers.0.attention.query_key_value.weight": torch.ones(2, 2)})
+    check_rule(fused, "uniform")
+    with pytest.raises(MergeError, match=r"fused has no tensors named q_proj or k_proj.*set merge_rule to 'uniform'"):
+        check_rule(fused, "spare_qk")
+    with pytest.raises(MergeError, match="rule is 'ties'"):
+        check_rule(fused, "ties")
 
 
 # tied embeddings

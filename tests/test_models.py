@@ -1,3 +1,5 @@
+import fnmatch
+
 import numpy as np
 import pytest
 import torch
@@ -115,7 +117,22 @@ def test_what_a_hub_has_is_fetched_without_its_pickles(model, asked, tiny, token
     )
     assert folder_of(model, "paper") == saved
     ((name, options),) = calls
-    assert name == asked and "*.safetensors" in options["allow_patterns"] and "*.bin" not in options["allow_patterns"]
+    assert name == asked
+
+    def fetched(file):
+        # As huggingface_hub reads its patterns.
+        allowed, ignored = (
+            any(fnmatch.fnmatch(file, each) for each in options[f"{kind}_patterns"]) for kind in ("allow", "ignore")
+        )
+        return allowed and not ignored
+
+    wanted = ["model-00001-of-00004.safetensors", "model.safetensors.index.json", "config.json", "README.md"]
+    wanted += ["LICENSE", "LICENSE.txt", "USE_POLICY.md", "NOTICE", "generation_config.json", "merges.txt"]
+    wanted += ["tokenizer.model", "tokenizer.model.v3", "chat_template.jinja", "qwen.tiktoken", "spiece.model"]
+    wanted += ["additional_chat_templates/rag.jinja"]
+    others = ["pytorch_model.bin", "original/tokenizer.model", "original/params.json", "consolidated.safetensors"]
+    others += ["modeling_own.py", "training_args.bin", "model.gguf", "tf_model.h5"]
+    assert all(map(fetched, wanted)) and not any(map(fetched, others))
     assert same(load(model, "paper"), tiny)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from longrecipe import params, positions, recipe, samples
+from longrecipe import models, params, positions, recipe, samples, train
 from longrecipe.params import Params, ParamsError
 from longrecipe.positions import METHODS
 from longrecipe.setup import rows_at_once
@@ -147,6 +147,8 @@ def test_other_code_is_what_makes_models(tmp_path, monkeypatch):
         "cost.py",
         "params/files.py",
         "export.py",
+        "check_export.py",
+        "card.py",
     ]
     other += ["assets/mini/llama3/README.md", "assets/mini/qwen2/model.safetensors", "tokens/notes.txt"]
     for name in makes + other:
@@ -191,6 +193,31 @@ def test_the_folder_of_a_stage_goes_by_all_that_the_stage_reads(prepared, own_ca
             value = getattr(plain, name)
             other = plain.model_copy(update={name: "other" if isinstance(value, str) else 7 + (value or 0)})
             assert other.stage_key(stage) != plain.stage_key(stage), f"{stage} reads {name}"
+
+
+# the export
+
+
+def test_an_export_takes_its_settings_from_the_run(prepared, own_cache, tmp_path, monkeypatch):
+    run = prepared.varied(out=str(tmp_path / "exported"), **SHORT)
+    models.save(run.raised(), run.tokenizer, tmp_path / "replay" / "model")
+    replayed = train.Trained("replay", tmp_path / "replay" / "model", [1.0], 1.0, 1, None)
+    with monkeypatch.context() as patch:
+        # Another process than the main one.
+        patch.setenv("RANK", "1")
+        assert run.export(replayed) == tmp_path / "exported" and not (tmp_path / "exported").exists()
+    merged = run.merge(replayed)
+    assert not (tmp_path / "exported").exists()
+    numbers = {"merged": {"niah_m": {256: {"mean": 0.5}}, "perplexity": 9.0, "tasks": {256: {}}}}
+    folder = run.export(replayed, numbers)
+    card = (folder / "README.md").read_text()
+    assert "# llama3, 512 tokens" in card and "| merged | 0.500 | 9.00 |" in card and "license: apache-2.0" in card
+    assert f"| text, SHA-256 | `{run.material.text.sha256}` |" in card
+    exported = models.load(folder)
+    for name, tensor in merged.state_dict().items():
+        assert torch.equal(exported.state_dict()[name], tensor.to(torch.float16).float()), name
+    # Where an export is written is no part of what a run is.
+    assert [run.folder(stage) == prepared.varied(**SHORT).folder(stage) for stage in STAGES[:1]] == [True]
 
 
 # measuring

@@ -1,6 +1,9 @@
 """How memory is spent in training: every saving gives the same model, or as close a one as its precision allows."""
 
+import functools
+import json
 import re
+import stat
 from dataclasses import replace
 
 import pytest
@@ -42,6 +45,20 @@ def test_savings_train_the_same_model(change, make_tiny, random_rows, tmp_path):
     for name in wanted:
         # Adam's first steps divide by gradients' own size: rounding of a small one shows.
         torch.testing.assert_close(got[name], wanted[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_what_saves_memory_is_not_in_the_saved_model(make_tiny, random_rows, tmp_path):
+    for use_cache in (True, False):
+        dataset = store(random_rows(12), tmp_path / f"data-{use_cache}")
+        stage = replace(STAGE, setup=replace(PLAIN, checkpointing=True))
+        start, folder = functools.partial(make_tiny, use_cache=use_cache), tmp_path / f"run-{use_cache}"
+        folder = run_stage(start, dataset, Collator(METHODS["longrecipe"], 128, 3), stage, folder).folder
+        settings = json.loads((folder / "config.json").read_text())
+        assert settings["use_cache"] is use_cache
+        assert settings["rope_theta"] == settings["rope_parameters"]["rope_theta"] == 10_000
+        assert settings["torch_dtype"] == settings["dtype"] == "float32"
+        # Of one mode, the usual one.
+        assert len({stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}) == 1
 
 
 def test_float32_sums_keep_what_bfloat16_loses():
