@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# What is not copied beside the merged weights: weights in any form, trainer states, and lists of shards.
+# What is not copied with the merged weights: weights in any form, trainer states, and lists of shards.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".gguf", ".onnx", ".index.json")
 
 

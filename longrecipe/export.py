@@ -45,7 +45,7 @@ TOKENIZER = (
     "merges.txt",
 )
 LICENCES = ("license*", "licence*", "notice*", "copying*", "use_policy*")
-# Keys of a config.json that older models have beside max_position_embeddings, for the same length.
+# Keys of a config.json that older models have for the same length as max_position_embeddings.
 _LENGTHS = ("n_positions", "n_ctx", "max_sequence_length", "max_seq_length", "max_seq_len", "seq_length", "max_length")
 _LENGTHS += ("model_max_length",)
 # transformers' own default of max_length, which is no window.
@@ -189,7 +189,7 @@ def copy_small_files(base: Path, folder: Path) -> None:
 
 
 def set_tokenizer_length(folder: Path, length: int) -> None:
-    """Set the length at which a folder's tokenizer truncates, in tokenizer_config.json and where tokenizer.json has it.
+    """Set the length at which a tokenizer truncates, in tokenizer_config.json, and in tokenizer.json if it is there.
 
     tokenizer_config.json is made if it is missing: transformers would know no length without it.
     """

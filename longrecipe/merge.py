@@ -225,7 +225,7 @@ def _names_in_common(original: Checkpoint, tuned: Checkpoint) -> list[str]:
         raise MergeError(
             f"The tensors differ: {few(one_sided & original.files.keys())} only in {original.folder}, "
             f"{few(one_sided & tuned.files.keys())} only in {tuned.folder}; merge models of one architecture and "
-            f"one tie_word_embeddings and, where that is true, no {HEAD} other than a copy of the embeddings"
+            f"one tie_word_embeddings; if that is true, {HEAD} must be a copy of the embeddings"
         )
     names = [name for name in tuned.files if name in original.files]
     shapes = ((name, original.shapes[name], tuned.shapes[name]) for name in names)
@@ -238,7 +238,7 @@ def _names_in_common(original: Checkpoint, tuned: Checkpoint) -> list[str]:
 
 
 def _ties_head(model: Checkpoint) -> bool:
-    # By the configuration class: many a config.json leaves the key out where it is the default of its class.
+    # By the configuration class: many config.json leave the key out if it is the default of their class.
     if not getattr(AutoConfig.from_pretrained(model.folder).get_text_config(), "tie_word_embeddings", False):
         return False
     if HEAD not in model.files:

@@ -102,7 +102,7 @@ def _qwen2_7b() -> PreTrainedConfig:
 
 
 SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {"llama3": _llama3_8b, "mistral": _mistral_7b, "qwen2": _qwen2_7b}
-# Fetched from a hub beside weights: settings, the tokenizer in all forms, licences, and the card, which names one.
+# Fetched from a hub with the weights: settings, the tokenizer in all forms, licences, and the card, which names one.
 _SMALL = ["*.json", "tokenizer*", "*.txt", "*.jinja", "*.model", "*.tiktoken", "README.md"]
 _SMALL += [f"{name}*" for name in ("LICENSE", "LICENCE", "License", "NOTICE", "Notice", "COPYING", "USE_POLICY")]
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -117,7 +117,7 @@ HUB = {
 def new_mini(model: str, seed: int) -> PreTrainedModel:
     """A mini model with random weights (HF's own initialisation), of the architecture named.
 
-    Raises ValueError, listing the architectures, where the name is unknown.
+    Raises ValueError, listing the architectures, if the name is unknown.
     """
     if model not in ARCHITECTURES:
         raise ValueError(f"model = {model!r}: mini architectures are {', '.join(ARCHITECTURES)}.")
@@ -241,7 +241,7 @@ def save(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
 
 
 def autocast_dtype(precision: str = "auto", device: str = "cpu") -> torch.dtype:
-    """The dtype to compute in: bf16 or fp32 as asked, for "auto" bf16 where the processor has instructions for it.
+    """The dtype to compute in: bf16 or fp32 as asked, for "auto" bf16 if the processor has instructions for it.
 
     bf16 without such instructions is emulated on CPUs and several times slower than fp32.
     """

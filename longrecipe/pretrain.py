@@ -69,9 +69,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def make_mini(model: str, folder: Path, seed: int = 0, settings: Curriculum | None = None) -> pd.DataFrame:
     """Make a mini model from nothing, tokenizer included, and write it to folder (weights as float16, safetensors).
 
-    `training.json` beside the weights says how it was made. An initialisation that does not find recall in phase A is
+    `training.json` in the same folder says how it was made. An initialisation that does not find recall in phase A is
     given up for the next one. Takes about 15 minutes on two cores. Returns the log of the last attempt, one row a step.
-    Raises ValueError for an unknown architecture and CurriculumError where no attempt finds recall.
+    Raises ValueError for an unknown architecture and CurriculumError if no attempt finds recall.
     """
     settings = settings or Curriculum()
     tokenizer = build_tokenizer()
@@ -149,7 +149,7 @@ def pair_batch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Phase A: rows of n_pairs bare KEY NN pairs, then as many recalls again and again; labels on recalled values only.
 
-    Returns ids and labels, both int64 [rows, 6 * n_pairs], labels being -100 where nothing is asked.
+    Returns ids and labels, both int64 [rows, 6 * n_pairs], labels being -100 for tokens that are not asked.
     """
     rows = max(1, n_tokens // (6 * n_pairs))
     keys = np.stack([rng.choice(facts.keys, size=n_pairs, replace=False) for _ in range(rows)])
@@ -171,7 +171,7 @@ def pretrain(
 ) -> list[dict]:
     """Train a mini model from nothing, in place, by the curriculum; returns the log, a dict for each step.
 
-    Raises CurriculumError where phase A does not pass within its step limit.
+    Raises CurriculumError if phase A does not pass within its step limit.
     """
     settings = settings or Curriculum()
     own_head = not network.config.tie_word_embeddings

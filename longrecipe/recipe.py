@@ -128,7 +128,7 @@ class Recipe:
     def drawn_positions(self, count: int, n_documents: int | None = None) -> list[np.ndarray]:
         """position_ids of the samples that `shown` gives, as stage 1 draws them in its first epoch.
 
-        n_documents: so many documents in turn, which is quicker; None takes one for each sample.
+        n_documents: this number of documents in turn, which is quicker; None takes one for each sample.
         """
         rows, collator = list(samples.rows_of(self.shown(min(count, n_documents or count)))), self.collator()
         return [collator.positions(rows[key % len(rows)] | {"key": key}) for key in range(count)]
@@ -193,7 +193,7 @@ class Recipe:
     ) -> evaluate.Report:
         """NIAH(M) by length and depth, and general scores; the same held-out documents for every model.
 
-        share: of the run's eval_documents beyond the window; below 1 for models that only stand beside the others.
+        share: of the run's eval_documents beyond the window; below 1 for models that are measured for comparison only.
         others: further tasks to ask, of `evaluate.OTHERS`. lengths: None takes the run's measured_lengths; passkeys
         (eval_passkeys) are asked there alone.
         """

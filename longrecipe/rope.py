@@ -74,7 +74,7 @@ def extend_config(config: Any, target_length: int, factor: float | None = None, 
         config: any configuration with standard RoPE (rope_type "default").
         target_length: T, in tokens; becomes max_position_embeddings.
         factor: f of the rule; T/W if not given.
-        window: W, in tokens; max_position_embeddings if not given. Pass it where the configuration promises more
+        window: W, in tokens; max_position_embeddings if not given. Pass it if the configuration promises more
             than the model was trained on.
 
     Returns:

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 import longrecipe.smollm2 as module
+from longrecipe import params
+from longrecipe.card import origin
 from longrecipe.check_export import check_export
+from longrecipe.formats import read_json, readable_tokenizer
 from longrecipe.models import folder_of, load, load_tokenizer, save
 from longrecipe.smollm2 import GGUF, smollm2_folder
 
@@ -107,6 +110,11 @@ def test_the_real_file_becomes_a_model_that_speaks_english(cache, monkeypatch):
     assert (network.config.max_position_embeddings, network.config.vocab_size) == (8192, 49_152)
     assert network.config.rope_parameters["rope_theta"] == 100_000
     assert network.dtype == torch.float32 and sum(p.numel() for p in network.parameters()) == 134_515_008
+    assert read_json(folder / "config.json")["rope_theta"] == 100_000
+    settings = read_json(folder / "tokenizer_config.json")
+    assert settings == readable_tokenizer(settings) and settings["tokenizer_class"] != "TokenizersBackend"
+    known = origin(params.load("smollm2", "small"), folder)
+    assert (known.name, known.licence) == (module.HUB_ID, {"license": "apache-2.0"})
     text = "The capital of France is Paris, and 42 birds don't know it.\n"
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids[0]) == text

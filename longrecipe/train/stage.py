@@ -34,7 +34,7 @@ class Stage:
     term that keeps the model near the original one on text within its window (0: none).
 
     A step's samples are read in `accumulation` batches of equal size; setup: how memory is spent (see `cost.Setup`).
-    Raises ValueError where batch_size is no multiple of accumulation, and for a kl_weight with a fused loss.
+    Raises ValueError if batch_size is no multiple of accumulation, and for a kl_weight with a fused loss.
     """
 
     name: str
@@ -102,11 +102,11 @@ def run_stage(
     A finished stage is loaded, an interrupted one goes on from its last whole checkpoint and ends bit for bit as if it
     had not been interrupted (same machine, same thread count). Before training with skipped positions the guard
     `check_skipped_positions` must pass, in every process and before weights are sharded. Started by torchrun, several
-    processes share each batch, and each sample where setup.sequence_parallel is above 1: then `check_context_parallel`
+    processes share each batch, and each sample if setup.sequence_parallel is above 1: then `check_context_parallel`
     must pass as well. Started by accelerate launch with params/accelerate/*.yaml, they share the weights too.
     Args: make_network: builds the model to start from; original: builds the model
     that a stage with a kl_weight above 0 is kept near. Returns a Trained.
-    Raises SkippedPositionsError from the guards, and ValueError where folder holds a stage of other settings.
+    Raises SkippedPositionsError from the guards, and ValueError if folder holds a stage of other settings.
     """
     if len(dataset) < stage.batch_size:
         # Trainer would drop the only batch, train nothing and say that it had finished.
