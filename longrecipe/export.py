@@ -59,15 +59,12 @@ class ExportError(ValueError):
 
 def out_folder(params: Params) -> Path:
     """The absolute path of a run's export: the setting out, relative to the working directory, or the run's name in
-    exports/ of the repository. Raises ExportError if it names the home of an unknown user.
+    exports/ of the repository.
     """
     if params.out is None:
         name = f"{display_name(params)}-{params.method_slug}-{params.target_length}-seed{params.seed}"
         return (root() / "exports" / file_name(name)).resolve()
-    try:
-        return Path(params.out).expanduser().resolve()
-    except RuntimeError as error:
-        raise ExportError(f"out = {params.out}: {reason(error)}; {_CURE}") from error
+    return user_path(params.out).resolve()
 
 
 def check_out(params: Params) -> Path:

@@ -67,8 +67,14 @@ def cache_dir() -> Path:
 
 
 def user_path(name: str | Path) -> Path:
-    """The absolute path of a name that a user gave: relative to the working directory, `~` is the home folder."""
-    return Path(os.path.abspath(os.path.expanduser(name)))
+    """The absolute path of a name that a user gave: relative to the working directory, `~` is the home folder.
+
+    Raises ValueError for the home folder of a user that does not exist.
+    """
+    path = os.path.expanduser(name)
+    if path.startswith("~"):
+        raise ValueError(f"{str(name)!r}: {Path(path).parts[0]} is no user of this machine; name another folder.")
+    return Path(os.path.abspath(path))
 
 
 def write_text(path: Path, text: str) -> None:
