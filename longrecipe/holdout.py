@@ -8,21 +8,26 @@ _AT_ONCE = 1 << 20
 
 
 def held_out_documents(lengths: np.ndarray, held_out_every: int) -> np.ndarray:
-    """Which documents to hold out, bool [N]: together at most one token in held_out_every, and as close as they fit.
+    """Which documents to hold out, bool [N]: together about one token in held_out_every.
 
-    Documents are tried in an order that is random and always the same, so that they come from all of the corpus. If
-    none is short enough, the shortest is held out; with two documents or more it is never longer than the rest.
+    Documents are tried in an order that is random and always the same, so that they come from all of the corpus; those
+    that fit are held out. If they hold less than half of what is wanted, the shortest of the others is added, as long
+    as no more than half of all tokens is held out. At least one document is held out, and one is not.
     Args: lengths int64 [N], tokens of each document, N >= 2.
-    Example: lengths `[60, 10, 15, 15]` and held_out_every = 10 hold out the second.
+    Example: lengths `[60, 10, 15, 15]` and held_out_every = 10 hold out the second; `[90, 1, 80, 70]` and 20 the second
+    and the last.
     """
-    most, n_held = int(lengths.sum()) // held_out_every, 0
+    total, n_held = int(lengths.sum()), 0
+    most = total // held_out_every
     is_held = np.zeros(len(lengths), dtype=bool)
     sizes = lengths.tolist()
     for i in np.random.default_rng(0).permutation(len(sizes)).tolist():
         if n_held + sizes[i] <= most:
             is_held[i], n_held = True, n_held + sizes[i]
-    if not n_held:
-        is_held[np.argmin(lengths)] = True
+    if 2 * n_held < most or not n_held:
+        shortest = int(np.argmin(np.where(is_held, total + 1, lengths)))
+        if not n_held or 2 * (n_held + sizes[shortest]) <= total:
+            is_held[shortest] = True
     return is_held
 
 

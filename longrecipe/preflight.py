@@ -28,7 +28,7 @@ from longrecipe.paths import cache_dir, check_pointer
 from longrecipe.positions import method as method_of
 from longrecipe.rope import extend_config
 from longrecipe.setup import check_days, setup_of
-from longrecipe.train import check_installed
+from longrecipe.train import attention_of, check_installed
 
 log = logging.getLogger(__name__)
 _ADVICE = "save it again with transformers (from_pretrained, then save_pretrained)"
@@ -114,6 +114,7 @@ def check_weights(p: Params, config: PreTrainedConfig) -> None:
         raise ValueError(f"{folder} has {few(unused)}, which {kind} does not use, so merging would lose it; {_ADVICE}.")
     _check_dtypes(stored)
     check_rule(folder, p.merge_rule)
+    _check_attention(p, network)
     _check_logits(p, network)
 
 
@@ -124,6 +125,17 @@ def _check_dtypes(stored: Checkpoint) -> None:
                 f"{stored.folder / stored.files[name]}: {name} is stored as {dtype}, which cannot be trained or "
                 "averaged; take the model in bfloat16 or float32."
             )
+
+
+def _check_attention(p: Params, network: PreTrainedModel) -> None:
+    wanted = attention_of(p.attention)
+    try:
+        network.set_attn_implementation(wanted)
+    except (ValueError, ImportError) as error:
+        raise ValueError(
+            f"attention = {p.attention!r}: {type(network).__name__} does not support {wanted} ({reason(error)}); set "
+            "attention: eager, which every model has."
+        ) from error
 
 
 def _check_logits(p: Params, network: PreTrainedModel) -> None:

@@ -103,6 +103,11 @@ def test_a_profile_changes_keys_together_and_overrides_win(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / path.name).write_text(text)
     (tmp_path / "quick" / "other.yaml").write_text("ratio: 0.9\n")
+    # A file's name is no pattern.
+    named = path.with_name("o[w]n.yaml")
+    named.write_bytes(path.read_bytes())
+    with pytest.raises(ParamsError, match=r"profile = 'quick': o\[w\]n\.yaml has none"):
+        load(str(named), profile="quick")
     plain, quick = load(str(path)), load(str(path), profile="quick", ratio=0.4)
     assert quick == changed(plain, ratio=0.4, extend_steps=3)
     assert from_notebook({"model": str(path), "profile": "quick"}) == changed(plain, ratio=0.2, extend_steps=3)

@@ -177,10 +177,15 @@ def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(tmp_path, make_tin
         (PhiConfig(**SMALL), {}, r"fused_loss: PhiForCausalLM has a head with a bias.*set fused_loss: false"),
         (
             Gemma2Config(**SMALL, head_dim=8),
-            {"method": "pose"},
+            {"method": "pose", "attention": "eager"},
             "fused_loss: .*final_logit_softcapping.*fused_loss: false",
         ),
-        (Gemma2Config(**SMALL, head_dim=8), {}, "changes its logits .*set selection: random, or another method"),
+        (Gemma2Config(**SMALL, head_dim=8), {}, "Gemma2ForCausalLM does not support sdpa .*set attention: eager"),
+        (
+            Gemma2Config(**SMALL, head_dim=8),
+            {"attention": "eager"},
+            "changes its logits .*set selection: random, or another method",
+        ),
         (Cohere2Config(**SMALL, logit_scale=0.1), {"selection": "random"}, "logit_scale"),
         (
             GPTNeoXConfig(**SMALL),
@@ -188,7 +193,7 @@ def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(tmp_path, make_tin
             "no tensors named q_proj or k_proj.*set merge_rule to 'uniform'",
         ),
     ],
-    ids=["phi", "gemma2", "gemma2 analysed", "cohere2", "neox"],
+    ids=["phi", "gemma2", "gemma2 attends", "gemma2 analysed", "cohere2", "neox"],
 )
 def test_what_an_architecture_does_not_have_is_refused_with_the_setting_that_helps(
     config, changes, message, tmp_path, tokenizer

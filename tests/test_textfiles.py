@@ -199,11 +199,23 @@ def test_held_out_documents_are_some_and_never_more_than_the_rest(lengths, every
     is_held = held_out_documents(lengths, every)
     held, total = lengths[is_held].sum(), lengths.sum()
     np.testing.assert_array_equal(is_held, held_out_documents(lengths, every))
+    most, shortest_left = total // every, lengths[~is_held].min()
     assert 0 < held <= total - held
-    # No more than the share, or the shortest document if it is longer than that.
-    assert held * every <= total or (is_held.sum() == 1 and held == lengths.min())
-    # And no document that would still fit was left.
-    assert held * every > total or lengths[~is_held].min() > total // every - held
+    if held <= most:
+        # No document that would still fit was left, and little is held out only if one more would be too much.
+        assert shortest_left > most - held
+        assert 2 * held >= most or 2 * (held + shortest_left) > total
+    else:
+        # One document more than fits, the shortest of those that did not, if the others were too little.
+        added = max(size for size in lengths[is_held] if size <= shortest_left)
+        assert held - added <= most and (held == added or 2 * (held - added) < most)
+
+
+def test_short_notes_next_to_books_are_not_all_that_is_held_out():
+    assert held_out_documents(np.array([5000, 5100, 30, 4900, 20, 5200]), 20).tolist() == [0, 0, 1, 1, 1, 0]
+    assert held_out_documents(np.array([90, 1, 80, 70]), 20).tolist() == [0, 1, 0, 1]
+    assert held_out_documents(np.array([60, 10, 15, 15]), 10).tolist() == [0, 1, 0, 0]
+    assert held_out_documents(np.array([100_000, 30, 20]), 20).tolist() == [0, 1, 1], "a book stays whole"
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=2, max_size=30).map(np.array), seed=st.integers(0, 99))

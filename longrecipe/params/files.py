@@ -1,6 +1,7 @@
 """Settings read from `params/<scale>/<model>.yaml`, overridden by name, checked before anything starts."""
 
 import difflib
+import glob
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,8 +31,8 @@ def available() -> dict[str, list[str]]:
 
 
 def profiles(path: Path) -> dict[str, Path]:
-    """The profiles of a params file by name: files of its name in folders beside it, with the keys that differ."""
-    return {file.parent.name: file for file in sorted(path.parent.glob(f"*/{path.name}"))}
+    """The profiles of a params file by name: files of its name in folders next to it, with the keys that differ."""
+    return {file.parent.name: file for file in sorted(path.parent.glob(f"*/{glob.escape(path.name)}"))}
 
 
 def load(model: str, scale: str = "mini", profile: str | None = None, **overrides: Any) -> Params:
