@@ -211,7 +211,7 @@ def load(
     *.safetensors; pickled weights are refused) or a hub id; target_length in tokens; rope_factor: f of `rope.ntk_base`,
     default T / W; dtype of the weights in memory, whatever they are stored in (the mini models are stored as float16);
     window: W, None takes the configuration's; attention: the implementation, by transformers' name.
-    Raises FileNotFoundError that names what is missing.
+    Raises FileNotFoundError that names what is missing, and ValueError if the folder lacks a tensor.
     """
     folder = folder_of(model, scale)
     # Of the weights that are loaded, whatever the name stands for.
@@ -219,7 +219,10 @@ def load(
     if target_length is not None:
         config = extend_config(config, target_length, factor=rope_factor, window=window)
     options = {"dtype": dtype, "attn_implementation": attention, "use_safetensors": True, "local_files_only": True}
-    network = AutoModelForCausalLM.from_pretrained(folder, config=config, **options)
+    network, found = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
+    if missing := sorted(found["missing_keys"]):
+        # transformers fills these with random numbers, and only reports it.
+        raise ValueError(f"{folder} lacks {', '.join(missing[:3])}, which {type(network).__name__} needs.")
     return network.eval()
 
 

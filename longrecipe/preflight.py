@@ -53,8 +53,7 @@ def check(p: Params, fetch: bool = True, here: bool = True) -> PreTrainedConfig:
     check_weights(p, config)
     if here:
         check_text(p, tokenizer)
-    if p.scale != "mini":
-        check_facts(p, english_wording(tokenizer))
+    check_facts(p, evaluate.planted(tokenizer) if p.scale == "mini" else english_wording(tokenizer))
     return config
 
 
@@ -86,11 +85,12 @@ def check_training(p: Params, config: PreTrainedConfig) -> None:
     check_disk(p, config)
 
 
-def check_weights(p: Params, config: PreTrainedConfig) -> None:
+def check_weights(p: Params, config: PreTrainedConfig, trains: bool = True) -> None:
     """Compare the tensors of a run's model with its architecture, without reading them.
 
+    trains: whether all stages run, and not the token analysis alone.
     Raises ValueError if a file is no safetensors file, a tensor is missing, has another shape or is used by nothing, or
-    if the run's loss, token analysis or merge rule does not work with this architecture.
+    if the run's attention, loss, token analysis or merge rule does not work with this architecture.
     """
     folder = models.folder_of(p.source, p.scale)
     for path in sorted(folder.glob("*.safetensors")):
@@ -113,7 +113,8 @@ def check_weights(p: Params, config: PreTrainedConfig) -> None:
     if unused := sorted(name for name in found["unexpected_keys"] if not COMPUTED.search(name)):
         raise ValueError(f"{folder} has {few(unused)}, which {kind} does not use, so merging would lose it; {_ADVICE}.")
     _check_dtypes(stored)
-    check_rule(folder, p.merge_rule)
+    if trains:
+        check_rule(folder, p.merge_rule)
     _check_attention(p, network)
     _check_logits(p, network)
 

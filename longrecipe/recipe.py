@@ -273,6 +273,8 @@ def prepare(params: Params, analysis_only: bool = False, saves_results: bool = T
     if analysis_only:
         config = preflight.check_config(params)
         check_text(params)
+        if not models.is_remote(params.source, params.scale):
+            preflight.check_weights(params, config, trains=False)
     else:
         config = preflight.check(params)
     tokenizer = preflight.load_tokenizer(params, config)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from longrecipe import models
@@ -183,6 +184,15 @@ def test_pickled_weights_are_refused(tiny, tmp_path):
     torch.save(tiny.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
         load(tmp_path)
+
+
+def test_missing_tensors_are_refused_and_not_made_up(tiny, tokenizer, tmp_path):
+    folder = save(tiny, tokenizer, tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks model\.norm\.weight, which LlamaForCausalLM needs"):
+        load(folder)
 
 
 @pytest.mark.parametrize("factor", [None, 4.0])

@@ -237,6 +237,18 @@ def test_facts_that_do_not_fit_are_refused(folder):
         preflight.check(settings(folder, eval_facts=40))
 
 
+def test_facts_that_do_not_fit_the_minis_are_refused():
+    with pytest.raises(ValueError, match=r"eval_facts = 60: they do not fit into documents of 256 tokens"):
+        preflight.check(params.load("llama3", eval_facts=60))
+    preflight.check(params.load("llama3"))
+
+
+def test_the_token_analysis_alone_reads_a_whole_model(folder):
+    drop_norm(folder)
+    with pytest.raises(ValueError, match=r"lacks model\.norm\.weight"):
+        recipe.prepare(settings(folder), analysis_only=True)
+
+
 def test_text_that_is_missing_is_named_with_its_absolute_path(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     for key in ("text", "replay_text"):
