@@ -140,7 +140,7 @@ def load_material(params: Params, tokenizer: PreTrainedTokenizerBase) -> Materia
     """The text of a run: the files it names (relative to the working directory) or a dataset of a hub, else English
     that every Python carries, with planted facts at scale mini.
 
-    Raises ValueError if facts are to be planted in text of one's own, and as `textfiles.load_files` and
+    Raises ValueError if facts are to be planted in a text of your own, and as `textfiles.load_files` and
     `hubtext.load_hub_text` say.
     """
     planted = params.scale == "mini"

@@ -1,6 +1,6 @@
 """Checks that run before any work: the model, its tokenizer, the text and the disk of a run, each within seconds.
 
-A run of a 7B model takes a day, so what would stop it late has to stop it here, with a message that says how to fix it.
+A run of a 7B model takes a day, so a problem must end it here and not late, with a message that says how to fix it.
 """
 
 import logging

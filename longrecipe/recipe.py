@@ -264,7 +264,7 @@ def prepare(params: Params, analysis_only: bool = False, saves_results: bool = T
     """Load what a run needs: tokenizer and text, which at scale mini has planted facts.
 
     analysis_only: for the token analysis, and to look at positions. Otherwise the checks of `preflight` run first, so
-    that what would stop the run late stops it here: model, tokenizer, text, export folder, disk, facts to ask for.
+    that a problem ends the run before any work: model, tokenizer, text, export folder, disk, facts to ask for.
     saves_results: whether the caller writes to results/, as the notebooks do.
     Raises ValueError or OSError, with the value and how to fix it.
     """

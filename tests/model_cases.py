@@ -107,7 +107,7 @@ def stage(base_folder: Path, folder: Path, **changes) -> Path:
 
 
 def settings(base_folder: Path, out: Path | None = None, **changes) -> Params:
-    """Settings of a run on a base of one's own at scale small, from W = 64 to T = 512."""
+    """Settings of a run on a base of your own at scale small, from W = 64 to T = 512."""
     own = {
         "model": "mine",
         "weights": str(base_folder),

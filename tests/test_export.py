@@ -347,7 +347,7 @@ def test_a_fresh_process_agrees_with_the_measured_model(made, tmp_path):
 def test_the_default_is_a_readable_path():
     params = cases.settings(mini_model_dir("llama3"), method="pose:n_chunks=3", seed=4)
     assert check_out(params) == root() / "exports" / "mine-pose-n_chunks-3-512-seed4"
-    # A model of one's own does not take the name of the kit's.
+    # A model of your own does not take the name of the kit's.
     own = cases.settings("/models/my model", model="smollm2")
     assert check_out(own) == root() / "exports" / "my-model-longrecipe-512-seed0"
     assert check_out(cases.settings("me/my-model", model="smollm2")).name == "my-model-longrecipe-512-seed0"

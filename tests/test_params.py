@@ -431,7 +431,7 @@ def test_settings_added_later_leave_the_keys_of_older_runs_alone(tmp_path):
     assert named == older and named.key == older.key
     settings = older.model_dump()
     assert {name: settings.pop(name) for name in later} == later
-    assert older.key == changed(older, out="somewhere").key, "where the export is written is no setting of the model"
+    assert older.key == changed(older, out="somewhere").key, "the folder of the export is no setting of the model"
     assert older.key == hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
     others = [changed(older, replay_kl_weight=1.0), changed(older, merge_rule="spare_qk")]
     assert len({older.key, *(other.key for other in others)}) == 3

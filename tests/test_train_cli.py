@@ -47,7 +47,7 @@ SHORT = {
 
 @pytest.fixture
 def own(tmp_path, make_tiny):
-    """A params file of one's own, as short as params/own.yaml, with relative paths: a tiny model in a folder, long text
+    """A params file of your own, as short as params/own.yaml, with relative paths: a tiny model in a folder, long text
     and general text in files."""
     make_tiny(0).save_pretrained(tmp_path / "model")
     load_tokenizer("llama3").save_pretrained(tmp_path / "model")

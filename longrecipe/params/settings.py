@@ -178,7 +178,7 @@ class Params(BaseModel):
         return key_of({k: v for k, v in settings.items() if not k.startswith(later)})
 
     def _hashed(self) -> dict[str, Any]:
-        # Where the export is written changes nothing in it.
+        # The folder of the export does not change the model.
         return self.model_dump(exclude_defaults=True, exclude={"out"})
 
     @field_validator("probe_window", mode="before")

@@ -30,12 +30,12 @@ ELSEWHERE = "checked for another machine (--gpu-gb): model and memory; not check
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line: a params file, settings by name, where the model is written, and --check to stop before any
+    """The command line: a params file, settings by name, the folder of the export, and --check to stop before any
     work."""
     parser = argparse.ArgumentParser(prog="python -m longrecipe.train", description="Run the recipe of a params file.")
     parser.add_argument("--params", required=True, metavar="FILE", help="such as params/own.yaml")
     params.add_settings(parser)
-    parser.add_argument("--out", metavar="FOLDER", help="where the model is written (settings key out)")
+    parser.add_argument("--out", metavar="FOLDER", help="the folder of the extended model (settings key out)")
     parser.add_argument("--check", action="store_true", help="check model, text, memory and disk, and stop")
     parser.add_argument("--gpu-gb", type=float, metavar="GB", help="memory of one GPU; default: of the one here")
     parser.add_argument("--host-gb", type=float, metavar="GB", help="memory of the host; default: of this one")
