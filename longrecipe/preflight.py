@@ -41,12 +41,14 @@ def check(p: Params, fetch: bool = True, here: bool = True) -> PreTrainedConfig:
     is for this machine; without, its packages, speed, disk and text are not checked.
     Raises ValueError and OSError (FileNotFoundError among them), with the value, what is allowed and how to fix it.
     """
-    config = check_config(p)
+    config, is_remote = check_config(p), models.is_remote(p.source, p.scale)
     if here:
         check_training(p, config)
         check_out(p)
+    if here and is_remote:
+        # Before a long download; what needs the tokenizer is checked after it.
         check_text(p)
-    if not fetch and models.is_remote(p.source, p.scale):
+    if is_remote and not fetch:
         log.info("%s comes from a hub: its weights and tokenizer are checked when the run has fetched them.", p.source)
         return config
     tokenizer = load_tokenizer(p, config)
@@ -207,9 +209,8 @@ def load_tokenizer(p: Params, config: PreTrainedConfig) -> PreTrainedTokenizerBa
 
 def check_writable(folder: Path, name: str) -> None:
     """Raise OSError if no files can be written to a folder, which may not be there yet."""
-    there = next(each for each in (folder, *folder.parents) if each.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=_existing(folder)):
             pass
     except OSError as error:
         raise OSError(f"{name}: no files can be written to {folder} ({error.strerror}); choose another.") from error
@@ -218,8 +219,7 @@ def check_writable(folder: Path, name: str) -> None:
 def check_disk(p: Params, config: PreTrainedConfig) -> None:
     """Raise ValueError if a run writes more than the disk of the cache has free (modelled by `cost.disk_bytes`)."""
     need, folder = disk_need(p, config), cache_dir()
-    there = next(each for each in (folder, *folder.parents) if each.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(_existing(folder)).free
     if need > free:
         raise ValueError(
             f"the run writes about {need / cost.GB:.1f} GB to {folder} (modelled: stages, checkpoints, samples and the "
@@ -273,6 +273,10 @@ def check_amount(material: Material) -> None:
 def english_wording(tokenizer: PreTrainedTokenizerBase) -> evaluate.Wording:
     """The wording of the tasks with words of the English that every Python carries, for text in any language."""
     return evaluate.sentences(tokenizer, "\n".join(reference_texts()))
+
+
+def _existing(folder: Path) -> Path:
+    return next(each for each in (folder, *folder.parents) if each.exists())
 
 
 def analyses(p: Params) -> bool:

@@ -167,6 +167,10 @@ def test_a_short_file_takes_the_other_keys_from_the_scales_own(tmp_path):
     assert params.measured_lengths == [512, 1024, 2048]
     longer = own(tmp_path, **OWN | {"window": 8192, "target_length": 32768})
     assert (longer.probe_window, longer.probe_length) == (16384, shipped.probe_length)
+    with pytest.raises(ParamsError, match="target_length is missing: T, context window wanted"):
+        own(tmp_path, **{k: v for k, v in OWN.items() if k != "target_length"})
+    with pytest.raises(ParamsError, match="window = 'much'"):
+        own(tmp_path, **OWN | {"window": "much"})
     given = own(tmp_path, **OWN, probe_window=600, probe_length=500, analysis_length=700, eval_lengths=[256])
     assert (given.probe_window, given.probe_length, given.analysis_length) == (600, 500, 700)
     assert given.measured_lengths == [256, 512, 2048]

@@ -22,7 +22,7 @@ _IPYTHON_NAMES = {"In", "Out", "get_ipython", "exit", "quit", "open"}
 
 
 class ParamsError(ValueError):
-    """Settings that cannot be run; the message names each value, what is allowed and how to mend it."""
+    """Settings that cannot be run; the message names each value, what is allowed and how to fix it."""
 
 
 def available() -> dict[str, list[str]]:
@@ -70,8 +70,9 @@ def load(model: str, scale: str = "mini", profile: str | None = None, **override
         values["window"] = _own_window(values)
     if own is not None and "probe_length" not in own and values.get("probe_length"):
         # The template's samples of H' may be longer than the window that H' is trained to here.
-        longest = [n for n in (values["probe_window"], values["target_length"]) if isinstance(n, int)]
-        values["probe_length"] = min(values["probe_length"], 2 * values["window"], *longest)
+        numbers = {name: n for name, n in values.items() if isinstance(n, int)}
+        limits = [numbers.get("probe_window", 2 * numbers.get("window", 0)), numbers.get("target_length", 0)]
+        values["probe_length"] = min([values["probe_length"], *filter(None, limits)])
     return checked(Params, values, source=source)
 
 
@@ -80,7 +81,7 @@ def on_template(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     or `params/mini/llama3.yaml`, or the one that your `model` names.
 
     The lengths in that file belong to its own model: the probe, the analysis and the measured lengths follow your
-    window and target, unless you give them. name: of the run, if values has no key model.
+    window and your target_length, which is required, unless you give them. name: of the run if there is no key model.
     Settings that have every required key are returned as they are. Raises ParamsError without a valid scale.
     """
     if not {key for key, field in Params.model_fields.items() if field.is_required()} - values.keys():
@@ -91,6 +92,7 @@ def on_template(values: Mapping[str, Any], name: str) -> dict[str, Any]:
         raise ParamsError(f"{told}. It chooses the file that your settings are applied to: small (up to 2B) or paper.")
     file = params_dir() / scale / f"{model if model in available()[scale] else TEMPLATES[scale]}.yaml"
     template = _read(file) | {"window": None, "probe_window": None, "analysis_length": None, "eval_lengths": None}
+    del template["target_length"]
     return template | {"model": model} | dict(values)
 
 
