@@ -8,18 +8,22 @@ from itertools import pairwise
 import numpy as np
 from datasets import load_dataset
 from datasets.exceptions import DatasetsError
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedTokenizerBase
 
 from longrecipe import models
 from longrecipe.corpus import Corpus
 from longrecipe.errors import reason
+from longrecipe.paths import user_path
 from longrecipe.textcolumns import Document, documents_of
 from longrecipe.textfiles import tokenised
 from longrecipe.textrows import Row
 from longrecipe.textwalk import Report
 
 log = logging.getLogger(__name__)
+# How long a check waits for a hub.
+_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,15 @@ def load_hub_text(
     )
 
 
+def check_hub_text(name: str) -> None:
+    """Raise FileNotFoundError if no hub of datasets has the dataset of a name."""
+    hub = PRESETS.get(name, HubText(name))
+    try:
+        HfApi().dataset_info(hub.id, timeout=_SECONDS)
+    except Exception as error:  # classes of the hub's client, which differ between its versions
+        raise _not_there(hub, error) from error
+
+
 def _documents(hub: HubText, text_column: str | None, report: Report) -> Iterator[Document]:
     rows = _rows(hub)
     if hub.tokenizer is None:
@@ -90,10 +103,14 @@ def _rows(hub: HubText) -> Iterator[Row]:
         if n_rows:
             told = f"text = {hub.id!r}: reading broke off after {n_rows:,} rows ({reason(error)}): start it again."
             raise ConnectionError(told) from error
-        raise FileNotFoundError(
-            f"text = {hub.id!r}: no such file or folder, and no hub of datasets gave it ({reason(error)}): check the "
-            "name, log in with `hf auth login` if it is gated, or name a folder with text."
-        ) from error
+        raise _not_there(hub, error) from error
+
+
+def _not_there(hub: HubText, error: Exception) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"text = {hub.id!r}: there is no file or folder {user_path(hub.id)}, and no hub of datasets gave it "
+        f"({reason(error)}): check the name, log in with `hf auth login` if it is gated, or name a folder with text."
+    )
 
 
 def decoded(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from longrecipe import corpus, facts, samples, tokens
-from longrecipe.hubtext import is_hub_text, load_hub_text
+from longrecipe.hubtext import check_hub_text, is_hub_text, load_hub_text
 from longrecipe.params import Params
 from longrecipe.paths import user_path
 from longrecipe.positions import Method
@@ -144,11 +144,7 @@ def load_material(params: Params, tokenizer: PreTrainedTokenizerBase) -> Materia
     `hubtext.load_hub_text` say.
     """
     planted = params.scale == "mini"
-    if planted and (params.text or params.replay_text):
-        raise ValueError(
-            f"text = {params.text or params.replay_text!r}: the mini models read English that every Python carries, "
-            "with facts planted in it; text of your own goes with scale small or paper."
-        )
+    _check_planted(params)
     if params.text is None and planted:
         text = corpus.load_english(tokenizer, planted=True)
     elif params.text is None:
@@ -160,14 +156,26 @@ def load_material(params: Params, tokenizer: PreTrainedTokenizerBase) -> Materia
     return Material(params, text, general, fact_format, sentence_ends(tokenizer))
 
 
-def check_text(params: Params, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+def check_text(params: Params, tokenizer: PreTrainedTokenizerBase | None = None, on_hub: bool = False) -> None:
     """Raise as `load_material` does for what is wrong with the text of a run, within seconds: files are read in part.
 
-    Names of hub datasets are not looked up. Without a tokenizer, conversations are not checked for a chat template.
+    on_hub: whether datasets of a hub are looked up too. Without a tokenizer, conversations are not checked for a chat
+    template.
     """
+    _check_planted(params)
     for name in filter(None, (params.text, params.replay_text)):
         if not _is_on_hub(name):
             _with_column(params, name, partial(check_files, name, tokenizer))
+        elif on_hub:
+            check_hub_text(name)
+
+
+def _check_planted(params: Params) -> None:
+    if params.scale == "mini" and (text := params.text or params.replay_text):
+        raise ValueError(
+            f"text = {text!r}: the mini models read English that every Python carries, with facts planted in it; text "
+            "of your own goes with scale small or paper."
+        )
 
 
 def check_reach(material: Material) -> None:

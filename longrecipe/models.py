@@ -149,7 +149,10 @@ def folder_of(model: str | Path, scale: str = "mini", with_weights: bool = True)
     if is_remote(model, scale):
         return _fetched(HUB.get(str(model), str(model)) if scale == "paper" else str(model), with_weights)
     known = ", ".join(sorted(p.name for p in mini_model_dir("").glob("*") if p.is_dir())) or "none"
-    there = "is no model folder: it has no config.json" if folder.is_dir() else "is no folder"
+    if folder.is_dir():
+        there = "is no model folder: it has no config.json"
+    else:
+        there = "is a file; name its folder" if folder.exists() else "is no folder"
     raise FileNotFoundError(
         f"model = {str(model)!r} at scale {scale!r}: {folder} {there}. Set weights to a model folder or a hub id; the "
         f"models that ship, at scale mini, are {known}."
@@ -159,7 +162,7 @@ def folder_of(model: str | Path, scale: str = "mini", with_weights: bool = True)
 def is_remote(model: str | Path, scale: str) -> bool:
     """Whether a name stands for a model of a hub, and not for a folder on this machine."""
     hub_id = HUB.get(str(model), str(model)) if scale == "paper" else str(model)
-    return is_hub_id(hub_id) and not user_path(model).is_dir()
+    return is_hub_id(hub_id) and not user_path(model).exists()
 
 
 def _fetched(hub_id: str, with_weights: bool) -> Path:
@@ -169,8 +172,8 @@ def _fetched(hub_id: str, with_weights: bool) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=["original/*", "consolidated*"]))
     except (OSError, HFValidationError) as error:
         raise FileNotFoundError(
-            f"{hub_id!r} is no folder with a config.json, and no model hub gave it ({reason(error)}): check the name, "
-            "log in with `hf auth login` if the model is gated, or name a folder with weights."
+            f"{hub_id!r}: there is no folder {user_path(hub_id)}, and no model hub gave it ({reason(error)}): check "
+            "the name, log in with `hf auth login` if the model is gated, or name a folder with weights."
         ) from error
 
 

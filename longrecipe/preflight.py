@@ -37,7 +37,8 @@ _ADVICE = "save it again with transformers (from_pretrained, then save_pretraine
 def check(p: Params, fetch: bool = True, here: bool = True) -> PreTrainedConfig:
     """Every check of a run that can be made before its text is tokenised, within seconds. Returns its configuration.
 
-    fetch: whether a model of a hub is downloaded, to compare its tensors with its configuration. here: whether the run
+    fetch: whether a model of a hub is downloaded, to compare its tensors with its configuration; without, datasets of
+    a hub are looked up, as nothing else will. here: whether the run
     is for this machine; without, its packages, speed, disk and text are not checked.
     Raises ValueError and OSError (FileNotFoundError among them), with the value, what is allowed and how to fix it.
     """
@@ -47,14 +48,14 @@ def check(p: Params, fetch: bool = True, here: bool = True) -> PreTrainedConfig:
         check_out(p)
     if here and is_remote:
         # Before a long download; what needs the tokenizer is checked after it.
-        check_text(p)
+        check_text(p, on_hub=not fetch)
     if is_remote and not fetch:
         log.info("%s comes from a hub: its weights and tokenizer are checked when the run has fetched them.", p.source)
         return config
     tokenizer = load_tokenizer(p, config)
     check_weights(p, config)
     if here:
-        check_text(p, tokenizer)
+        check_text(p, tokenizer, on_hub=not fetch)
     check_facts(p, evaluate.planted(tokenizer) if p.scale == "mini" else english_wording(tokenizer))
     return config
 
@@ -137,7 +138,7 @@ def _check_attention(p: Params, network: PreTrainedModel) -> None:
     except (ValueError, ImportError) as error:
         raise ValueError(
             f"attention = {p.attention!r}: {type(network).__name__} does not support {wanted} ({reason(error)}); set "
-            "attention: eager, which every model has."
+            "attention: auto, or eager, which every model has."
         ) from error
 
 
@@ -247,7 +248,7 @@ def check_facts(p: Params, wording: evaluate.Wording) -> None:
     except ValueError as error:
         raise ValueError(
             f"eval_facts = {p.eval_facts}: they do not fit into documents of {length} tokens, the shortest that are "
-            f"measured ({reason(error)}): ask for fewer, or leave shorter lengths out of eval_lengths."
+            "measured: ask for fewer, or leave shorter lengths out of eval_lengths."
         ) from error
 
 

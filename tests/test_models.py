@@ -142,7 +142,9 @@ def test_a_hub_that_does_not_answer_is_named(monkeypatch):
         raise LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr(models, "snapshot_download", refuse)
-    with pytest.raises(FileNotFoundError, match=f"'{HUB['qwen2']}' is no folder .*no connection.* name a folder"):
+    with pytest.raises(
+        FileNotFoundError, match=f"'{HUB['qwen2']}': there is no folder .*no connection.* name a folder"
+    ):
         folder_of("qwen2", "paper")
 
 

@@ -211,6 +211,13 @@ def test_the_readme_shows_the_template_in_full():
     assert f"```yaml\n{template}```" in (root / "README.md").read_text(encoding="utf-8")
 
 
+def test_a_scale_that_is_given_wins_over_the_files_but_that_of_a_notebook_does_not(tmp_path):
+    own(tmp_path, **OWN)
+    path = str(tmp_path / "own.yaml")
+    assert load(path, scale="paper").optimizer == "adamw_8bit" and load(path, scale="paper").scale == "paper"
+    assert from_notebook({"model": path, "scale": "mini"}).scale == "small"
+
+
 def test_a_relative_path_is_relative_to_the_working_directory(tmp_path, monkeypatch):
     own(tmp_path, **OWN)
     monkeypatch.chdir(tmp_path)
@@ -335,6 +342,7 @@ def test_lengths_of_the_analysis_follow_the_target_and_are_refused_above_it():
     for name in ("probe_window", "analysis_length"):
         with pytest.raises(ParamsError, match=rf"{name} = 2048: at most target_length = 1024; set it to null"):
             load("llama3", target_length=1024, **{name: 2048})
+    assert load("smollm2", "small", target_length="12000").analysis_length == 12000, "the file's is 12288"
     # A run that is varied has settled its lengths, so these follow as well.
     shorter = changed(load("llama3", probe_length=1500, analysis_length=2000), target_length=1024)
     assert (shorter.probe_window, shorter.probe_length, shorter.analysis_length) == (1024, 1024, 1024)

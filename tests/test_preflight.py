@@ -16,7 +16,7 @@ from transformers import (
     PhiConfig,
 )
 
-from longrecipe import cost, models, params, preflight, recipe
+from longrecipe import cost, hubtext, models, params, preflight, recipe
 from longrecipe.setup import setup_of
 from longrecipe.train.__main__ import main
 
@@ -180,7 +180,11 @@ def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(tmp_path, make_tin
             {"method": "pose", "attention": "eager"},
             "fused_loss: .*final_logit_softcapping.*fused_loss: false",
         ),
-        (Gemma2Config(**SMALL, head_dim=8), {}, "Gemma2ForCausalLM does not support sdpa .*set attention: eager"),
+        (
+            Gemma2Config(**SMALL, head_dim=8),
+            {},
+            "Gemma2ForCausalLM does not support sdpa .*set attention: auto, or eager",
+        ),
         (
             Gemma2Config(**SMALL, head_dim=8),
             {"attention": "eager"},
@@ -256,6 +260,21 @@ def test_text_that_is_missing_is_named_with_its_absolute_path(folder, monkeypatc
             preflight.check(settings(folder, **{key: "./texts"}))
 
 
+def test_a_dataset_that_no_hub_has_is_refused_by_the_check_alone(folder, monkeypatch):
+    def refuse(*given, **options):
+        raise ConnectionError("no connection")
+
+    monkeypatch.setattr(hubtext.HfApi, "dataset_info", refuse)
+    monkeypatch.chdir(folder.parent)
+    p = settings(folder, text="data/long")
+    with pytest.raises(
+        FileNotFoundError, match=rf"no file or folder {folder.parent}/data/long, and no hub .*connection"
+    ):
+        preflight.check(p, fetch=False)
+    # A run finds out when it reads the text, which may be in the cache.
+    preflight.check(p)
+
+
 def test_text_that_is_too_short_is_refused_before_training(folder):
     texts = folder.parent / "texts"
     texts.mkdir()
@@ -320,10 +339,12 @@ def test_the_command_line_ends_with_status_1_and_one_message(check, folder, caps
         (("--params", "none.yaml"), "there is no params file"),
         (("--params", "."), "has no params file"),
         (("-p", "ratio", "[1, 2"), "-p ratio [1, 2: not valid YAML"),
-        (("-p", "weights", "no/such/model"), "no/such/model"),
+        (("-p", "weights", "no/such/model"), "no/such/model is no folder"),
+        (("-p", "weights", "model/config.json"), "model/config.json is a file; name its folder"),
+        (("-p", "scale", "mini", "-p", "text", "texts"), "text of your own goes with scale small or paper"),
         (("--out", "own.yaml"), "own.yaml"),
     ],
-    ids=["no file", "a folder", "yaml", "no model", "out"],
+    ids=["no file", "a folder", "yaml", "no model", "a file", "mini", "out"],
 )
 def test_no_mistake_on_the_command_line_ends_in_a_traceback(words, message, folder, capsys, monkeypatch):
     settings(folder)

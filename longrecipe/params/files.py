@@ -35,24 +35,27 @@ def profiles(path: Path) -> dict[str, Path]:
     return {file.parent.name: file for file in sorted(path.parent.glob(f"*/{glob.escape(path.name)}"))}
 
 
-def load(model: str, scale: str = "mini", profile: str | None = None, **overrides: Any) -> Params:
+def load(model: str, scale: str | None = None, profile: str | None = None, **overrides: Any) -> Params:
     """The settings of `params/<scale>/<model>.yaml`, with overrides by name; None leaves the file's value.
 
-    model may also be the path of a params file of your own (`.yaml`); its scale then comes from the file. Your file may
-    hold only the keys that differ, as `params/own.yaml` does: the others come from the file of its scale
+    scale: None takes mini. model may also be the path of a params file of your own (`.yaml`), which names its scale.
+    Your file may hold only the keys that differ, as `params/own.yaml` does: the others come from the file of its scale
     (see `on_template`).
     profile: one of `profiles`, keys of the file changed together, such as cpu for a computer without a GPU; overrides
-    win. `window: null` reads the window from the model's configuration.
+    win. A shorter target_length among them shortens the file's lengths of the analysis. `window: null` reads the window
+    from the model's configuration.
     Raises ParamsError that lists what is allowed, for an unknown model, scale, profile or key and for impossible
     values; FileNotFoundError if the window has to be read from a model that is not there.
     """
     path, given = Path(str(model)), {k: v for k, v in overrides.items() if v is not None}
-    if path.suffix in (".yaml", ".yml"):
+    if _is_file(model):
         path = user_path(path)
+        given |= {"scale": scale} if scale else {}
         if not path.is_file():
             raise ParamsError(f"model = {str(model)!r}: there is no params file {path}.")
         named, values = {}, _read(path)
     else:
+        scale = scale or "mini"
         path = _shipped(model, scale)
         named, values = {"model": model, "scale": scale}, _read(path)
     if profile is not None:
@@ -61,7 +64,7 @@ def load(model: str, scale: str = "mini", profile: str | None = None, **override
             there = f"of {path.name} there are {', '.join(known)}" if known else f"{path.name} has none"
             raise ParamsError(f"profile = {profile!r}: {there}.")
         values |= _read(known[profile])
-    values |= {**named, **given}
+    values = _shortened(values | named, given)
     source = path.name if profile is None else f"{path.name}, profile {profile}"
     own = None if named else values
     if own is not None:
@@ -94,6 +97,10 @@ def on_template(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     template = _read(file) | {"window": None, "probe_window": None, "analysis_length": None, "eval_lengths": None}
     del template["target_length"]
     return template | {"model": model} | dict(values)
+
+
+def _is_file(model: str) -> bool:
+    return Path(str(model)).suffix in (".yaml", ".yml")
 
 
 def _shipped(model: str, scale: str) -> Path:
@@ -130,11 +137,16 @@ def _read(path: Path) -> dict[str, Any]:
 def changed(params: Params, **changes: Any) -> Params:
     """The settings with some of them changed, and checked again. A shorter target_length shortens the lengths of the
     analysis with it. Raises ParamsError."""
-    values = params.model_dump() | changes
-    if isinstance(target := changes.get("target_length"), int):
-        for name in {"probe_window", "probe_length", "analysis_length"} - changes.keys():
-            values[name] = values[name] and min(values[name], target)
-    return checked(Params, values, source="a changed run")
+    return checked(Params, _shortened(params.model_dump(), changes), source="a changed run")
+
+
+def _shortened(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with changes; lengths of the analysis that are not among these follow a shorter target_length."""
+    changed, target = dict(values) | changes, str(changes.get("target_length", ""))
+    for name in {"probe_window", "probe_length", "analysis_length"} - changes.keys() if target.isdecimal() else ():
+        if isinstance(changed.get(name), int):
+            changed[name] = min(changed[name], int(target))
+    return changed
 
 
 def plain_values(namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,7 +168,9 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
     that a notebook does not know; here it is an error. Raises ParamsError.
     """
     plain = plain_values(namespace)
-    return load(plain.pop("model", "llama3"), plain.pop("scale", "mini"), **plain)
+    model, scale = plain.pop("model", "llama3"), plain.pop("scale", "mini")
+    # A notebook's cell always has a scale; a file names its own.
+    return load(model, None if _is_file(model) else scale, **plain)
 
 
 Settings = TypeVar("Settings", bound=BaseModel)
