@@ -136,9 +136,10 @@ def _check_attention(p: Params, network: PreTrainedModel) -> None:
     try:
         network.set_attn_implementation(wanted)
     except (ValueError, ImportError) as error:
+        others = "eager" if wanted == attention_of("auto") else "auto, or eager"
         raise ValueError(
             f"attention = {p.attention!r}: {type(network).__name__} does not support {wanted} ({reason(error)}); set "
-            "attention: auto, or eager, which every model has."
+            f"attention: {others}, which every model has."
         ) from error
 
 
