@@ -62,7 +62,7 @@ def test_without_the_package_the_message_says_what_to_install(cache, installed):
     # The same by the model's name, as runs call for it; other scales do not know it.
     with pytest.raises(FileNotFoundError, match="which is not installed"):
         folder_of("smollm2", "small")
-    with pytest.raises(FileNotFoundError, match="'smollm2' at scale 'mini': .*smollm2 is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"'smollm2' at scale 'mini': .*smollm2 is no folder"):
         folder_of("smollm2")
     assert not cache.exists()
 
