@@ -15,6 +15,7 @@ from longrecipe.checkpoint import read_checkpoint
 from longrecipe.evaluate import hits
 from longrecipe.formats import read_json
 from longrecipe.params import Params
+from longrecipe.paths import user_path
 from longrecipe.positions import method
 from longrecipe.rope import rope_theta
 from longrecipe.smollm2 import HUB_ID
@@ -61,8 +62,8 @@ def display_name(params: Params) -> str:
 
 def local_name(name: str) -> str:
     """A hub id as it is; of a path its last part, as the rest is of no use to others."""
-    is_path = Path(name).expanduser().exists() or not models.is_hub_id(name)
-    return Path(name).expanduser().absolute().name if is_path else name
+    is_path = user_path(name).exists() or not models.is_hub_id(name)
+    return user_path(name).name if is_path else name
 
 
 def file_name(name: str) -> str:
@@ -136,8 +137,7 @@ def _asked_hub_id(params: Params) -> str | None:
     """The hub id that a run's settings stand for, or None for a folder and for models made here."""
     if params.scale == "small" and params.source == "smollm2":
         return HUB_ID
-    name = models.HUB.get(params.source, params.source) if params.scale == "paper" else params.source
-    return name if models.is_hub_id(name) and not Path(name).is_dir() else None
+    return models.hub_id(params.source, params.scale)
 
 
 def _licence(folder: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from longrecipe.checkpoint import few
 from longrecipe.errors import reason
 from longrecipe.formats import tidy
 from longrecipe.paths import check_pointer, mini_model_dir, user_path
@@ -146,8 +147,8 @@ def folder_of(model: str | Path, scale: str = "mini", with_weights: bool = True)
     folder = shipped if named else user_path(model)
     if (folder / "config.json").is_file():
         return folder
-    if is_remote(model, scale):
-        return _fetched(HUB.get(str(model), str(model)) if scale == "paper" else str(model), with_weights)
+    if (remote := hub_id(model, scale)) is not None:
+        return _fetched(remote, with_weights)
     known = ", ".join(sorted(p.name for p in mini_model_dir("").glob("*") if p.is_dir())) or "none"
     if folder.is_dir():
         there = "is no model folder: it has no config.json"
@@ -159,20 +160,25 @@ def folder_of(model: str | Path, scale: str = "mini", with_weights: bool = True)
     )
 
 
+def hub_id(model: str | Path, scale: str) -> str | None:
+    """The id on a hub that a name stands for, by itself or in `HUB`; None for what is on this machine."""
+    name = HUB.get(str(model), str(model)) if scale == "paper" else str(model)
+    return name if is_hub_id(name) and not user_path(model).exists() else None
+
+
 def is_remote(model: str | Path, scale: str) -> bool:
     """Whether a name stands for a model of a hub, and not for a folder on this machine."""
-    hub_id = HUB.get(str(model), str(model)) if scale == "paper" else str(model)
-    return is_hub_id(hub_id) and not user_path(model).exists()
+    return hub_id(model, scale) is not None
 
 
-def _fetched(hub_id: str, with_weights: bool) -> Path:
+def _fetched(remote: str, with_weights: bool) -> Path:
     # Pickled weights are not fetched, nor copies in other formats (Llama's folder original/). These are patterns.
     wanted = [*(["*.safetensors"] if with_weights else []), *_SMALL]
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=["original/*", "consolidated*"]))
+        return Path(snapshot_download(remote, allow_patterns=wanted, ignore_patterns=["original/*", "consolidated*"]))
     except (OSError, HFValidationError) as error:
         raise FileNotFoundError(
-            f"{hub_id!r}: there is no folder {user_path(hub_id)}, and no model hub gave it ({reason(error)}): check "
+            f"{remote!r}: there is no folder {user_path(remote)}, and no model hub gave it ({reason(error)}): check "
             "the name, log in with `hf auth login` if the model is gated, or name a folder with weights."
         ) from error
 
@@ -225,7 +231,7 @@ def load(
     network, found = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
     if missing := sorted(found["missing_keys"]):
         # transformers fills these with random numbers, and only reports it.
-        raise ValueError(f"{folder} lacks {', '.join(missing[:3])}, which {type(network).__name__} needs.")
+        raise ValueError(f"{folder} lacks {few(missing)}, which {type(network).__name__} needs.")
     return network.eval()
 
 

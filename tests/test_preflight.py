@@ -1,4 +1,4 @@
-"""What would stop a run late stops it before any work, with one message that says how to fix it."""
+"""Problems that used to end a run late end it before any work, with one message that says how to fix them."""
 
 import json
 import shutil
