@@ -13,7 +13,7 @@ import longrecipe
 from longrecipe import models
 from longrecipe.checkpoint import read_checkpoint
 from longrecipe.evaluate import hits
-from longrecipe.formats import read_json
+from longrecipe.files import read_json
 from longrecipe.params import Params
 from longrecipe.paths import user_path
 from longrecipe.positions import method

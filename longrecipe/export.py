@@ -19,10 +19,11 @@ from longrecipe import models
 from longrecipe.card import card, display_name, file_name, local_name, origin, versions
 from longrecipe.checkpoint import WEIGHTS
 from longrecipe.errors import reason
-from longrecipe.formats import read_json, readable_config, readable_tokenizer, write_json
+from longrecipe.files import read_json, write_json, write_text
+from longrecipe.formats import readable_config, readable_tokenizer
 from longrecipe.merge import merge_weights
 from longrecipe.params import Params
-from longrecipe.paths import PACKAGE, root, user_path, write_text
+from longrecipe.paths import PACKAGE, root, user_path
 
 log = logging.getLogger(__name__)
 # A small file in each export, by which a later export knows that it may replace the folder.

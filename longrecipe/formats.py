@@ -1,6 +1,5 @@
 """Settings files of a model folder, written so that transformers 4 and 5 and other tools read the same from them."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from longrecipe.paths import write_text
+from longrecipe.files import read_json, write_json
 from longrecipe.rope import rope_keys
 
 # What transformers 5 writes about the way a tokenizer was loaded, and where from: no property of the tokenizer.
@@ -64,16 +63,3 @@ def share(path: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(0o666 & ~umask)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file. Raises ValueError with the path if it cannot be read as JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable JSON ({error}); download or save it again") from error
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all, with the keys in their order."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

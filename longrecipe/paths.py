@@ -75,11 +75,3 @@ def user_path(name: str | Path) -> Path:
     if path.startswith("~"):
         raise ValueError(f"{str(name)!r}: {Path(path).parts[0]} is no user of this machine; name another folder.")
     return Path(os.path.abspath(path))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -5,7 +5,6 @@ A run of a 7B model takes a day, so a problem must end it here and not late, wit
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from longrecipe.corpus import reference_texts
 from longrecipe.errors import reason
 from longrecipe.evaluate.tasks import needles, passkey
 from longrecipe.export import check_out
+from longrecipe.files import check_writable
 from longrecipe.loss import fuse_loss, logit_changes
 from longrecipe.material import Material, check_text
 from longrecipe.merge import COMPUTED, check_rule
@@ -207,15 +207,6 @@ def load_tokenizer(p: Params, config: PreTrainedConfig) -> PreTrainedTokenizerBa
             f"own tokenizer, or call resize_token_embeddings({highest + 1}), train the new rows and save the model."
         )
     return tokenizer
-
-
-def check_writable(folder: Path, name: str) -> None:
-    """Raise OSError if no files can be written to a folder, which may not be there yet."""
-    try:
-        with tempfile.TemporaryFile(dir=_existing(folder)):
-            pass
-    except OSError as error:
-        raise OSError(f"{name}: no files can be written to {folder} ({error.strerror}); choose another.") from error
 
 
 def check_disk(p: Params, config: PreTrainedConfig) -> None:

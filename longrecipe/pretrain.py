@@ -22,9 +22,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from longrecipe.corpus import Corpus, load_english, reference_texts
 from longrecipe.facts import FactFormat, fact_format, short_sample
+from longrecipe.files import write_text
 from longrecipe.loss import IGNORE
 from longrecipe.models import VOCABULARY, WINDOW, autocast_dtype, new_mini, save
-from longrecipe.paths import write_text
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from datasets import Dataset, load_from_disk
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from longrecipe import corpus, evaluate, export, models, preflight, samples, tokens, train
+from longrecipe.files import check_writable
 from longrecipe.material import Material, check_held_out, check_reach, check_text, load_material
 from longrecipe.merge import merge
 from longrecipe.params import Params, changed
@@ -269,7 +270,7 @@ def prepare(params: Params, analysis_only: bool = False, saves_results: bool = T
     Raises ValueError or OSError, with the value and how to fix it.
     """
     if saves_results:
-        preflight.check_writable(results_dir(), "results")
+        check_writable(results_dir(), "results")
     if analysis_only:
         config = preflight.check_config(params)
         check_text(params)

@@ -29,7 +29,8 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from longrecipe import cost, models, positions, samples
 from longrecipe.cost import GB, Setup
-from longrecipe.paths import results_dir, write_text
+from longrecipe.files import write_text
+from longrecipe.paths import results_dir
 from longrecipe.rope import extend_config, head_dim
 from longrecipe.train import PLAIN, Stage, weights_dtype
 from longrecipe.train.trainer import stage_trainer

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from longrecipe.files import write_text
 from longrecipe.formats import tidy
-from longrecipe.paths import cache_dir, write_text
+from longrecipe.paths import cache_dir
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,9 @@ from transformers import PreTrainedTokenizerBase
 
 from longrecipe.corpus import Corpus
 from longrecipe.encoding import encode, encode_conversation
+from longrecipe.files import write_text
 from longrecipe.holdout import held_out_documents, part
-from longrecipe.paths import cache_dir, user_path, write_text
+from longrecipe.paths import cache_dir, user_path
 from longrecipe.processes import is_main, made_once
 from longrecipe.textcolumns import Document, clean, documents_of, known_columns
 from longrecipe.textrows import rows_of

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, GPT2Config, LlamaConfig
 
 from longrecipe import models
-from longrecipe.formats import read_json, readable_config, readable_tokenizer, tidy, write_json
+from longrecipe.files import read_json, write_json
+from longrecipe.formats import readable_config, readable_tokenizer, tidy
 from longrecipe.paths import mini_model_dir
 from longrecipe.rope import extend_config, rope_keys, rope_theta, rotated_share
 

@@ -80,23 +80,6 @@ def test_mini_models_lie_in_the_package():
     assert REPOSITORY / "longrecipe" in paths.mini_model_dir("llama3").parents
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "new" / "metrics.json"
-    paths.write_text(path, "first")
-
-    def interrupted(*args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(paths.os, "replace", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            paths.write_text(path, "second")
-    assert path.read_text() == "first"
-    paths.write_text(path, "third")
-    assert path.read_text() == "third"
-    assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
-
-
 def test_names_of_users_are_relative_to_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")

@@ -10,7 +10,8 @@ import longrecipe.smollm2 as module
 from longrecipe import params
 from longrecipe.card import origin
 from longrecipe.check_export import check_export
-from longrecipe.formats import read_json, readable_tokenizer
+from longrecipe.files import read_json
+from longrecipe.formats import readable_tokenizer
 from longrecipe.models import folder_of, load, load_tokenizer, save
 from longrecipe.smollm2 import GGUF, smollm2_folder
 

@@ -15,8 +15,9 @@ import pandas as pd
 
 from longrecipe import cost, models
 from longrecipe.cost import DEVICES, GB, SAVINGS, Setup
+from longrecipe.files import write_text
 from longrecipe.params import key_of
-from longrecipe.paths import results_dir, write_text
+from longrecipe.paths import results_dir
 from longrecipe.results.question import Question
 from longrecipe.results.tables import NAMES, paper
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from longrecipe.files import write_text
 from longrecipe.params import Params
-from longrecipe.paths import results_dir, root, write_text
+from longrecipe.paths import results_dir, root
 
 # 97.5 % quantiles of Student's t by degrees of freedom.
 _STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}

@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from longrecipe.evaluate import NIAH_M
+from longrecipe.files import write_text
 from longrecipe.merge import RULES
 from longrecipe.params import Params, key_of, profiles
 from longrecipe.params import load as load_params
-from longrecipe.paths import params_dir, results_dir, write_text
+from longrecipe.paths import params_dir, results_dir
 from longrecipe.positions import method
 from longrecipe.results.runs import finished, load, run_dir, seed_interval
 

@@ -18,9 +18,10 @@ from tqdm.auto import tqdm
 from longrecipe import models, recipe, results
 from longrecipe.cost import training_flops
 from longrecipe.evaluate import OTHERS, Report
+from longrecipe.files import write_text
 from longrecipe.merge import RULES
 from longrecipe.params import Params
-from longrecipe.paths import results_dir, write_text
+from longrecipe.paths import results_dir
 from longrecipe.results.tables import FRONT, GRID
 from longrecipe.train import Trained
 

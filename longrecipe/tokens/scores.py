@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from longrecipe.paths import write_text
+from longrecipe.files import write_text
 
 SCORES = ("logit", "logprob")
 # Tokens of one forward pass, entries of one block of logits, and what is written at a time.

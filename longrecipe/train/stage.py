@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from longrecipe.attention import check_skipped_positions
 from longrecipe.cost import Setup
+from longrecipe.files import write_text
 from longrecipe.formats import tidy
 from longrecipe.models import load
-from longrecipe.paths import write_text
 from longrecipe.processes import is_main, n_processes
 from longrecipe.samples import Collator, tokens_seen
 from longrecipe.train.savings import check_installed

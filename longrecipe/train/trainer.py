@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from longrecipe.cost import Setup
+from longrecipe.files import write_text
 from longrecipe.loss import fuse_loss
 from longrecipe.models import autocast_dtype
-from longrecipe.paths import write_text
 from longrecipe.processes import is_main, n_processes
 from longrecipe.samples import Collator
 from longrecipe.train.accumulation import Float32Gradients
