@@ -19,11 +19,11 @@ from longrecipe import models
 from longrecipe.card import card, display_name, file_name, local_name, origin, versions
 from longrecipe.checkpoint import WEIGHTS
 from longrecipe.errors import reason
-from longrecipe.files import read_json, write_json, write_text
+from longrecipe.files import locked, read_json, write_json, write_text
 from longrecipe.formats import readable_config, readable_tokenizer
 from longrecipe.merge import merge_weights
 from longrecipe.params import Params
-from longrecipe.paths import PACKAGE, root, user_path
+from longrecipe.paths import PACKAGE, cache_dir, root, user_path
 
 log = logging.getLogger(__name__)
 # A small file in each export, by which a later export knows that it may replace the folder.
@@ -127,6 +127,15 @@ def export(
         ExportError: as `check_out`.
         MergeError: as `merge.merge_weights`.
     """
+    # Not next to the export: nothing but the export itself stays there.
+    lock = cache_dir() / "exports" / file_name(str(out_folder(params)))
+    with locked(lock, f"exports to {out_folder(params)}"):
+        return _export(params, replayed_dir, texts, numbers)
+
+
+def _export(
+    params: Params, replayed_dir: Path, texts: Mapping[str, str], numbers: Mapping[str, Mapping] | None
+) -> Path:
     out, base = check_out(params), models.folder_of(params.source, params.scale)
     part = _part(out)
     shutil.rmtree(part, ignore_errors=True)

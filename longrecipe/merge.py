@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from longrecipe.checkpoint import (
     read_checkpoint,
     read_index,
 )
+from longrecipe.files import new_folder
 from longrecipe.formats import share
 
 HEAD = "lm_head.weight"
@@ -145,20 +145,13 @@ def merge(
         raise MergeError(f"out_dir {out} is one of the models to merge; choose a folder that does not exist yet")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise MergeError(f"out_dir {out} exists and is not an empty folder; choose another, or remove it first")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # A sibling, so that the last step is a rename on one disk; the inner folder has ordinary permissions.
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        folder = Path(scratch, "model")
-        folder.mkdir()
+    with new_folder(out) as folder:
         _write(original, tuned, weights, folder, tuned)
         for path in tuned.folder.iterdir():
             if path.is_file() and not path.name.endswith(WEIGHTS):
                 shutil.copyfile(path, folder / path.name)
             elif path.name == "additional_chat_templates":  # the one subfolder that belongs to a tokenizer
                 shutil.copytree(path, folder / path.name)
-        if out.exists():
-            out.rmdir()
-        folder.replace(out)
     return out
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from longrecipe import cost, evaluate, models
-from longrecipe.checkpoint import Checkpoint, few, read_checkpoint
+from longrecipe import cost, evaluate, models, train
+from longrecipe.checkpoint import Checkpoint, few, load_tensor, read_checkpoint
 from longrecipe.corpus import reference_texts
 from longrecipe.errors import reason
 from longrecipe.evaluate.tasks import needles, passkey
@@ -89,7 +89,7 @@ def check_training(p: Params, config: PreTrainedConfig) -> None:
 
 
 def check_weights(p: Params, config: PreTrainedConfig, trains: bool = True) -> None:
-    """Compare the tensors of a run's model with its architecture, without reading them.
+    """Compare the tensors of a run's model with its architecture, and check that their values are finite numbers.
 
     trains: whether all stages run, and not the token analysis alone.
     Raises ValueError if a file is no safetensors file, a tensor is missing, has another shape or is used by nothing, or
@@ -116,6 +116,7 @@ def check_weights(p: Params, config: PreTrainedConfig, trains: bool = True) -> N
     if unused := sorted(name for name in found["unexpected_keys"] if not COMPUTED.search(name)):
         raise ValueError(f"{folder} has {few(unused)}, which {kind} does not use, so merging would lose it; {_ADVICE}.")
     _check_dtypes(stored)
+    _check_values(stored)
     if trains:
         check_rule(folder, p.merge_rule)
     _check_attention(p, network)
@@ -129,6 +130,16 @@ def _check_dtypes(stored: Checkpoint) -> None:
                 f"{stored.folder / stored.files[name]}: {name} is stored as {dtype}, which cannot be trained or "
                 "averaged; take the model in bfloat16 or float32."
             )
+
+
+def _check_values(stored: Checkpoint) -> None:
+    # One tensor at a time, as fast as the disk.
+    names = [name for name in stored.files if not COMPUTED.search(name)]
+    if name := train.first_not_finite((name, load_tensor(stored, name)) for name in names):
+        raise ValueError(
+            f"{stored.folder / stored.files[name]}: {name} has NaN or infinite values, so the model cannot be trained; "
+            "download it again, or take an earlier checkpoint of its training."
+        )
 
 
 def _check_attention(p: Params, network: PreTrainedModel) -> None:

@@ -6,26 +6,38 @@ cache folder, so that a run which was killed goes on where it was, and runs that
 
 import functools
 import hashlib
-import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from longrecipe import corpus, evaluate, export, models, preflight, samples, tokens, train
+from longrecipe.checkpoint import fingerprint
+from longrecipe.codehash import code_hash
 from longrecipe.files import check_writable
 from longrecipe.material import Material, check_held_out, check_reach, check_text, load_material
 from longrecipe.merge import merge
 from longrecipe.params import Params, changed
-from longrecipe.paths import PACKAGE, cache_dir, results_dir
+from longrecipe.paths import cache_dir, results_dir
 from longrecipe.positions import METHODS, Method
 from longrecipe.processes import is_main, made_once
 from longrecipe.sentences import SentenceEnds
 from longrecipe.setup import rows_at_once, setup_of
+
+# The functions that make the files of each stage; what they use is in the names of the folders.
+_ANALYSIS = tuple(f"longrecipe.{name}" for name in ("material:load_material", "models:load_tokenizer"))
+_ANALYSIS += ("longrecipe.recipe:Recipe.probe", "longrecipe.recipe:Recipe.scored")
+_EXTEND = (*_ANALYSIS, *(f"longrecipe.recipe:Recipe.{name}" for name in ("analyse", "stage_one_set", "extend")))
+CODE = {
+    "analysis": _ANALYSIS,
+    "extend": _EXTEND,
+    "replay": (*_EXTEND, "longrecipe.recipe:Recipe.replay"),
+    "merge": ("longrecipe.merge:merge",),
+}
 
 
 @dataclass(frozen=True)
@@ -168,10 +180,12 @@ class Recipe:
         By merge_rule all tensors are averaged (the paper's), or all but queries and keys (see `merge.merge_weights`).
         In the dtype of the stages: this is the model to measure. `export` rounds it to the dtype of the base.
         """
-        p = self.params
-        folder = replayed.folder.with_name(f"merged-{p.merge_rule}-{p.merge_weight:g}")
-        shutil.rmtree(folder, ignore_errors=True)
-        merge(models.folder_of(p.source, p.scale), replayed.folder, folder, p.merge_weight, p.merge_rule)
+        p, base = self.params, models.folder_of(self.params.source, self.params.scale)
+        name = f"merged-{p.merge_rule}-{p.merge_weight:g}-{code_hash(*CODE['merge'])}"
+        folder = replayed.folder.with_name(name)
+        made_once(
+            folder, lambda: merge(base, replayed.folder, folder, p.merge_weight, p.merge_rule), "merges the same models"
+        )
         return models.load(folder)
 
     def export(self, replayed: train.Trained, numbers: Mapping[str, Mapping] | None = None) -> Path:
@@ -216,14 +230,19 @@ class Recipe:
     def folder(self, stage: str) -> Path:
         """The cache folder of a stage, analysis, extend or replay: runs that agree in all it reads share it.
 
-        Its name holds a hash of those settings, of this package's code and of text of one's own, so that a stage never
-        goes on with what other settings, other code or other text had left.
+        Its name holds hashes of those settings, of the model that the run starts from, of the code that the stage uses
+        (see `codehash`) and of your own text, so that a stage never resumes from files of other settings, another
+        model, other code or other text.
         """
         p, m = self.params, self.material
         name = p.model if stage == "analysis" else f"{p.model}-{p.method_slug}-{p.target_length}"
         read = [m.text.sha256[:8]] if p.text else []
         read += [m.general.sha256[:8]] if stage == "replay" and p.replay_text else []
-        return cache_dir() / "-".join([name, stage, p.stage_key(stage), *read, _code_hash(p.model)])
+        return cache_dir() / "-".join([name, stage, p.stage_key(stage), *read, self._made_from(stage)])
+
+    def _made_from(self, stage: str) -> str:
+        model = fingerprint(models.folder_of(self.params.source, self.params.scale))
+        return hashlib.sha256(f"{model} {code_hash(*CODE[stage])}".encode()).hexdigest()[:8]
 
     @functools.cached_property
     def _wording(self) -> evaluate.Wording:
@@ -243,7 +262,8 @@ class Recipe:
 
     def _stored(self, stage: str, name: str, make_rows: Callable[[], Iterable[dict]]) -> Dataset:
         folder = self.folder(stage) / "data" / name
-        return load_from_disk(str(made_once(folder, lambda: samples.store(make_rows(), folder))))
+        doing = f"makes the samples of {name.replace('_', ' ')}"
+        return samples.load(made_once(folder, lambda: samples.store(make_rows(), folder), doing))
 
     def _load(self, target_length: int | None = None, rope_factor: float | None = None) -> PreTrainedModel:
         p = self.params
@@ -269,6 +289,9 @@ def prepare(params: Params, analysis_only: bool = False, saves_results: bool = T
     saves_results: whether the caller writes to results/, as the notebooks do.
     Raises ValueError or OSError, with the value and how to fix it.
     """
+    for entries in CODE.values():
+        # Now, as sources may be edited while the run is at work.
+        code_hash(*entries)
     if saves_results:
         check_writable(results_dir(), "results")
     if analysis_only:
@@ -285,17 +308,3 @@ def prepare(params: Params, analysis_only: bool = False, saves_results: bool = T
         preflight.check_amount(material)
         check_reach(material)
     return Recipe(tokenizer, material)
-
-
-@functools.cache
-def _code_hash(model: str) -> str:
-    # What is made of finished models, how settings are read, and other models change no model.
-    after = {"evaluate", "card", "export", "check_export", "results", "plots", "sweep", "explore", "cost", "resources"}
-    after |= {"params", "pretrain", "preflight"}
-    digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*")):
-        first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        of_another = first == "assets" and path.parent.name != model
-        if path.suffix in (".py", ".safetensors", ".json") and first not in after and not of_another:
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:8]

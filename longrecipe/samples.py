@@ -1,7 +1,6 @@
 """Samples of training: documents cut to what a method reads, stored, ordered, stacked into batches with positions."""
 
 import itertools
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import torch
 from datasets import Dataset, load_from_disk
 
 from longrecipe.corpus import Sample, as_it_stands, select
+from longrecipe.errors import reason
+from longrecipe.files import new_folder, temporary_of
 from longrecipe.positions import Method
 from longrecipe.sentences import SentenceEnds, sentence_lengths
 
@@ -46,22 +47,33 @@ def store(rows: Iterable[dict], folder: Path) -> Dataset:
 
     Rows are read 64 at a time, so a set may be larger than the memory. Raises ValueError if there are none.
     """
-    temporary, stream = (folder.with_name(folder.name + end) for end in (".tmp", ".arrow"))
-    shutil.rmtree(temporary, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     keyed, writer = ({"key": i, **row} for i, row in enumerate(rows)), None
-    while some := list(itertools.islice(keyed, 64)):
-        table = pa.table({name: [row[name] for row in some] for name in some[0]})
-        writer = writer or pa.ipc.new_stream(str(stream), table.schema)
-        writer.write_table(table)
-    if writer is None:
-        raise ValueError(f"no rows to store in {folder}.")
-    writer.close()
-    Dataset.from_file(str(stream)).save_to_disk(str(temporary))
-    stream.unlink()
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
-    return load_from_disk(str(folder))
+    stream = temporary_of(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        while some := list(itertools.islice(keyed, 64)):
+            table = pa.table({name: [row[name] for row in some] for name in some[0]})
+            writer = writer or pa.ipc.new_stream(str(stream), table.schema)
+            writer.write_table(table)
+        if writer is None:
+            raise ValueError(f"no rows to store in {folder}.")
+        writer.close()
+        with new_folder(folder) as temporary:
+            Dataset.from_file(str(stream)).save_to_disk(str(temporary))
+    finally:
+        stream.unlink(missing_ok=True)
+    return load(folder)
+
+
+def load(folder: Path) -> Dataset:
+    """A stored set. Raises ValueError that names the folder if its files are damaged or missing."""
+    try:
+        return load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"the samples in {folder} are damaged ({reason(error)}): delete this folder, and the same command makes "
+            "them again."
+        ) from error
 
 
 def interleave(long_rows: Iterable[dict], short_rows: Iterable[dict], batch_size: int) -> list[dict]:

@@ -3,15 +3,15 @@
 import hashlib
 import importlib.util
 import logging
-import shutil
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from longrecipe.files import write_text
+from longrecipe.files import new_folder, write_text
 from longrecipe.formats import tidy
 from longrecipe.paths import cache_dir
+from longrecipe.processes import made_once
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +30,7 @@ def smollm2_folder() -> Path:
     Raises FileNotFoundError that says what to install, ValueError if the file is not the one known.
     """
     folder = cache_dir() / "models" / f"smollm2-{GGUF_SHA256[:8]}"
-    if not (folder / "config.json").is_file():
-        _convert(_gguf(), folder)
-    return folder
+    return made_once(folder, lambda: _convert(_gguf(), folder), "converts SmolLM2")
 
 
 def _gguf() -> Path:
@@ -66,10 +64,7 @@ def _convert(path: Path, folder: Path) -> None:
     )
     network = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     network.load_state_dict(quantized.state_dict())
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    network.save_pretrained(temporary)
-    AutoTokenizer.from_pretrained(path.parent, **source).save_pretrained(temporary)
-    write_text(tidy(temporary) / "README.md", _CARD)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    with new_folder(folder) as temporary:
+        network.save_pretrained(temporary)
+        AutoTokenizer.from_pretrained(path.parent, **source).save_pretrained(temporary)
+        write_text(tidy(temporary) / "README.md", _CARD)

@@ -4,9 +4,6 @@ import array
 import hashlib
 import json
 import logging
-import os
-import shutil
-import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
@@ -17,9 +14,10 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from longrecipe.codehash import code_hash
 from longrecipe.corpus import Corpus
 from longrecipe.encoding import encode, encode_conversation
-from longrecipe.files import write_text
+from longrecipe.files import new_folder, read_json, write_text
 from longrecipe.holdout import held_out_documents, part
 from longrecipe.paths import cache_dir, user_path
 from longrecipe.processes import is_main, made_once
@@ -30,8 +28,6 @@ from longrecipe.textwalk import TEXT, Report, files_of, kind_of
 log = logging.getLogger(__name__)
 _DTYPE = np.dtype("uint32")
 _AT_ONCE = 64
-# Part of the cache's key: caches of another version were read by other rules.
-_VERSION = 2
 
 
 def load_files(
@@ -46,8 +42,9 @@ def load_files(
     A .txt or .md file is one document; .jsonl, .ndjson, .json, .csv, .tsv and .parquet have one in each row. Each may
     be compressed (.gz, .bz2, .xz, .zst). Tokens are written to the cache folder once, and read from there as a memory
     map: a corpus may be larger than the memory. A document that was read before is dropped; about one token in
-    held_out_every is held out for measuring, in whole documents. The cache goes by the files' names, sizes and times
-    and by the tokenizer; several processes make it once. What was read and what was skipped is logged.
+    held_out_every is held out for measuring, in whole documents. The cache goes by the files' names, sizes and times,
+    by the tokenizer and by the code that reads; several processes or runs make it once. What was read and what was
+    skipped is logged.
     Args: path, relative to the working directory; held_out_every: 2 or more; most_tokens: reading stops within 64
     documents of that number, None reads all; text_column: the column of rows to read, None takes the first of
     `textcolumns.COLUMNS` that have text.
@@ -110,15 +107,29 @@ def tokenised(
     if held_out_every < 2:
         raise ValueError(f"held_out_every = {held_out_every}: at least 2, or nothing is left to train on.")
     vocabulary = [sorted(tokenizer.get_vocab().items()), tokenizer.chat_template]
-    settings = [_VERSION, _DTYPE.str, held_out_every, most_tokens, source, vocabulary]
+    # Other code may read other documents, or other tokens of them.
+    code = code_hash("longrecipe.textfiles:load_files", "longrecipe.hubtext:load_hub_text")
+    settings = [code, held_out_every, most_tokens, source, vocabulary]
     folder = cache_dir() / "text" / f"{name}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:10]}"
     report = Report() if report is None else report
-    made_once(folder, lambda: _make(folder, documents, tokenizer, held_out_every, most_tokens, report, label or name))
-    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    given = (documents, tokenizer, held_out_every, most_tokens, report, label or name)
+    made_once(folder, lambda: _make(folder, *given), f"reads {label or name}")
+    about = _about(folder)
     if is_main():
         log.info("%s", _told(label or name, about, walked or Report()))
     train, held_out = (np.memmap(folder / f"{part}.bin", dtype=_DTYPE, mode="r") for part in ("train", "held_out"))
     return Corpus(train, held_out, about["sha256"])
+
+
+def _about(folder: Path) -> dict:
+    """What is known of a text in the cache. Raises ValueError if its files are damaged."""
+    fix = f"delete {folder}, and the same command reads the text again"
+    about = read_json(folder / "about.json", fix)
+    for name, n_tokens in (("train", about["tokens"] - about["held_out"]), ("held_out", about["held_out"])):
+        path = folder / f"{name}.bin"
+        if not path.is_file() or path.stat().st_size != n_tokens * _DTYPE.itemsize:
+            raise ValueError(f"{path} is damaged: it must hold {n_tokens:,} tokens; {fix}.")
+    return about
 
 
 def too_few(label: str, count: int) -> ValueError:
@@ -146,40 +157,8 @@ def _told(label: str, about: dict, walked: Report) -> str:
 
 def _make(folder: Path, *given: Any) -> None:
     """Make the folder, whole or not at all; given: what `_write` reads and how."""
-    here = f"{folder.name}.{socket.gethostname()}-"
-    _remove_left(folder.parent, here)
-    temporary = folder.with_name(f"{here}{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        about = _write(temporary, *given)
-        write_text(temporary / "about.json", json.dumps(about, indent=1))
-        temporary.rename(folder)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        # Another run may have finished the same text.
-        if not (isinstance(error, OSError) and folder.exists()):
-            raise
-
-
-def _remove_left(parent: Path, prefix: str) -> None:
-    """Remove what killed processes of this machine left behind, and what this one did before."""
-    for path in parent.iterdir() if parent.is_dir() else ():
-        pid = path.name.removeprefix(prefix).removesuffix(".tmp")
-        if path.name.startswith(prefix) and pid.isdigit() and not _is_at_work(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_at_work(pid: int) -> bool:
-    """Whether another process of a number is running."""
-    if pid == os.getpid():
-        return False
-    try:
-        # Signal 0 only asks; on Windows it would end the process.
-        return os.name != "posix" or os.kill(pid, 0) is None
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    with new_folder(folder) as temporary:
+        write_text(temporary / "about.json", json.dumps(_write(temporary, *given), indent=1))
 
 
 def _write(

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from longrecipe import models, params, positions, recipe, samples, train
+from longrecipe.codehash import code_hash
 from longrecipe.params import Params, ParamsError
 from longrecipe.positions import METHODS
 from longrecipe.setup import rows_at_once
@@ -129,36 +130,24 @@ def test_runs_share_the_stages_up_to_where_they_differ(prepared, own_cache, monk
     assert [other_method.folder(stage) == first.folder(stage) for stage in STAGES] == [True, False, False]
 
 
-def test_runs_of_other_code_share_nothing(prepared, monkeypatch):
+def test_folders_of_other_code_differ(prepared, monkeypatch):
     before = [prepared.folder(stage) for stage in STAGES]
-    monkeypatch.setattr(recipe, "_code_hash", lambda model: "0" * 8)
-    assert not {*before} & {prepared.folder(stage) for stage in STAGES}
-    assert all(path.name.endswith("-00000000") for path in map(prepared.folder, STAGES))
+    changed = recipe.CODE["extend"]
+    monkeypatch.setattr(recipe, "code_hash", lambda *entries: "new" if entries == changed else code_hash(*entries))
+    assert [prepared.folder(stage) == old for stage, old in zip(STAGES, before, strict=True)] == [True, False, True]
 
 
-def test_other_code_is_what_makes_models(tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe, "PACKAGE", tmp_path)
-    makes = ["train.py", "tokens/scores.py", "assets/mini/llama3/model.safetensors", "assets/mini/llama3/config.json"]
-    other = [
-        "plots/style.py",
-        "evaluate/report.py",
-        "results/tables.py",
-        "sweep/runs.py",
-        "cost.py",
-        "params/files.py",
-        "export.py",
-        "check_export.py",
-        "card.py",
-    ]
-    other += ["assets/mini/llama3/README.md", "assets/mini/qwen2/model.safetensors", "tokens/notes.txt"]
-    for name in makes + other:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("before")
-    hash_now = recipe._code_hash.__wrapped__
-    for name in makes + other:
-        before = hash_now("llama3")
-        (tmp_path / name).write_text("after")
-        assert (hash_now("llama3") != before) == (name in makes), name
+def test_folders_of_other_weights_in_the_same_place_differ(tmp_path, tiny, make_tiny, tokenizer, prepared):
+    run = prepared.varied()
+    run = replace(run, material=replace(run.material, params=run.params.model_copy(update={"weights": str(tmp_path)})))
+    folders = []
+    for network in (tiny, make_tiny(1), tiny):
+        models.save(network, tokenizer, tmp_path)
+        folders.append([run.folder(stage) for stage in STAGES])
+    assert folders[0] == folders[2] and not {*folders[0]} & {*folders[1]}
+    tokenizer_file = tmp_path / "tokenizer_config.json"
+    tokenizer_file.write_text(tokenizer_file.read_text().replace("256", "257"))
+    assert run.folder("analysis") != folders[0][0]
 
 
 class Watched(Params):

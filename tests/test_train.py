@@ -42,21 +42,6 @@ class Recorder(Collator):
 STAGE = Stage("extend", steps=12, batch_size=2, learning_rate=1.0e-2, save_steps=2, precision="fp32")
 
 
-# checkpoints
-
-
-def test_a_broken_checkpoint_is_passed_over(tmp_path):
-    assert latest_checkpoint(tmp_path / "nowhere") is None
-    for step, state in {2: "{}", 10: "{}", 4: "{}", 12: '{"epoch": 1.', 14: "", 16: None}.items():
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if state is not None:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert latest_checkpoint(tmp_path).name == "checkpoint-10"
-    for step in (2, 10, 4):
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").unlink()
-    assert latest_checkpoint(tmp_path) is None
-
-
 # a stage
 
 

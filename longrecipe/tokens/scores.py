@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from longrecipe.files import write_text
+from longrecipe.errors import reason
+from longrecipe.files import locked, read_json, temporary_of, write_text
 
+log = logging.getLogger(__name__)
 SCORES = ("logit", "logprob")
 # Tokens of one forward pass, entries of one block of logits, and what is written at a time.
 BATCH_TOKENS = 8192
@@ -96,7 +99,25 @@ def score_documents(
     _check_score(score)
     _check_models(base, longer)
     record = {"score": score, "base": fingerprint(base), "longer": fingerprint(longer)}
-    _claim(folder, record)
+    with locked(folder, "scores tokens"):
+        _claim(folder, record)
+        _remove_damaged(folder)
+        keys = _score(base, longer, documents, folder, score, min_length)
+        if not keys:
+            raise ValueError("no documents to score: the corpus is empty.")
+        found = {scored.key: scored for scored in read_scores(folder)}
+    return [found[key] for key in keys]
+
+
+def _score(
+    base: PreTrainedModel,
+    longer: PreTrainedModel,
+    documents: Iterable[tuple[str, np.ndarray]],
+    folder: Path,
+    score: str,
+    min_length: int,
+) -> list[str]:
+    """Score the documents that folder does not hold yet; returns the keys of all."""
     done = {scored.key: scored.ids for scored in read_scores(folder)}
     keys: list[str] = []
     n_shards = 1 + max((int(path.stem) for path in folder.glob("*.parquet")), default=-1)
@@ -113,10 +134,17 @@ def score_documents(
                 rows, written = [], time.monotonic()
         if rows:
             _write(folder, n_shards, rows)
-    if not keys:
-        raise ValueError("no documents to score: the corpus is empty.")
-    found = {scored.key: scored for scored in read_scores(folder)}
-    return [found[key] for key in keys]
+    return keys
+
+
+def _remove_damaged(folder: Path) -> None:
+    """Remove files of scores that are cut off, with a warning: what they held is scored again."""
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            pq.read_table(path)
+        except (OSError, ValueError) as error:
+            log.warning("%s is damaged (%s) and is removed; its documents are scored again", path, reason(error))
+            path.unlink()
 
 
 def read_scores(folder: Path) -> Iterator[Scored]:
@@ -172,7 +200,7 @@ def _check_models(base: PreTrainedModel, longer: PreTrainedModel) -> None:
 def _claim(folder: Path, record: dict[str, str]) -> None:
     path = folder / "scores.json"
     if path.is_file():
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = read_json(path, f"delete {folder}, and the same command scores the documents again")
         if held != record:
             other = ", ".join(
                 f"{name} {held.get(name)}, now {record[name]}" for name in record if held.get(name) != record[name]
@@ -232,7 +260,10 @@ def _write(folder: Path, number: int, rows: list[Scored]) -> int:
     """Write one parquet file, whole or not at all. Returns the number of the next one."""
     columns = {name: [getattr(row, name) for row in rows] for name in _SCHEMA.names}
     path = folder / f"{number:05d}.parquet"
-    temporary = path.with_suffix(".tmp")
-    pq.write_table(pa.table(columns, schema=_SCHEMA), temporary)
-    temporary.replace(path)
+    temporary = temporary_of(path)
+    try:
+        pq.write_table(pa.table(columns, schema=_SCHEMA), temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return number + 1

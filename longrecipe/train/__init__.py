@@ -1,16 +1,20 @@
 """Training: stages run by transformers.Trainer that resume where they were killed, from 1M parameters to 8B."""
 
 from longrecipe.train.accumulation import Float32Gradients
+from longrecipe.train.checkpoints import latest_checkpoint
 from longrecipe.train.context import Context
 from longrecipe.train.context_check import check_context_parallel
+from longrecipe.train.divergence import DivergedError, first_not_finite
 from longrecipe.train.savings import attention_of, check_installed, trainer_options, weights_dtype
+from longrecipe.train.settings import PLAIN, Stage
 from longrecipe.train.sharding import shards_asked
-from longrecipe.train.stage import PLAIN, Stage, Trained, latest_checkpoint, run_stage
+from longrecipe.train.stage import Trained, run_stage
 from longrecipe.train.trainer import StageTrainer, kl_divergence, n_readers
 
 __all__ = [
     "PLAIN",
     "Context",
+    "DivergedError",
     "Float32Gradients",
     "Stage",
     "StageTrainer",
@@ -18,6 +22,7 @@ __all__ = [
     "attention_of",
     "check_context_parallel",
     "check_installed",
+    "first_not_finite",
     "kl_divergence",
     "latest_checkpoint",
     "n_readers",

@@ -4,8 +4,9 @@ import gc
 import json
 import logging
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,60 +14,20 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from longrecipe.attention import check_skipped_positions
-from longrecipe.cost import Setup
-from longrecipe.files import write_text
+from longrecipe.checkpoint import MergeError, read_checkpoint
+from longrecipe.files import locked, read_json, write_text
 from longrecipe.formats import tidy
 from longrecipe.models import load
 from longrecipe.processes import is_main, n_processes
 from longrecipe.samples import Collator, tokens_seen
+from longrecipe.train.checkpoints import damaged, latest_checkpoint
+from longrecipe.train.divergence import check_trained, first_not_finite, warn_if_worse
 from longrecipe.train.savings import check_installed
+from longrecipe.train.settings import Stage
 from longrecipe.train.sharding import whole_weights
 from longrecipe.train.trainer import Clock, n_readers, stage_trainer
 
 log = logging.getLogger(__name__)
-# Mixed precision in full: what small models are trained with.
-PLAIN = Setup(optimizer="adamw_fp32", fp32_weights=True, checkpointing=False, fused_loss=False)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Settings of one stage of training; learning_rate per optimizer step, batch_size in samples, kl_weight of the
-    term that keeps the model near the original one on text within its window (0: none).
-
-    A step's samples are read in `accumulation` batches of equal size; setup: how memory is spent (see `cost.Setup`).
-    Raises ValueError if batch_size is no multiple of accumulation, and for a kl_weight with a fused loss.
-    """
-
-    name: str
-    steps: int
-    batch_size: int
-    learning_rate: float
-    schedule: str = "linear"
-    warmup_steps: int = 0
-    save_steps: int = 10
-    seed: int = 0
-    precision: str = "auto"
-    kl_weight: float = 0.0
-    accumulation: int = 1
-    setup: Setup = PLAIN
-    options: dict = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.accumulation < 1 or self.batch_size % self.accumulation:
-            raise ValueError(
-                f"batch_size = {self.batch_size} cannot be read in accumulation = {self.accumulation} equal batches."
-            )
-        if self.setup.fused_loss and self.kl_weight:
-            raise ValueError(
-                "fused_loss makes no logits, and the term with kl_weight needs them: set one of them to none."
-            )
-
-    @property
-    def record(self) -> dict:
-        """The settings as plain values, without those that only say how the work is split (and change rounding)."""
-        plain = asdict(self)
-        del plain["accumulation"], plain["setup"]["shards"], plain["setup"]["sequence_parallel"]
-        return plain
 
 
 @dataclass(frozen=True)
@@ -97,17 +58,25 @@ def run_stage(
     folder: Path,
     original: Callable[[], PreTrainedModel] | None = None,
 ) -> Trained:
-    """Train one stage with transformers.Trainer and keep the result in folder, or take up what is already there.
+    """Train one stage with transformers.Trainer and keep the result in folder, or load what is already there.
 
-    A finished stage is loaded, an interrupted one goes on from its last whole checkpoint and ends bit for bit as if it
-    had not been interrupted (same machine, same thread count). Before training with skipped positions the guard
-    `check_skipped_positions` must pass, in every process and before weights are sharded. Started by torchrun, several
-    processes share each batch, and each sample if setup.sequence_parallel is above 1: then `check_context_parallel`
-    must pass as well. Started by accelerate launch with params/accelerate/*.yaml, they share the weights too.
-    Args: make_network: builds the model to start from; original: builds the model
-    that a stage with a kl_weight above 0 is kept near. Returns a Trained.
-    Raises SkippedPositionsError from the guards, and ValueError if folder holds a stage of other settings.
+    A finished stage is loaded, an interrupted one resumes from its last whole checkpoint and ends bit for bit as if it
+    had not been interrupted (same machine, same thread count). If another process trains the stage in this folder, this
+    one waits until it has finished. Before training with skipped positions the guard `check_skipped_positions` must
+    pass, in every process and before weights are sharded. Started by torchrun, several processes share each batch, and
+    each sample if setup.sequence_parallel is above 1: then `check_context_parallel` must pass as well. Started by
+    accelerate launch with params/accelerate/*.yaml, they share the weights too.
+    Args: make_network: builds the model to start from; original: builds the model that a stage with a kl_weight above 0
+    is kept near. Returns a Trained.
+    Raises SkippedPositionsError from the guards; DivergedError at the first loss or gradient that is not finite, and
+    the stage is not finished then; ValueError if folder holds a stage of other settings or damaged files.
     """
+    _check(stage, dataset, original)
+    with _alone(folder, stage):
+        return _finished(folder, stage) or _trained(make_network, dataset, collator, stage, folder, original)
+
+
+def _check(stage: Stage, dataset: Dataset, original: Callable[[], PreTrainedModel] | None) -> None:
     if len(dataset) < stage.batch_size:
         # Trainer would drop the only batch, train nothing and say that it had finished.
         raise ValueError(
@@ -115,14 +84,65 @@ def run_stage(
         )
     if stage.kl_weight and original is None:
         raise ValueError(f"{stage.name}: kl_weight = {stage.kl_weight} needs the original model to stay near; give it.")
-    settings, done = stage.record, folder / "stage.json"
-    record = json.loads(done.read_text(encoding="utf-8")) if done.is_file() else {"stage": settings}
-    if record["stage"] != settings:
+
+
+@contextmanager
+def _alone(folder: Path, stage: Stage) -> Iterator[None]:
+    if not is_main():
+        yield
+        return
+    # Among several processes only the first would wait, and the others would run into the timeout of their first
+    # common operation.
+    with locked(folder, f"trains the stage {stage.name}", wait=n_processes() == 1):
+        yield
+
+
+def _finished(folder: Path, stage: Stage) -> Trained | None:
+    """The stage that a folder holds, None if it is not finished."""
+    record = _record(folder, stage)
+    if record["stage"] != stage.record:
         raise ValueError(f"{folder} holds {stage.name} with other settings; delete the folder or use another one.")
-    if "losses" in record:
-        log.info("%s was finished before: loaded from %s", stage.name, folder)
-        numbers = (record[name] for name in ("losses", "seconds", "n_tokens"))
-        return Trained(stage.name, folder / "model", *numbers, resumed_from=stage.steps)
+    if "losses" not in record:
+        return None
+    try:
+        read_checkpoint(folder / "model")
+        problem = damaged(folder / "model")
+    except MergeError as error:
+        problem = str(error)
+    if problem:
+        raise ValueError(
+            f"{folder / 'model'} is damaged ({problem}): delete {folder}, and the same command trains the stage again."
+        )
+    log.info("%s was finished before: loaded from %s", stage.name, folder)
+    numbers = (record[name] for name in ("losses", "seconds", "n_tokens"))
+    return Trained(stage.name, folder / "model", *numbers, resumed_from=stage.steps)
+
+
+def _record(folder: Path, stage: Stage) -> dict:
+    path, begun = folder / "stage.json", {"stage": stage.record}
+    if not path.is_file():
+        return begun
+    try:
+        record = read_json(path, f"delete {folder}, and the same command trains the stage again")
+        if not isinstance(record, dict) or "stage" not in record:
+            raise ValueError(f"{path} is no record of a stage; delete {folder} to train it again.")
+        return record
+    except ValueError as error:
+        if latest_checkpoint(folder / "checkpoints") is None:
+            raise
+        log.warning("%s The stage resumes from its checkpoint.", error)
+        return begun
+
+
+def _trained(
+    make_network: Callable[[], PreTrainedModel],
+    dataset: Dataset,
+    collator: Collator,
+    stage: Stage,
+    folder: Path,
+    original: Callable[[], PreTrainedModel] | None,
+) -> Trained:
+    """Train a stage that is not finished, from its last whole checkpoint if there is one."""
     check_installed(stage.setup)
     readers = n_readers(stage.setup)
     if stage.batch_size % (stage.accumulation * readers):
@@ -132,15 +152,19 @@ def run_stage(
             f"accumulation = {stage.accumulation}."
         )
     network = make_network()
+    if name := first_not_finite(network.named_parameters()):
+        raise ValueError(f"{stage.name} starts from a model whose {name} has NaN or infinite values: use another one.")
     # Trainer turns it off for checkpointing, which is no property of the trained model.
     use_cache = getattr(network.config, "use_cache", None)
-    if collator.method.positions is not None:
+    skips = collator.method.positions is not None
+    if skips:
         check_skipped_positions(network)
-    checkpoints = folder / "checkpoints"
+    checkpoints, done = folder / "checkpoints", folder / "stage.json"
     checkpoint = latest_checkpoint(checkpoints)
     resumed_from = int(checkpoint.name.split("-")[-1]) if checkpoint else None
     if checkpoint:
         log.info("%s resumed from step %d", stage.name, resumed_from)
+    record = {"stage": stage.record}
     if is_main():
         write_text(done, json.dumps(record, indent=1))
     clock = Clock(_seconds_before(checkpoint))
@@ -160,6 +184,10 @@ def run_stage(
     # Gathered by all processes, written by one.
     weights = whole_weights(trainer) if trainer else None
     if is_main():
+        # Several processes may hold the model in parts.
+        whole = network if skips and n_processes() == 1 else None
+        check_trained(whole, (weights or network.state_dict()).items(), stage)
+        warn_if_worse(losses, stage)
         network.save_pretrained(folder / "model", state_dict=weights)
         tidy(folder / "model", **({} if use_cache is None else {"use_cache": use_cache}))
         record |= {"losses": losses, "seconds": seconds, "n_tokens": n_tokens}
@@ -179,19 +207,3 @@ def run_stage(
 def _seconds_before(checkpoint: Path | None) -> float:
     path = checkpoint / "seconds.json" if checkpoint else None
     return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else 0.0
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The last whole checkpoint in folder; one cut off while it was written does not count.
-
-    Trainer writes trainer_state.json last, so a checkpoint whose state file reads well is whole.
-    """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[-1]), reverse=True)
-    for checkpoint in found:
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            log.warning("%s is not whole and is not used", checkpoint)
-            continue
-        return checkpoint
-    return None

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +19,10 @@ from longrecipe.samples import Collator
 from longrecipe.train.accumulation import Float32Gradients
 from longrecipe.train.context import SplitCollator, check_splittable, make_context, reading_order
 from longrecipe.train.context_check import SplitAttention
+from longrecipe.train.divergence import StopAtNonFinite
 from longrecipe.train.savings import trainer_options
+from longrecipe.train.settings import Stage
 from longrecipe.train.sharding import configure_sharding, fsdp_options
-
-if TYPE_CHECKING:
-    from longrecipe.train.stage import Stage
 
 
 def n_readers(setup: Setup) -> int:
@@ -133,7 +131,7 @@ def stage_trainer(
     network: PreTrainedModel,
     dataset: Dataset,
     collator: Collator,
-    stage: "Stage",
+    stage: Stage,
     folder: Path,
     original: Callable[[], PreTrainedModel] | None,
 ) -> StageTrainer:
@@ -172,11 +170,13 @@ def stage_trainer(
         save_steps=stage.save_steps,
         save_total_limit=2,
         logging_steps=1,
+        # On, it logs the loss of a step that is NaN as 0.
+        logging_nan_inf_filter=False,
         disable_tqdm=True,
         report_to="none",
         **options,
     )
-    callbacks = [_Epoch(collator), _Bar(stage.name)]
+    callbacks = [_Epoch(collator), _Bar(stage.name), StopAtNonFinite(stage)]
     # After the arguments, which join the processes.
     context = make_context(parts) if parts > 1 else None
     if context:

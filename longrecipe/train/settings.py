@@ -1,0 +1,49 @@
+"""The settings of one stage of training."""
+
+from dataclasses import asdict, dataclass, field
+
+from longrecipe.cost import Setup
+
+# Mixed precision in full: what small models are trained with.
+PLAIN = Setup(optimizer="adamw_fp32", fp32_weights=True, checkpointing=False, fused_loss=False)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Settings of one stage of training; learning_rate per optimizer step, batch_size in samples, kl_weight of the
+    term that keeps the model near the original one on text within its window (0: none).
+
+    A step's samples are read in `accumulation` batches of equal size; setup: how memory is spent (see `cost.Setup`).
+    Raises ValueError if batch_size is no multiple of accumulation, and for a kl_weight with a fused loss.
+    """
+
+    name: str
+    steps: int
+    batch_size: int
+    learning_rate: float
+    schedule: str = "linear"
+    warmup_steps: int = 0
+    save_steps: int = 10
+    seed: int = 0
+    precision: str = "auto"
+    kl_weight: float = 0.0
+    accumulation: int = 1
+    setup: Setup = PLAIN
+    options: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.accumulation < 1 or self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size = {self.batch_size} cannot be read in accumulation = {self.accumulation} equal batches."
+            )
+        if self.setup.fused_loss and self.kl_weight:
+            raise ValueError(
+                "fused_loss makes no logits, and the term with kl_weight needs them: set one of them to none."
+            )
+
+    @property
+    def record(self) -> dict:
+        """The settings as plain values, without those that only say how the work is split (and change rounding)."""
+        plain = asdict(self)
+        del plain["accumulation"], plain["setup"]["shards"], plain["setup"]["sequence_parallel"]
+        return plain
