@@ -1,5 +1,6 @@
 """Files that other processes may read or make at the same time: whole or not there, made once, under a lock."""
 
+import hashlib
 import json
 import logging
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from longrecipe.paths import cache_dir
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +36,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path, fix: str = "download or save it again") -> Any:
-    """The content of a JSON file. Raises ValueError with the path and the fix if it cannot be read as JSON."""
+    """The content of a JSON file. Raises ValueError with the path and the fix if it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing; {fix}.") from error
     except ValueError as error:
         raise ValueError(f"{path} is not readable JSON ({error}); {fix}.") from error
 
@@ -81,8 +86,9 @@ def locked(path: Path, doing: str, wait: bool = True) -> Iterator[None]:
     doing: what is done under the lock, such as "reads the text a.txt", for messages. If another process holds the lock,
     a warning says what it does, and this one waits. Without wait, raises BusyError instead.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock, owner = FileLock(path.with_name(f".{path.name}.lock")), path.with_name(f".{path.name}.owner")
+    place = _lock_of(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock, owner = FileLock(place), place.with_suffix(".owner")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -100,6 +106,15 @@ def locked(path: Path, doing: str, wait: bool = True) -> Iterator[None]:
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
+
+
+def _lock_of(path: Path) -> Path:
+    """The file of a path's lock, which stays: in one folder for all of the cache, elsewhere hidden next to the path."""
+    cache, path = cache_dir(), Path(os.path.abspath(path))
+    if not path.is_relative_to(cache):
+        return path.with_name(f".{path.name}.lock")
+    digest = hashlib.sha256(str(path.relative_to(cache)).encode()).hexdigest()
+    return cache / "locks" / f"{path.name}-{digest[:10]}.lock"
 
 
 def _read(path: Path) -> str:

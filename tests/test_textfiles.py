@@ -1,10 +1,12 @@
 """Text of one's own: every kind of file, to disk once, whatever its size."""
 
 import json
+import os
 import re
-import shutil
-import socket
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -74,33 +76,58 @@ def test_text_is_tokenised_once_and_again_when_a_file_changes(folder, tokenizer,
     assert "longer than before" in words(tokenizer, np.concatenate([other.train, other.held_out]))
 
 
-def test_a_cut_off_tokenisation_leaves_nothing_that_is_taken_for_whole(folder, tokenizer):
+def test_killed_tokenisation_leaves_nothing_that_is_used(folder, tokenizer):
     whole = load_files(folder, tokenizer).train.copy()
     made = folder.parent / "cache" / "text"
     (only,) = made.iterdir()
-    # Left by a process that is gone, and by one of another machine that may be at work.
-    gone, other = (made / f"{only.name}.{host}-{2**22 + 1}.tmp" for host in (socket.gethostname(), "elsewhere"))
-    only.rename(gone)
-    (gone / "train.bin").write_bytes(b"half")
-    other.mkdir()
+    only.rename(made / f".{only.name}.{2**22 + 1}-abc.tmp")
     np.testing.assert_array_equal(load_files(folder, tokenizer).train, whole)
-    assert sorted(made.iterdir()) == sorted([only, other])
+    assert list(made.iterdir()) == [only]
 
 
-def test_another_run_may_finish_the_same_text_first(folder, tokenizer, monkeypatch):
-    whole, write = load_files(folder, tokenizer).train.copy(), textfiles._write
-    made = folder.parent / "cache" / "text"
-    (only,) = made.iterdir()
-    only.rename(made / "kept")
+READING = """
+import sys, time
+from pathlib import Path
+from longrecipe import models, textfiles
+write = textfiles._write
 
-    def slow(*given):
-        about = write(*given)
-        shutil.copytree(made / "kept", only)
-        return about
+def slow(*given):
+    Path(sys.argv[2]).touch()
+    time.sleep(float(sys.argv[3]))
+    return write(*given)
 
-    monkeypatch.setattr(textfiles, "_write", slow)
-    np.testing.assert_array_equal(load_files(folder, tokenizer).train, whole)
-    assert {path.name for path in made.iterdir()} == {"kept", only.name}
+textfiles._write = slow
+print(len(textfiles.load_files(sys.argv[1], models.load_tokenizer("llama3")).train))
+"""
+
+
+def test_second_run_waits_for_the_first_to_read_the_same_text(folder, tokenizer, tmp_path, caplog, monkeypatch):
+    at_work, command = (
+        tmp_path / "at work",
+        [sys.executable, "-c", READING, str(folder), str(tmp_path / "at work"), "2"],
+    )
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
+    while not at_work.exists():
+        assert first.poll() is None
+        time.sleep(0.05)
+    monkeypatch.setattr(textfiles, "_write", lambda *given: pytest.fail("read twice"))
+    with caplog.at_level("WARNING"):
+        found = load_files(folder, tokenizer)
+    assert f"process {first.pid} reads text = {str(folder)!r}" in caplog.text and "waiting" in caplog.text
+    assert first.wait(1800) == 0 and int(first.stdout.read()) == len(found.train)
+
+
+@pytest.mark.parametrize("fault", ["cut", "gone"])
+@pytest.mark.parametrize("name", ["train.bin", "held_out.bin", "about.json"])
+def test_damaged_text_in_the_cache_error_names_the_folder_to_delete(name, fault, folder, tokenizer):
+    load_files(folder, tokenizer)
+    (made,) = (folder.parent / "cache" / "text").iterdir()
+    content = (made / name).read_bytes()
+    (made / name).unlink()
+    if fault == "cut":
+        (made / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=rf"{name}(.|\n)*delete {made}, and the same command reads the text again"):
+        load_files(folder, tokenizer)
 
 
 def test_more_documents_than_are_tokenised_at_once(tmp_path, tokenizer):
