@@ -7,6 +7,8 @@ from typing import get_args
 import numpy
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 from pydantic import ValidationError
 from traitlets.config import Config
@@ -72,15 +74,45 @@ def test_every_profile_changes_a_file_and_says_how(path):
 # loading
 
 
-def test_overrides_win_and_none_leaves_the_value():
+def test_overrides_win():
     base = load("llama3")
-    changed = load("llama3", scale="mini", method="pose", seed=base.seed + 5, ratio=None, target_length=2048)
+    changed = load("llama3", scale="mini", method="pose", seed=base.seed + 5, target_length=2048)
     assert (changed.method, changed.seed, changed.target_length) == ("pose", base.seed + 5, 2048)
     assert changed.model_dump() == base.model_dump() | {
         "method": "pose",
         "seed": base.seed + 5,
         "target_length": 2048,
     }
+
+
+@pytest.mark.parametrize("null", [None, "null", "None"])
+def test_null_resets_a_key_that_a_file_or_a_profile_sets(tmp_path, null):
+    path = written(tmp_path, text_tokens=1000, replay_text="here", eval_lengths=[512], probe_window=600)
+    (tmp_path / "quick").mkdir()
+    (tmp_path / "quick" / path.name).write_text("analysis_length: 700\neval_lengths: null\n")
+    reset = load(str(path), text_tokens=null, replay_text=null, eval_lengths=null, probe_window=null)
+    assert (reset.text_tokens, reset.replay_text, reset.eval_lengths, reset.probe_window) == (None, None, None, 2048)
+    assert load(str(path)).eval_lengths == (512,)
+    profiled = load(str(path), profile="quick")
+    assert (profiled.analysis_length, profiled.eval_lengths) == (700, None)
+    assert load(str(path), profile="quick", analysis_length=null).analysis_length is None
+    assert load("llama3", "paper", window=null).window == 8192, "the configuration's"
+    assert load("llama3", scale=null, profile=null) == load("llama3")
+
+
+@pytest.mark.parametrize("key", ["seed", "ratio", "method", "target_length", "precision", "fused_loss"])
+def test_null_is_refused_for_a_key_that_cannot_be_null(key, tmp_path):
+    for null in (None, "null"):
+        with pytest.raises(ParamsError, match=rf"^{key} = null: cannot be null; .*\n\(settings from"):
+            load("llama3", **{key: null})
+    with pytest.raises(ParamsError, match=rf"^{key} = null: cannot be null"):
+        load(str(written(tmp_path, **{key: None})))
+
+
+def test_every_key_can_be_overridden_also_that_of_the_model(tmp_path):
+    path = str(written(tmp_path))
+    assert load(path, **{"model": "mine"}) == changed(load(path), model="mine")
+    assert load("llama3", **{"model": "mine"}).model == "mine"
 
 
 def test_values_that_papermill_passes_as_text_are_read():
@@ -112,6 +144,9 @@ def test_a_profile_changes_keys_together_and_overrides_win(tmp_path):
     assert quick == changed(plain, ratio=0.4, extend_steps=3)
     assert from_notebook({"model": str(path), "profile": "quick"}) == changed(plain, ratio=0.2, extend_steps=3)
     assert from_notebook({"model": str(path), "profile": None}) == plain
+    assert load(str(path), profile="null") == plain
+    with pytest.raises(ParamsError, match=r"profile = \['quick'\]: of own\.yaml there are"):
+        load(str(path), profile=["quick"])
     with pytest.raises(ParamsError, match=r"profile = 'slow': of own\.yaml there are empty, odd, quick\."):
         load(str(path), profile="slow")
     with pytest.raises(ParamsError, match=r"profile = 'cpu': llama3\.yaml has none\."):
@@ -132,13 +167,69 @@ def test_yaml_floats_without_a_point(tmp_path):
     ("text", "message"),
     [
         ("seed: [1, 2\n", r"own\.yaml is not valid YAML(.|\n)*line"),
-        ("- seed\n- ratio\n", r"own\.yaml must hold `key: value` lines.*list"),
-        ("", r"own\.yaml must hold `key: value` lines.*NoneType"),
+        ("- seed\n- ratio\n", r"own\.yaml must hold `key: value` lines.*a list"),
+        ("seed", r"own\.yaml must hold `key: value` lines.*one value"),
+        ("", r"own\.yaml must hold `key: value` lines.*nothing"),
+        ("seed: 1\nratio: 0.3\nseed: 2\n", r"own\.yaml has the key seed twice, in lines 1 and 3: remove one"),
+        ("seed: {a: 1}\n", r"own\.yaml, line 1: seed must be one value, or a list"),
+        ("seed: &a [*a]\n", r"own\.yaml, line 1: seed must be one value, or a list"),
+        ("eval_lengths: [512, [1024]]\n", r"own\.yaml, line 1: eval_lengths must be one value, or a list"),
+        ("<<: {seed: 1}\n", r"line 1: '<<' cannot be a key"),
+        ("1: 2\n", r"line 1: '1' cannot be a key; keys are names"),
+        ("seed: 1\ntrue: 2\n", r"line 2: 'true' cannot be a key"),
+        ("? [a]\n: 2\n", r"line 1: a list or a mapping cannot be a key"),
+        (f"seed: {'9' * 5000}\n", r"line 1: seed = .* cannot be read"),
+        ("seed: !!python/name:os.system\n", r"own\.yaml is not valid YAML(.|\n)*line 1"),
+        ("out: !!binary aGVsbG8=\n", r"line 1: out must be text, a number, .*; it is bytes"),
+        ("seed: *a\n", r"own\.yaml is not valid YAML(.|\n)*undefined alias"),
+        (f"seed: {'[' * 5000}\n", r"own\.yaml is not valid YAML"),
+        ("a: b\n---\nc: d\n", r"own\.yaml is not valid YAML(.|\n)*single document"),
+        (b"seed: \0", r"own\.yaml is not valid YAML"),
+        (b"seed: \xff", r"own\.yaml is not valid YAML in UTF-8"),
     ],
+    ids=range(20),
 )
 def test_files_that_cannot_be_read(tmp_path, text, message):
+    path = tmp_path / "own.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ParamsError, match=message):
-        load(str(written(tmp_path, text)))
+        load(str(path))
+
+
+def test_paths_that_are_no_readable_file_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "folder.yaml").mkdir()
+    names = {
+        "folder.yaml": "is a folder",
+        "no\0.yaml": "there is no params file",
+        f"{'x' * 300}.yaml": "File name too long",
+    }
+    for name, told in (names | {"~no-such-user/x.yaml": "is no user"}).items():
+        with pytest.raises(ParamsError, match=told):
+            load(name if name.startswith("~") else str(tmp_path / name))
+    path = written(tmp_path)
+
+    def denied(self, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    with pytest.raises(ParamsError, match=r"own\.yaml cannot be read \(Permission denied\)"):
+        load(str(path))
+
+
+TEXT_KEYS = ("model", "weights", "text", "replay_text", "text_column", "out", "tagger")
+
+
+@pytest.mark.parametrize("key", TEXT_KEYS)
+def test_a_text_key_takes_numbers_as_text(key, tmp_path):
+    assert getattr(load("llama3", **{key: 2024}), key) == "2024", "as papermill passes it"
+    assert getattr(load("llama3", **{key: 1.5}), key) == "1.5"
+    assert getattr(load("llama3", **{key: "0012"}), key) == "0012", "as a command line passes it"
+    for value in ("2024", "0012", "2024-01-01", "1.50", "0x1f", "1_000", ".inf", "'0012'"):
+        text = re.sub(rf"^{key}: .*", f"{key}: {value}", MINI.read_text(encoding="utf-8"), flags=re.M)
+        assert getattr(load(str(written(tmp_path, text))), key) == value.strip("'")
+    for value in (True, [1], {"a": 1}, "", " ", "a\0b", 10**5000):
+        with pytest.raises(ParamsError, match=rf"^{key} = "):
+            load("llama3", **{key: value})
 
 
 def test_extra_keys_of_a_file_are_named(tmp_path):
@@ -281,6 +372,23 @@ def test_changed_settings_are_checked_as_loaded_ones_are():
         ({"ratio": "much"}, r"ratio = 'much': .*number"),
         ({"ratio": 0.003}, r"ratio = 0\.003: gives 12 tokens .*ratio >= 0\.0039"),
         ({"seed": -1}, r"seed = -1: "),
+        ({"seed": 2**32}, r"seed = 4294967296: .*less than 4294967296"),
+        ({"seed": True}, r"seed = True: .*not true or false"),
+        ({"seed": "1" * 6000}, r"seed = '1{199}\.\.\.: "),
+        ({"seed": 10**5000}, r"seed = \(a value of type int, too long to show\): "),
+        ({"target_length": 10**400}, r"target_length = 10+\.\.\.: is too large"),
+        ({"target_length": "9" * 20}, r"target_length = '9+': is too large"),
+        ({"rope_factor": float("inf")}, r"rope_factor = inf: .*finite"),
+        ({"extend_learning_rate": "1e400"}, r"extend_learning_rate = '1e400': .*finite"),
+        ({"method": "a: b: c"}, r"method = 'a: b: c': allowed are longrecipe"),
+        ({"eval_lengths": "[512"}, r"eval_lengths = '\[512': is not a list, such as \[a, b\]"),
+        ({"eval_lengths": "512"}, r"eval_lengths = '512': is not a list"),
+        ({"eval_lengths": "[" * 5000}, r"eval_lengths = .*is not a list"),
+        ({"eval_lengths": f"[{'9' * 5000}]"}, r"eval_lengths = .*is not a list"),
+        (
+            {"eval_lengths": [512, 8192, 9000]},
+            r"eval_lengths = \[512, 8192, 9000\]: 8192 is above target_length = 4096",
+        ),
         ({"seed": 1.5}, r"seed = 1\.5: .*integer"),
         ({"merge_weight": 1.01}, r"merge_weight = 1\.01: .*weight of the original"),
         ({"precision": "fp8"}, r"precision = 'fp8': .*'auto', 'bf16' or 'fp32'"),
@@ -348,6 +456,27 @@ def test_lengths_of_the_analysis_follow_the_target_and_are_refused_above_it():
     assert (shorter.probe_window, shorter.probe_length, shorter.analysis_length) == (1024, 1024, 1024)
 
 
+def test_lengths_to_measure_follow_a_shorter_target_and_this_is_logged(tmp_path, caplog):
+    caplog.set_level("INFO")
+    path = written(tmp_path, eval_lengths=[512, 1024, 3000])
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short" / path.name).write_text("target_length: 1024\n")
+    assert load(str(path)).eval_lengths == (512, 1024, 3000) and not caplog.text
+    found = [
+        load(str(path), target_length="1024"),
+        load(str(path), profile="short"),
+        from_notebook({"model": str(path), "target_length": 1024}),
+        changed(load(str(path)), target_length=1024),
+    ]
+    assert len(set(found)) == 1 and found[0].eval_lengths == (512, 1024) and found[0].probe_window == 1024
+    assert caplog.text.count("eval_lengths: [3000] not measured, above target_length = 1024") == 4
+    assert load(str(path), target_length=500).eval_lengths is None
+    with pytest.raises(ParamsError, match="3000 is above target_length = 1024"):
+        load(str(path), target_length=1024, eval_lengths=[512, 3000])
+    with pytest.raises(ParamsError, match="3000 is above target_length = 2048"):
+        load(str(written(tmp_path, target_length=2048, eval_lengths=[512, 3000])))
+
+
 def test_lengths_of_the_analysis_may_be_left_open_or_shorter():
     for probe, analysis in ((None, None), (16, 272), (512, 512), (512, 1024)):
         params = load("llama3", probe_window=512, probe_length=probe, analysis_length=analysis)
@@ -360,27 +489,118 @@ def test_all_faults_are_told_at_once():
     assert all(part in str(error.value) for part in ("ratio = 1.7", "seed = -1", "'nope'", "llama3.yaml"))
 
 
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(min_value=-8, max_value=5000),
+    st.sampled_from([10**400, 10**5000, 2**32, -1, 0]),
+    st.floats(),
+    st.text(max_size=8),
+    st.text("0123456789.e-+[]{}:,&*!? anulx\0\n'\"", max_size=12),
+    st.sampled_from(["null", "None", "true", "[512, 1024]", "[base, merged]", "pose:n_chunks=3", "a: b: c", "1e400"]),
+    st.binary(max_size=4),
+    st.dates(),
+    st.lists(st.one_of(st.integers(0, 5000), st.text(max_size=3), st.none()), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+    st.builds(object),
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.dictionaries(st.sampled_from([*Params.model_fields, "profile", "ratoi"]), ODD, min_size=1, max_size=4))
+def test_any_settings_give_params_or_a_params_error(values):
+    try:
+        params = load("llama3", **values)
+    except ParamsError as error:
+        assert len(str(error)) < 20_000
+    except FileNotFoundError:
+        assert values["window"] in (None, "null", "None"), "read from a model that is not there"
+    else:
+        assert Params(**json.loads(json.dumps(params.model_dump()))) == params and params.measured_lengths
+
+
 # the notebook's namespace
 
 
-def test_from_notebook_in_a_real_shell(tmp_path, monkeypatch):
+PARAMETERS = "model = 'llama3'  # a model\nscale = 'mini'\nmethod = None\nseed = None\n"
+FIRST = """import numpy as np
+from pathlib import Path
+from longrecipe import facts, params
+P = params.from_notebook(globals())"""
+
+
+BROKEN = "this is no Python"
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    """A notebook's kernel, which runs cells and keeps their source."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     shell = InteractiveShell(config=Config(HistoryManager={"enabled": False}))
-    cells = (
-        "model = 'llama3'\nscale = 'mini'\nmethod = 'longrecipe'\nseed = None",
-        "method = 'rpes'\nratio = 0.2",
-        "import numpy as np\nfrom pathlib import Path\nfrom longrecipe import facts, params\n1 + 1",
+
+    def run(*cells):
+        for cell in cells:
+            done = shell.run_cell(cell, store_history=True)
+            if cell != BROKEN:
+                done.raise_error()
+        return shell.user_ns
+
+    return run
+
+
+def test_from_notebook_in_a_real_shell(shell):
+    space = shell(PARAMETERS, "# Parameters\nmethod = 'rpes'\nratio = 0.2\n", FIRST, "1 + 1")
+    assert {"In", "Out", "get_ipython", "_", "np", "Path"} <= set(space)
+    assert space["P"] == load("llama3", method="rpes", ratio=0.2)
+
+
+def test_the_settings_cell_runs_again_after_changes_and_next_to_other_variables(shell):
+    shell("P = grid = foo = window = 3; seconds, parts = 4, [1]\ndef ratio(): pass", PARAMETERS, FIRST)
+    assert shell(FIRST)["P"] == load("llama3")
+    # Edited and run again; a value changed by itself; other variables with it.
+    assert shell(PARAMETERS.replace("None", "7"), "method = 'pose'", FIRST)["P"] == load(
+        "llama3", method="pose", seed=7
     )
-    for cell in cells:
-        shell.run_cell(cell, store_history=True).raise_error()
-    assert {"In", "Out", "get_ipython", "_", "np", "Path"} <= set(shell.user_ns)
-    assert from_notebook(shell.user_ns) == load("llama3", method="rpes", ratio=0.2)
-    shell.run_cell("traget_length = 512").raise_error()
+    assert shell("model = 'qwen2'", FIRST)["P"] == load("qwen2", method="pose", seed=7)
+    assert shell("x = 1; model = 'llama3'; foo = 3", FIRST)["P"] == load("llama3", method="pose", seed=7)
+    # A key that is not in the cell is the user's own variable; in the cell it is a setting.
+    assert shell("ratio = 0.5; target_length = 'x'", FIRST)["P"].ratio == 0.3
+    assert shell(f"{PARAMETERS}ratio = 0.5\n", FIRST)["P"] == load("llama3", ratio=0.5)
+    assert shell("for seed in range(3): pass", BROKEN, "%who", FIRST)["P"].seed == 2
+    assert shell(f"{PARAMETERS}{FIRST}\nfoo = P", f"{PARAMETERS}{FIRST}\nfoo = P")["P"] == load("llama3", ratio=0.5)
+
+
+def test_a_misspelt_name_in_the_parameters_cell_is_refused_until_it_is_corrected(shell):
+    shell(PARAMETERS, "from longrecipe import params")
     with pytest.raises(ParamsError, match=r"'traget_length'\. Did you mean 'target_length'"):
-        from_notebook(shell.user_ns)
+        from_notebook(shell(f"{PARAMETERS}traget_length = 512"))
+    assert from_notebook(shell(f"{PARAMETERS}target_length = 512")).target_length == 512
 
 
-def test_from_notebook_takes_only_plain_values():
+def test_names_that_papermill_sets_are_settings_and_none_is_null(shell, tmp_path):
+    path = written(tmp_path, text_tokens=1000, seed=3)
+    cell = PARAMETERS.replace("llama3", str(path))
+    found = from_notebook(shell(cell, "# Parameters\ntext_tokens = None\nseed = None\nratio = 0.4\n", "foo = 3"))
+    assert (found.text_tokens, found.seed, found.ratio) == (None, 3, 0.4), "of the cell's own names, None is the file's"
+    with pytest.raises(ParamsError, match="unknown parameter 'foo'"):
+        from_notebook(shell("# Parameters\nfoo = 3\n"))
+
+
+def test_the_parameters_cell_must_have_run(shell):
+    with pytest.raises(ParamsError, match="model is not set: run the notebook's parameters cell"):
+        from_notebook(shell("foo = 3"))
+
+
+def test_results_that_cannot_be_written_stop_the_settings_cell(tmp_path, monkeypatch):
+    (tmp_path / "params").symlink_to(MINI.parents[1])
+    (tmp_path / "results").write_text("a file")
+    monkeypatch.setenv("LONGRECIPE_ROOT", str(tmp_path))
+    with pytest.raises(OSError, match="results: no files can be written to"):
+        from_notebook({"model": "llama3"})
+
+
+def test_without_a_history_all_plain_values_are_settings():
     namespace = {
         "__name__": "__main__",
         "__builtins__": __builtins__,
@@ -396,7 +616,9 @@ def test_from_notebook_takes_only_plain_values():
         "np": numpy,
         "Path": Path,
         "from_notebook": from_notebook,
+        "model": "llama3",
         "seed": 3,
+        "ratio": None,
     }
     before = dict(namespace)
     assert from_notebook(namespace) == load("llama3", seed=3)
@@ -533,10 +755,10 @@ def test_eval_lengths_double_from_window_to_target(window, target, lengths):
 
 
 def test_lengths_to_measure_at_lie_below_the_target_beside_the_window():
-    params = load("llama3", target_length=1500, eval_lengths=[600, 128, 1500, 4096, 600])
+    params = load("llama3", target_length=1500, eval_lengths=[600, 128, 1500, 600])
     assert params.measured_lengths == [128, 256, 600, 1500]
     # As a command line has it, and as one setting.
-    assert len({params, load("llama3", target_length=1500, eval_lengths="[600, 128, 1500, 4096, 600]")}) == 1
+    assert len({params, load("llama3", target_length=1500, eval_lengths="[600, 128, 1500, 600]")}) == 1
 
 
 def test_replay_reads_the_window_or_less():

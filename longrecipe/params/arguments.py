@@ -1,12 +1,6 @@
 """Settings on a command line: `-p KEY VALUE`, repeatable."""
 
 import argparse
-from typing import Any
-
-import yaml
-
-from longrecipe.errors import reason
-from longrecipe.params.files import ParamsError
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -18,16 +12,10 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar=("KEY", "VALUE"),
         dest="settings",
-        help="override a setting of the params file, or choose a profile; repeatable",
+        help="override a setting of the params file, or choose a profile; null resets a key; repeatable",
     )
 
 
-def given_settings(chosen: argparse.Namespace) -> dict[str, Any]:
-    """What was given by -p, by name: numbers, true, null and lists by YAML. Raises ParamsError for invalid YAML."""
-    settings = {}
-    for key, value in chosen.settings:
-        try:
-            settings[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ParamsError(f"-p {key} {value}: not valid YAML ({reason(error)}); put text in quotes.") from error
-    return settings
+def given_settings(chosen: argparse.Namespace) -> dict[str, str]:
+    """What was given by -p, by name, as it was written: `params.load` reads numbers, lists, true, false and null."""
+    return dict(chosen.settings)

@@ -4,10 +4,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from longrecipe.positions import METHODS
 from longrecipe.positions import method as method_of
@@ -32,13 +33,14 @@ Stages = Literal["base", "RoPE rule alone", "extended", "replayed", "merged", "p
 class Params(BaseModel):
     """Every setting of a run; the same keys at every scale. Lengths in tokens, learning rates per optimizer step."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # papermill reads numbers from its command line: a folder may be named 2024.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
 
     # pydantic reserves the prefix model_ for itself; one key named model is fine.
     model: str = Field(description="name of the params file and of the model")
     scale: Literal["mini", "small", "paper"] = Field(description="mini: made here, CPU; small: 135M; paper: 7-8B")
     method: str = Field(description=f"{', '.join(METHODS)}; options after a colon, as in pose:n_chunks=4")
-    seed: int = Field(ge=0, description="seeds data, positions and optimizer order")
+    seed: int = Field(ge=0, lt=2**32, description="seeds data, positions and optimizer order")
     precision: Literal["auto", "bf16", "fp32"] = Field(description="auto: bf16 where the processor computes in it")
     # Keys that came later have defaults, so that runs made before keep their names.
     weights: str | None = Field(None, description="a folder in Hugging Face's layout, or a hub id; null goes by model")
@@ -184,15 +186,34 @@ class Params(BaseModel):
     @field_validator("probe_window", mode="before")
     @classmethod
     def _follows_the_window(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is not None or not {"window", "target_length"} <= info.data.keys():
+        if value is not None:
             return value
+        if not {"window", "target_length"} <= info.data.keys():
+            # One of these is refused, which is enough to say.
+            return 16
         return min(info.data["window"] * (8 if info.data.get("scale") == "mini" else 2), info.data["target_length"])
 
     @field_validator("eval_lengths", "eval_stages", mode="before")
     @classmethod
     def _lists_as_text(cls, value: Any) -> Any:
-        # papermill hands lists over as text.
-        return yaml.safe_load(value) if isinstance(value, str) else value
+        return read_list(value)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = kinds_of(cls.model_fields[str(info.field_name)])
+        if isinstance(value, bool) and bool not in kinds:
+            raise ValueError(f"a {'text' if str in kinds else 'value'} is needed, not true or false")
+        _check_size(value)
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _is_usable(cls, value: Any) -> Any:
+        _check_size(value)
+        if isinstance(value, str) and (not value.strip() or "\0" in value):
+            raise ValueError("contains a NUL character" if value.strip() else "is empty")
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Params":
@@ -228,6 +249,11 @@ class Params(BaseModel):
             raise ValueError(
                 f"eval_lengths = {list(self.eval_lengths)}: {shorter[0]} is too short, at least 128 tokens"
             )
+        if longer := [n for n in self.eval_lengths or [] if n > self.target_length]:
+            raise ValueError(
+                f"eval_lengths = {list(self.eval_lengths)}: {longer[0]} is above target_length = {self.target_length}; "
+                "leave it out, or raise target_length"
+            )
         if self.fused_loss and self.replay_kl_weight:
             raise ValueError(
                 f"fused_loss = True with replay_kl_weight = {self.replay_kl_weight}: the KL term needs the logits that "
@@ -243,6 +269,37 @@ class Params(BaseModel):
                 f"so ratio >= {16 / self.target_length:.4f}"
             )
         return self
+
+
+def _check_size(value: Any) -> None:
+    # Larger numbers overflow where they are multiplied or written.
+    if isinstance(value, int) and abs(value) >= 2**53:
+        raise ValueError("is too large, at most 2**53 - 1")
+
+
+def kinds_of(field: FieldInfo) -> set[Any]:
+    """The types of a field, `{int, NoneType}` for `int | None`; of a Literal the values."""
+    return set(get_args(field.annotation)) or {field.annotation}
+
+
+# Keys whose values are text, whatever they look like.
+TEXT = frozenset(name for name, field in Params.model_fields.items() if str in kinds_of(field))
+
+
+def read_list(value: Any) -> Any:
+    """A list that a command line or papermill passes as text, `[512, 1024]`; other values as they are.
+
+    Raises ValueError if the text is no list.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        found = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError("is not a list, such as [a, b]") from error
+    if not isinstance(found, list):
+        raise ValueError("is not a list, such as [a, b]")
+    return found
 
 
 def key_of(settings: Mapping[str, Any]) -> str:

@@ -7,14 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from longrecipe import cost, models
 from longrecipe.cost import DEVICES, GB, Device, Memory
-from longrecipe.params import checked, plain_values
+from longrecipe.params import checked, given_in
 from longrecipe.positions import method as method_of
 
 
 class Question(BaseModel):
     """What notebook 05 is asked, checked: a model, how it is to be trained, on which GPU, at what price."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
 
     model: str = Field(description="a name that the scale knows, or a folder with a config.json")
     scale: str = Field(description="mini, small or paper")
@@ -82,5 +82,6 @@ class Question(BaseModel):
 
 
 def from_notebook(namespace: Mapping[str, Any]) -> Question:
-    """The Question of a notebook's parameters cell (`globals()`). Raises ParamsError that lists what is allowed."""
-    return checked(Question, plain_values(namespace), source="the notebook")
+    """The Question of a notebook's parameters cell (`globals()`), see `params.given_in`. Raises ParamsError that lists
+    what is allowed, and OSError if results/ cannot be written."""
+    return checked(Question, given_in(namespace, Question.model_fields), source="the notebook")

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from longrecipe import params
 from longrecipe.params import Params
 
@@ -26,19 +28,30 @@ def methods(
     and 4096 at scale mini, elsewhere the target of the params file.
     """
     models = [models] if isinstance(models, str) else models
-    if targets is None:
-        targets = TARGETS if changes.get("scale", "mini") == "mini" else [None]
-    elif isinstance(targets, int):
-        targets = [targets]
-    elif not all(isinstance(target, int) for target in targets):
-        raise params.ParamsError(f"targets = {targets!r}: a length in tokens, such as 4096, or a list of them.")
+    mini = changes.get("scale", "mini") == "mini"
     return [
-        params.load(model, method=method, target_length=target, seed=seed, **changes)
+        params.load(model, method=method, seed=seed, **({"target_length": target} if target else {}), **changes)
         for model in models
-        for target in targets
+        for target in (_lengths(targets) or (TARGETS if mini and not params.is_file(model) else [None]))
         for seed in (range(SEEDS.get(model, 3)) if seeds is None else seeds)
         for method in ("none", *METHODS)
     ]
+
+
+def _lengths(targets: Any) -> list[int] | None:
+    """Lengths given as one number, as a list, or as the text of a list, which papermill passes."""
+    if targets is None:
+        return None
+    try:
+        listed = [targets] if isinstance(targets, int | float) else params.read_list(targets)
+        lengths = TypeAdapter(list[int]).validate_python(listed)
+        if isinstance(targets, bool) or not lengths:
+            raise ValueError("no length")
+    except (ValueError, ValidationError) as error:
+        raise params.ParamsError(
+            f"targets = {targets!r}: a length in tokens, such as 4096, or a list of them, such as [2560, 4096]."
+        ) from error
+    return lengths
 
 
 def ablation(models: str | Iterable[str] = "llama3", seeds: Sequence[int] = (0, 1, 2), **changes) -> list[Params]:
@@ -81,23 +94,31 @@ def _varied(
     return [params.load(m, seed=seed, **variant, **changes) for m in models for seed in seeds for variant in variants]
 
 
-def from_notebook(grid: str, namespace: Mapping[str, Any]) -> list[Params]:
-    """A grid of GRIDS from the plain values in a notebook's namespace (`globals()`): model, n_seeds, settings of runs.
+def from_notebook(grid: str, namespace: Mapping[str, Any], **fixed: Any) -> list[Params]:
+    """A grid of GRIDS from a notebook's namespace (`globals()`): model, n_seeds, settings of runs (`params.given_in`).
 
-    n_seeds: None takes the grid's own, 3, and 5 for the methods on llama3. Raises ParamsError for unknown names,
-    impossible values, and what the grid sets itself.
+    n_seeds: None takes the grid's own, 3, and 5 for the methods on llama3. fixed: arguments of the grid that the
+    notebook sets and its user does not. Raises ParamsError for unknown names, impossible values, and what the grid sets
+    itself; OSError if results/ cannot be written.
     """
-    plain = {name: value for name, value in params.plain_values(namespace).items() if value is not None}
-    model, n_seeds = plain.pop("model"), plain.pop("n_seeds", None)
+    own = {"n_seeds"} | ({"targets"} if grid == "methods" else set())
+    given = params.given_in(namespace, {*Params.model_fields, "profile", *own})
+    if unknown := given.keys() & {"models", "seeds", *fixed}:
+        allowed = ", ".join(["model", *sorted(own - fixed.keys()), "profile", *Params.model_fields])
+        raise params.ParamsError(f"unknown parameter {sorted(unknown)[0]!r}. Allowed are {allowed}.")
+    model, n_seeds = str(given.pop("model")), given.pop("n_seeds", None)
+    if params.is_file(model):
+        # A notebook's cell always has a scale; a file names its own.
+        given.pop("scale", None)
     if n_seeds is not None and not (isinstance(n_seeds, int) and 2 <= n_seeds <= 10):
         raise params.ParamsError(f"n_seeds = {n_seeds!r}: 2 to 10 seeds give an interval.")
     seeds = {} if n_seeds is None else {"seeds": range(n_seeds)}
-    if taken := plain.keys() & SETS[grid]:
+    if taken := given.keys() & SETS[grid]:
         raise params.ParamsError(
             f"{', '.join(sorted(taken))}: the grid sets it; give n_seeds and (methods only) targets, or use notebook "
             "03 for a single run."
         )
-    return GRIDS[grid](model, **seeds, **plain)
+    return GRIDS[grid](model, **seeds, **given, **fixed)
 
 
 # What each grid sets itself, and how it is run.

@@ -1,0 +1,94 @@
+"""Settings of a notebook: what its parameters cell and papermill's -p set, and no other variable of the kernel."""
+
+import ast
+import types
+import warnings
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from longrecipe.files import check_writable
+from longrecipe.params.checks import ParamsError
+from longrecipe.params.files import is_file, load
+from longrecipe.params.settings import Params
+from longrecipe.paths import results_dir
+
+# What IPython keeps in a notebook's namespace.
+_IPYTHON_NAMES = {"In", "Out", "get_ipython", "exit", "quit", "open"}
+
+
+def from_notebook(namespace: Mapping[str, Any]) -> Params:
+    """The settings of a notebook, from its namespace (`globals()`), on top of the params file; see `given_in`.
+
+    Any key of the params file can be given. Raises ParamsError, and OSError if results/ cannot be written.
+    """
+    settings = given_in(namespace, [*Params.model_fields, "profile"])
+    model, scale = settings.pop("model"), settings.pop("scale", None)
+    # A notebook's cell always has a scale; a file names its own.
+    return load(model, None if is_file(model) else scale, **settings)
+
+
+def given_in(namespace: Mapping[str, Any], allowed: Collection[str]) -> dict[str, Any]:
+    """The values that a notebook's namespace (`globals()`) has now, of the names that its parameters cell or papermill
+    has set. The cell may run any number of times, and variables of the user's own do not count.
+
+    IPython keeps the code of the cells that ran (`In`). The cell that papermill adds starts with `# Parameters`.
+    A parameters cell assigns `model` and more than half as many allowed names as any other cell; if several did, as
+    after an edit, names that are not allowed count from the latest only. A namespace without that history, or in which
+    no such cell ran, gives all its plain values.
+    None in the parameters cell means that nothing is given, and the name is left out; None that papermill sets for
+    another name is null. allowed: names that the caller knows; others are returned too, for the caller to refuse.
+    Raises ParamsError if model is not set, and OSError if results/, to which every notebook writes, cannot be written.
+    """
+    check_writable(results_dir(), "results")
+    history = namespace.get("In")
+    cells = [code for code in history if isinstance(code, str)] if isinstance(history, list) else []
+    names, injected = _names(cells, set(allowed))
+    if not names:
+        names, injected = [name for name, value in namespace.items() if _is_plain(name, value)], []
+    found = {name: namespace[name] for name in dict.fromkeys([*names, *injected]) if name in namespace}
+    settings = {name: value for name, value in found.items() if value is not None or name not in names}
+    if settings.get("model") is None:
+        raise ParamsError("model is not set: run the notebook's parameters cell, its first one, before this cell.")
+    return settings
+
+
+def _names(cells: list[str], allowed: set[str]) -> tuple[list[str], list[str]]:
+    """The names that the parameters cell sets, and those that papermill's cell sets."""
+    injected: list[str] = []
+    candidates = []
+    for code in cells:
+        names = _assigned(code)
+        if code.lstrip().startswith("# Parameters\n"):
+            injected = names
+        elif "model" in names:
+            candidates.append(names)
+    most = max((len(allowed & set(names)) for names in candidates), default=0)
+    ran = [names for names in candidates if 2 * len(allowed & set(names)) > most]
+    if not ran:
+        return [], injected
+    return [name for names in ran for name in names if name in allowed or names is ran[-1]], injected
+
+
+def _assigned(code: str) -> list[str]:
+    """The names that a cell assigns at its top level, up to a statement that calls a from_notebook: in a cell that
+    joins both, the names after it are results."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            statements = ast.parse(code).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    names: list[str] = []
+    for statement in statements:
+        if any(getattr(each, "attr", getattr(each, "id", "")) == "from_notebook" for each in ast.walk(statement)):
+            break
+        if isinstance(statement, ast.Assign | ast.AnnAssign):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            found = [each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)]
+            names += [name for name in found if not name.startswith("_")]
+    return names
+
+
+def _is_plain(name: str, value: Any) -> bool:
+    is_code = isinstance(value, types.ModuleType) or callable(value)
+    return not name.startswith("_") and name not in _IPYTHON_NAMES and not is_code
