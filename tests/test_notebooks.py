@@ -1,5 +1,6 @@
 """The notebooks as a reader runs them: their form, what they refuse, and every method end to end on a short setting."""
 
+import ast
 import json
 import os
 import re
@@ -12,6 +13,10 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from papermill import inspect_notebook
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+from papermill.translators import PythonTranslator
 
 from longrecipe.positions import METHODS
 
@@ -63,6 +68,14 @@ def code_cells(path: Path) -> list:
     return [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
 
 
+def is_stored(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store)
+
+
+def assigned(source: str) -> list[str]:
+    return [target.id for statement in ast.parse(source).body for target in statement.targets]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 class TestForm:
     def test_one_parameters_cell_comes_first(self, path):
@@ -83,8 +96,31 @@ class TestForm:
         for cell in code_cells(path):
             assert not any(line.lstrip().startswith(("class ", "def ")) for line in cell.source.splitlines())
 
+    def test_papermill_reads_every_parameter(self, path, caplog):
+        cell = code_cells(path)[0]
+        caplog.set_level("WARNING")
+        found = inspect_notebook(str(path))
+        assert list(found) == assigned(cell.source) and not caplog.records
+        # The same when it runs the notebook, with values such as those of the README.
+        given = dict.fromkeys(found, 3) | ({"method": "pose:n_chunks=4"} if "method" in found else {})
+        parameterize_notebook(load_notebook_node(str(path)), given)
+        assert not caplog.records
+        assert not set(given) - {each.name for each in PythonTranslator.inspect(cell)} and not caplog.records
+
+    def test_later_cells_leave_the_parameters_alone(self, path):
+        first, *later = code_cells(path)
+        names = set(assigned(first.source))
+        for cell in later:
+            stored = [n.id for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Name) and is_stored(n)]
+            assert not names & set(stored), cell.source
+
     def test_names_no_path_of_a_machine(self, path):
         assert str(ROOT) not in path.read_text(encoding="utf-8")
+
+
+def test_an_unknown_name_is_refused_by_every_kind_of_notebook(tmp_path, environment):
+    run = papermill("00_mini_models.ipynb", tmp_path / "out.ipynb", environment, retrian=True)
+    assert run.returncode == 1 and "Did you mean 'retrain'? Allowed are model, retrain" in run.stderr
 
 
 def test_a_question_that_cannot_be_answered_lists_what_can(tmp_path, environment):

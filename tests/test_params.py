@@ -1,3 +1,4 @@
+import argparse
 import hashlib
 import json
 import re
@@ -15,7 +16,17 @@ from traitlets.config import Config
 
 from longrecipe.corpus import SELECTIONS
 from longrecipe.models import save
-from longrecipe.params import SCALES, Params, ParamsError, available, changed, from_notebook, load
+from longrecipe.params import (
+    SCALES,
+    Params,
+    ParamsError,
+    add_settings,
+    available,
+    changed,
+    from_notebook,
+    given_settings,
+    load,
+)
 from longrecipe.positions import METHODS
 from longrecipe.tokens import SCORES, TYPES
 from longrecipe.tokens.ranking import ANCHOR_RULES
@@ -107,6 +118,16 @@ def test_null_is_refused_for_a_key_that_cannot_be_null(key, tmp_path):
             load("llama3", **{key: null})
     with pytest.raises(ParamsError, match=rf"^{key} = null: cannot be null"):
         load(str(written(tmp_path, **{key: None})))
+
+
+def test_a_command_line_hands_over_what_was_written():
+    parser = argparse.ArgumentParser()
+    add_settings(parser)
+    words = "-p text 0012 -p text_tokens null -p seed 3 -p ratio 2.5e-1 -p fused_loss false -p eval_lengths [512,1024]"
+    given = given_settings(parser.parse_args([*words.split(), "-p", "eval_stages", "[base, RoPE rule alone]"]))
+    assert given["text"] == "0012" and given["text_tokens"] == "null"
+    wanted = {"seed": 3, "ratio": 0.25, "eval_lengths": [512, 1024], "eval_stages": ["base", "RoPE rule alone"]}
+    assert load("llama3", **given) == load("llama3", text="0012", **wanted)
 
 
 def test_every_key_can_be_overridden_also_that_of_the_model(tmp_path):
@@ -569,6 +590,15 @@ def test_the_settings_cell_runs_again_after_changes_and_next_to_other_variables(
     assert shell(f"{PARAMETERS}ratio = 0.5\n", FIRST)["P"] == load("llama3", ratio=0.5)
     assert shell("for seed in range(3): pass", BROKEN, "%who", FIRST)["P"].seed == 2
     assert shell(f"{PARAMETERS}{FIRST}\nfoo = P", f"{PARAMETERS}{FIRST}\nfoo = P")["P"] == load("llama3", ratio=0.5)
+
+
+def test_a_kernel_that_has_run_another_notebook_gives_this_ones_settings(shell):
+    other = "model = 'mistral'; scale = 'mini'; target_length = 1024; ratio = 0.9; seed = 5; gpu = 'H100'"
+    assert shell(other, PARAMETERS, FIRST)["P"] == load("llama3")
+    assert shell("%reset -f", PARAMETERS, FIRST)["P"] == load("llama3")
+    # A part of the cell, run by itself, leaves the rest as it is.
+    shell(PARAMETERS.replace("method = None", "method = 'pose'"), "model = 'qwen2'; scale = 'mini'; seed = 2")
+    assert shell(FIRST)["P"] == load("qwen2", method="pose", seed=2)
 
 
 def test_a_misspelt_name_in_the_parameters_cell_is_refused_until_it_is_corrected(shell):

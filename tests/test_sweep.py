@@ -302,6 +302,18 @@ def test_a_notebook_names_its_model_seeds_and_settings(own_root):
     both = sweep.from_notebook("methods", {"model": "llama3", "n_seeds": None})
     assert both == sweep.methods("llama3", range(5)) and both[0].target_length == 2560
     assert sweep.from_notebook("ablation", {"model": "mistral"}) == sweep.ablation("mistral", range(3))
+    for targets in (2560, 2560.0, [2560], "[2560]"):
+        assert sweep.from_notebook("methods", {"model": "qwen2", "targets": targets}) == sweep.methods(
+            "qwen2", None, 2560
+        )
+    # What a notebook sets itself is no parameter of it.
+    assert sweep.from_notebook("methods", {"model": "qwen2"}, targets=2560) == sweep.methods("qwen2", None, 2560)
+    with pytest.raises(params.ParamsError, match="unknown parameter 'targets'"):
+        sweep.from_notebook("methods", {"model": "qwen2", "targets": 512}, targets=2560)
+    own = own_root / "own.yaml"
+    own.write_text("scale: mini\nmodel: llama3\ntarget_length: 1024\n")
+    own_grid = sweep.from_notebook("methods", {"model": str(own), "scale": "small", "n_seeds": 2})
+    assert {(p.scale, p.target_length) for p in own_grid} == {("mini", 1024)}, "the file names its scale and its target"
     named = {"model": "qwen2", "n_seeds": 2, "eval_documents": 5, "np": np}
     assert sweep.from_notebook("front", named) == sweep.front("qwen2", range(2), eval_documents=5)
 
@@ -317,6 +329,14 @@ def test_a_notebook_names_its_model_seeds_and_settings(own_root):
         ("ablation", {"eval_document": 3}, "unknown parameter 'eval_document'. Did you mean 'eval_documents'"),
         ("methods", {"target_length": 2560, "seed": 1}, "seed, target_length: the grid sets it"),
         ("ablation", {"model": "gpt9"}, "model = 'gpt9' has no params file"),
+        ("ablation", {"model": ["llama3", "qwen2"]}, "has no params file"),
+        ("ablation", {"seeds": 3}, "unknown parameter 'seeds'. Allowed are model, n_seeds, profile"),
+        ("ablation", {"targets": 2560}, "unknown parameter 'targets'"),
+        ("methods", {"models": "qwen2"}, "unknown parameter 'models'. Allowed are model, n_seeds, targets"),
+        ("methods", {"targets": []}, r"targets = \[\]: a length in tokens"),
+        ("methods", {"targets": "[2560"}, r"targets = '\[2560': a length in tokens"),
+        ("methods", {"targets": True}, "targets = True: a length in tokens"),
+        ("methods", {"targets": 2560.5}, "targets = 2560.5: a length in tokens"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -139,7 +139,11 @@ def test_the_papers_recipes_fit_an_80_gb_gpu(name, target, caplog):
     [
         (("ratoi", "0.3"), "unknown parameter 'ratoi'. Did you mean 'ratio'?"),
         (("optimizer", "adam"), "optimizer = 'adam'"),
-        (("ratio", "2"), "ratio = 2"),
+        (("ratio", "2"), "ratio = '2'"),
+        (("seed", "4294967296"), "seed = '4294967296': input should be less than 4294967296"),
+        (("eval_lengths", "[512"), "eval_lengths = '[512': is not a list"),
+        (("method", "a: b: c"), "method = 'a: b: c': allowed are longrecipe"),
+        (("model", "null"), "model = null: cannot be null"),
     ],
 )
 def test_settings_that_cannot_be_run_are_named(setting, message, capsys):

@@ -32,9 +32,9 @@ def given_in(namespace: Mapping[str, Any], allowed: Collection[str]) -> dict[str
     has set. The cell may run any number of times, and variables of the user's own do not count.
 
     IPython keeps the code of the cells that ran (`In`). The cell that papermill adds starts with `# Parameters`.
-    A parameters cell assigns `model` and more than half as many allowed names as any other cell; if several did, as
-    after an edit, names that are not allowed count from the latest only. A namespace without that history, or in which
-    no such cell ran, gives all its plain values.
+    The parameters cell is the latest one that assigns `model` and at least two more of the allowed names. If it sets a
+    part of what an earlier one set, the others count with the values that they still have. A namespace without that
+    history, or in which no cell assigned `model`, gives all its plain values.
     None in the parameters cell means that nothing is given, and the name is left out; None that papermill sets for
     another name is null. allowed: names that the caller knows; others are returned too, for the caller to refuse.
     Raises ParamsError if model is not set, and OSError if results/, to which every notebook writes, cannot be written.
@@ -55,18 +55,20 @@ def given_in(namespace: Mapping[str, Any], allowed: Collection[str]) -> dict[str
 def _names(cells: list[str], allowed: set[str]) -> tuple[list[str], list[str]]:
     """The names that the parameters cell sets, and those that papermill's cell sets."""
     injected: list[str] = []
-    candidates = []
+    assigning: list[list[str]] = []
     for code in cells:
         names = _assigned(code)
         if code.lstrip().startswith("# Parameters\n"):
             injected = names
         elif "model" in names:
-            candidates.append(names)
-    most = max((len(allowed & set(names)) for names in candidates), default=0)
-    ran = [names for names in candidates if 2 * len(allowed & set(names)) > most]
+            assigning.append(names)
+    # A cell in which the user sets model and variables of their own is no parameters cell.
+    ran = [names for names in assigning if len(allowed & set(names)) >= 3] or assigning
     if not ran:
         return [], injected
-    return [name for names in ran for name in names if name in allowed or names is ran[-1]], injected
+    latest = allowed & set(ran[-1])
+    earlier = [name for names in ran if latest <= set(names) for name in names if name in allowed]
+    return [*ran[-1], *earlier], injected
 
 
 def _assigned(code: str) -> list[str]:
