@@ -1,0 +1,65 @@
+"""How a trial ended: survived, refused with advice, or lost."""
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from campaign.children import Exit
+from campaign.digests import differences
+from campaign.disturbed import Place
+
+# What the command line reports in one message with exit status 1, without a traceback.
+FIXABLE = {"ValueError", "OSError", "ImportError", "MemoryError", "DoesNotFitError", "SkippedPositionsError"}
+_ADVICE = re.compile(r"\b(delete|remove|restore|download|save it again)\b", re.IGNORECASE)
+_PATH = re.compile(r"/[^\s'\",:;()]+")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """outcome: one of `table.OUTCOMES`; why: in words, for a report."""
+
+    outcome: str
+    why: str = ""
+
+
+def judge(exit: Exit, wanted: dict[str, str], damaged: Path | None = None) -> Verdict:
+    """Survived if a run finished with the wanted digest, else lost; refusals are for others to judge.
+
+    damaged: the name of a file that may stay as it is, if the run did not read it.
+    """
+    if exit.how != "finished":
+        return Verdict("lost", told(exit))
+    if wrong := differences(wanted, exit.digest, damaged):
+        return Verdict("lost", f"finished with other results: {'; '.join(wrong[:8])}")
+    return Verdict("survived")
+
+
+def told(exit: Exit) -> str:
+    """How a run ended, in a few lines."""
+    kind = exit.error.split(" ")[0]
+    return f"{exit.how}: {kind}: {exit.message[:600]}\n{exit.trace[-1500:]}"
+
+
+def is_fixable(exit: Exit) -> bool:
+    """Whether a run ended with an error that the command line reports in one message."""
+    return exit.how == "error" and not FIXABLE.isdisjoint(exit.error.split())
+
+
+def advised_path(exit: Exit, place: Place, damaged: Path) -> Path | None:
+    """What a refusal says to delete: a path in its message that is or holds the damaged file, if it gives advice."""
+    if not (is_fixable(exit) and _ADVICE.search(exit.message)):
+        return None
+    named = (Path(path.rstrip(".")) for path in _PATH.findall(exit.message))
+    fits = [path for path in named if path.is_relative_to(place.folder) and damaged.is_relative_to(path)]
+    # Not everything that is there: the cache as a whole is no advice.
+    fits = [path for path in fits if path not in (place.folder, *place.written)]
+    return max(fits, key=lambda path: len(path.parts), default=None)
+
+
+def follow(path: Path) -> None:
+    """Delete what a refusal says."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
