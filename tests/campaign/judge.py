@@ -11,7 +11,7 @@ from campaign.disturbed import Place
 
 # What the command line reports in one message with exit status 1, without a traceback.
 FIXABLE = {"ValueError", "OSError", "ImportError", "MemoryError", "DoesNotFitError", "SkippedPositionsError"}
-_ADVICE = re.compile(r"\b(delete|remove|restore|download|save it again)\b", re.IGNORECASE)
+_ADVICE = re.compile(r"\b(delete|remove|empty it)\b", re.IGNORECASE)
 _PATH = re.compile(r"/[^\s'\",:;()]+")
 
 
@@ -47,14 +47,17 @@ def is_fixable(exit: Exit) -> bool:
 
 
 def advised_path(exit: Exit, place: Place, damaged: Path) -> Path | None:
-    """What a refusal says to delete: a path in its message that is or holds the damaged file, if it gives advice."""
-    if not (is_fixable(exit) and _ADVICE.search(exit.message)):
+    """What a refusal says to delete: the path after the word, or else one that is named, if it is or holds the damaged
+    file."""
+    advice = _ADVICE.search(exit.message)
+    if not (is_fixable(exit) and advice):
         return None
-    named = (Path(path.rstrip(".")) for path in _PATH.findall(exit.message))
-    fits = [path for path in named if path.is_relative_to(place.folder) and damaged.is_relative_to(path)]
-    # Not everything that is there: the cache as a whole is no advice.
-    fits = [path for path in fits if path not in (place.folder, *place.written)]
-    return max(fits, key=lambda path: len(path.parts), default=None)
+    named = _PATH.findall(exit.message[advice.end() :]) + _PATH.findall(exit.message[: advice.start()])[::-1]
+    for path in (Path(name.rstrip(".")) for name in named):
+        # Not everything that is there: the cache as a whole is no advice.
+        if damaged.is_relative_to(path) and path.is_relative_to(place.folder) and path not in place.written:
+            return path if path != place.folder else None
+    return None
 
 
 def follow(path: Path) -> None:
