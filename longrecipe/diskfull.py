@@ -4,45 +4,45 @@ import errno
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 _CODES = {errno.ENOSPC, errno.EDQUOT}
-# What the writers of safetensors, torch, Arrow and datasets say, which have no error number.
+# What the writers of safetensors, torch, Arrow and datasets say; they give no error number.
 _SAYS = re.compile(
-    r"no space left on device|disk quota exceeded|not enough (disk )?space|os error (28|122|112)\b|errno 28\b", re.I
+    r"no space left on device|disk quota exceeded|not enough (disk )?space|os error (28|112|122)\b|errno 28\b", re.I
 )
-# torch's writers do not say why they failed; the disk tells whether it is full.
+# torch's writers do not say why they failed; what is free on the disk does.
 _MAY_SAY = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+|iostream error|file write failed", re.I)
-# Less than that is no room for a file of a checkpoint.
+# Less than this is no room for a file of a checkpoint.
 _LITTLE = 1 << 20
 
 
 class DiskFullError(OSError):
-    """The disk is full: the message names the folder, what is free there, what the run needs and how to fix it."""
+    """A disk is full: the message names the folder, what is free there, what the run needs and how to fix it."""
 
 
 @contextmanager
-def full_disk_reported(folders: Iterable[Path], need: Callable[[], float], fix: str) -> Iterator[None]:
-    """Raise DiskFullError instead of what a library raises when a disk is full; other errors pass.
+def full_disk_reported(folders: Mapping[Path, str], need: Callable[[], float]) -> Iterator[None]:
+    """Raise DiskFullError instead of what a library raises if a disk is full; other errors pass.
 
-    folders: those that are written to; if an error names no file, the one with the least free space is named. need: the
-    bytes that are needed at most, asked only if a disk is full. fix: what to do but to free some space.
+    folders: those that are written to, each with what to do to use another disk. If an error names no file, the one
+    with the least free space is reported. need: the bytes that are written at most; asked only if a disk is full.
     """
     try:
         yield
     except DiskFullError:
         raise
     except Exception as error:
-        folders = [*folders, Path(tempfile.gettempdir())]
-        if not _is_full_disk(error, folders, need):
+        folders = {**folders, Path(tempfile.gettempdir()): "set TMPDIR to a folder on another disk"}
+        if not _is_full_disk(error, list(folders), need):
             raise
-        folder = _folder_of(error, folders)
+        folder = _folder_of(error, list(folders))
+        other = f", or {folders[folder]}" if folder in folders else ""
         raise DiskFullError(
-            errno.ENOSPC,
             f"the disk of {folder} is full: {_size(_free(folder))} are free there, and the run writes up to "
-            f"{_size(need())} in all. Free some space, or {fix}; then the same command resumes.",
+            f"{_size(need())} in all (modelled). Free some space{other}; the same command resumes."
         ) from error
 
 

@@ -6,7 +6,7 @@ A run of a 7B model takes a day, so a problem must end it here and not late, wit
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,10 @@ from transformers.utils import logging as hf_logging
 from longrecipe import cost, evaluate, models, train
 from longrecipe.checkpoint import Checkpoint, few, load_tensor, read_checkpoint
 from longrecipe.corpus import reference_texts
+from longrecipe.diskfull import full_disk_reported
 from longrecipe.errors import reason
 from longrecipe.evaluate.tasks import needles, passkey
-from longrecipe.export import check_out
+from longrecipe.export import check_out, out_folder
 from longrecipe.files import check_writable
 from longrecipe.loss import fuse_loss, logit_changes
 from longrecipe.material import Material, check_text
@@ -229,6 +230,15 @@ def check_disk(p: Params, config: PreTrainedConfig) -> None:
             f"the run writes about {need / cost.GB:.1f} GB to {folder} (modelled: stages, checkpoints, samples and the "
             f"export), and {free / cost.GB:.1f} GB are free there: free some, or set $LONGRECIPE_CACHE to another disk."
         )
+
+
+def run_disk_reported(p: Params) -> AbstractContextManager[None]:
+    """A context in which a full disk is reported as `diskfull.DiskFullError`, with what the run writes at most."""
+    folders = {
+        cache_dir(): "move the folder to another disk and set LONGRECIPE_CACHE to it",
+        out_folder(p).parent: "name a folder on another disk (--out FOLDER, or the settings key out)",
+    }
+    return full_disk_reported(folders, lambda: disk_need(p, models.config_of(p.source, p.scale)))
 
 
 def disk_need(p: Params, config: PreTrainedConfig) -> float:

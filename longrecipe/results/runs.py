@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from longrecipe.diskfull import full_disk_reported
 from longrecipe.files import write_text
 from longrecipe.params import Params
 from longrecipe.paths import results_dir, root
@@ -48,11 +49,14 @@ def save(
         "seconds": round(seconds, 1),
         "numbers": numbers,
     }
-    for name, table in (tables or {}).items():
-        write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    texts = {f"{name}.csv": table.to_csv(index=False, float_format="%.6g") for name, table in (tables or {}).items()}
     # Through text once, so that numpy's numbers are plain; JSON knows no NaN.
     plain = json.loads(json.dumps(record, default=float), parse_constant=lambda name: None)
-    write_text(folder / "metrics.json", json.dumps(plain, indent=1, allow_nan=False) + "\n")
+    texts["metrics.json"] = json.dumps(plain, indent=1, allow_nan=False) + "\n"
+    need = sum(len(text.encode()) for text in texts.values())
+    with full_disk_reported({folder: "move the repository to another disk"}, lambda: need):
+        for name, text in texts.items():
+            write_text(folder / name, text)
     return folder / "metrics.json"
 
 
