@@ -52,11 +52,11 @@ def advised_path(exit: Exit, place: Place, damaged: Path) -> Path | None:
     advice = _ADVICE.search(exit.message)
     if not (is_fixable(exit) and advice):
         return None
-    named = _PATH.findall(exit.message[advice.end() :]) + _PATH.findall(exit.message[: advice.start()])[::-1]
+    named = _PATH.findall(exit.message[advice.end() :]) + _PATH.findall(exit.message)
     for path in (Path(name.rstrip(".")) for name in named):
         # Not everything that is there: the cache as a whole is no advice.
-        if damaged.is_relative_to(path) and path.is_relative_to(place.folder) and path not in place.written:
-            return path if path != place.folder else None
+        if path.exists() and damaged.is_relative_to(path) and path not in (*place.written, *place.written[0].parents):
+            return path
     return None
 
 
