@@ -23,7 +23,8 @@ def code_hash(*entries: str, package: Path = PACKAGE) -> str:
     """Eight characters that stand for the code that entries use.
 
     entries: `module:name` or `module:Class.method`, such as `longrecipe.recipe:Recipe.extend`: of that class only the
-    methods that are used count; of every other one all do. Reads sources, imports nothing.
+    methods that are used count; of every other one all do. An entry with a minus is left out, with what only it uses:
+    for code that does no more than word errors. Reads sources, imports nothing.
     Raises ValueError for an entry that does not exist.
     """
     digest = hashlib.sha256()
@@ -35,8 +36,10 @@ def code_hash(*entries: str, package: Path = PACKAGE) -> str:
 def closure(*entries: str, package: Path = PACKAGE) -> dict[Definition, str]:
     """Every definition that entries use, by module and name, as a dump of its syntax tree without docstrings."""
     package = package.resolve()
-    walk = _Walk(package)
+    walk = _Walk(package, {entry[1:] for entry in entries if entry.startswith("-")})
     for entry in entries:
+        if entry.startswith("-"):
+            continue
         module, _, name = entry.partition(":")
         if walk.module(module) is None or not walk.add(module, *name.split(".")):
             raise ValueError(f"{entry!r}: there is no such definition in {package}.")
@@ -54,8 +57,8 @@ class _Module:
 
 
 class _Walk:
-    def __init__(self, package: Path):
-        self.package, self.found = package, {}
+    def __init__(self, package: Path, left_out: set[str]):
+        self.package, self.left_out, self.found = package, left_out, {}
         self._modules: dict[str, _Module | None] = {}
 
     def module(self, name: str) -> _Module | None:
@@ -77,6 +80,8 @@ class _Walk:
         there = self.module(module)
         if there is None or name not in there.definitions:
             return False
+        if f"{module}:{name}" in self.left_out:
+            return True
         for node in there.definitions[name]:
             if method is None:
                 self._add(module, name, [node])

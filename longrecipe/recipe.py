@@ -1,11 +1,10 @@
 """The recipe of one run, stage by stage, from settings: what the notebooks call and sweeps repeat.
 
 H' and token analysis -> stage-1 set -> stage 1, extension -> stage 2, replay -> stage 3, merge; each stage is kept in a
-cache folder, so that a run which was killed goes on where it was, and runs that agree up to a stage share it.
+cache folder, so that a run which was killed resumes where it was, and runs that agree up to a stage share it.
 """
 
 import functools
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +14,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from longrecipe import corpus, evaluate, export, models, preflight, samples, tokens, train
-from longrecipe.checkpoint import fingerprint
-from longrecipe.codehash import code_hash
+from longrecipe import corpus, evaluate, export, models, preflight, samples, stagecode, tokens, train
 from longrecipe.files import check_writable
 from longrecipe.material import Material, check_held_out, check_reach, check_text, load_material
 from longrecipe.merge import merge
@@ -27,17 +24,6 @@ from longrecipe.positions import METHODS, Method
 from longrecipe.processes import is_main, made_once
 from longrecipe.sentences import SentenceEnds
 from longrecipe.setup import rows_at_once, setup_of
-
-# The functions that make the files of each stage; what they use is in the names of the folders.
-_ANALYSIS = tuple(f"longrecipe.{name}" for name in ("material:load_material", "models:load_tokenizer"))
-_ANALYSIS += ("longrecipe.recipe:Recipe.probe", "longrecipe.recipe:Recipe.scored")
-_EXTEND = (*_ANALYSIS, *(f"longrecipe.recipe:Recipe.{name}" for name in ("analyse", "stage_one_set", "extend")))
-CODE = {
-    "analysis": _ANALYSIS,
-    "extend": _EXTEND,
-    "replay": (*_EXTEND, "longrecipe.recipe:Recipe.replay"),
-    "merge": ("longrecipe.merge:merge",),
-}
 
 
 def _reports_full_disk(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -198,7 +184,7 @@ class Recipe:
         In the dtype of the stages: this is the model to measure. `export` rounds it to the dtype of the base.
         """
         p, base = self.params, models.folder_of(self.params.source, self.params.scale)
-        name = f"merged-{p.merge_rule}-{p.merge_weight:g}-{code_hash(*CODE['merge'])}"
+        name = f"merged-{p.merge_rule}-{p.merge_weight:g}-{stagecode.code_of('merge')}"
         folder = replayed.folder.with_name(name)
         made_once(
             folder, lambda: merge(base, replayed.folder, folder, p.merge_weight, p.merge_rule), "merges the same models"
@@ -249,18 +235,15 @@ class Recipe:
         """The cache folder of a stage, analysis, extend or replay: runs that agree in all it reads share it.
 
         Its name holds hashes of those settings, of the model that the run starts from, of the code that the stage uses
-        (see `codehash`) and of your own text, so that a stage never resumes from files of other settings, another
+        (see `stagecode`) and of your own text, so that a stage never resumes from files of other settings, another
         model, other code or other text.
         """
         p, m = self.params, self.material
         name = p.model if stage == "analysis" else f"{p.model}-{p.method_slug}-{p.target_length}"
         read = [m.text.sha256[:8]] if p.text else []
         read += [m.general.sha256[:8]] if stage == "replay" and p.replay_text else []
-        return cache_dir() / "-".join([name, stage, p.stage_key(stage), *read, self._made_from(stage)])
-
-    def _made_from(self, stage: str) -> str:
-        model = fingerprint(models.folder_of(self.params.source, self.params.scale))
-        return hashlib.sha256(f"{model} {code_hash(*CODE[stage])}".encode()).hexdigest()[:8]
+        made_from = stagecode.made_from(stage, models.folder_of(p.source, p.scale))
+        return cache_dir() / "-".join([name, stage, p.stage_key(stage), *read, made_from])
 
     @functools.cached_property
     def _wording(self) -> evaluate.Wording:
@@ -307,9 +290,9 @@ def prepare(params: Params, analysis_only: bool = False, saves_results: bool = T
     saves_results: whether the caller writes to results/, as the notebooks do.
     Raises ValueError or OSError, with the value and how to fix it.
     """
-    for entries in CODE.values():
+    for stage in stagecode.CODE:
         # Now, as sources may be edited while the run is at work.
-        code_hash(*entries)
+        stagecode.code_of(stage)
     if saves_results:
         check_writable(results_dir(), "results")
     if analysis_only:

@@ -10,7 +10,7 @@ import pytest
 from longrecipe import params, recipe
 from longrecipe.codehash import closure, code_hash
 from longrecipe.paths import PACKAGE
-from longrecipe.recipe import CODE
+from longrecipe.stagecode import CODE
 
 
 def package_of(folder, **sources):
@@ -81,6 +81,12 @@ def test_only_code_that_is_used_changes_the_hash(tmp_path, module, before, after
 def test_unknown_entry_is_an_error(tmp_path, entry):
     with pytest.raises(ValueError, match="there is no such definition"):
         closure(entry, package=package_of(tmp_path, **SOURCES))
+
+
+def test_entry_with_a_minus_is_left_out_with_what_only_it_uses(tmp_path):
+    package = package_of(tmp_path, **SOURCES)
+    found = names(package, "kit.main:Run.stage", "-kit.parts:_size")
+    assert {"kit.parts:REGISTRY", "kit.parts:one", "kit.parts:_size"}.isdisjoint(found) and "kit.parts:Part" in found
 
 
 # the stages

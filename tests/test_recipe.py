@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from longrecipe import models, params, positions, recipe, samples, train
+from longrecipe import models, params, positions, recipe, samples, stagecode, train
 from longrecipe.codehash import code_hash
 from longrecipe.params import Params, ParamsError
 from longrecipe.positions import METHODS
@@ -132,8 +132,8 @@ def test_runs_share_the_stages_up_to_where_they_differ(prepared, own_cache, monk
 
 def test_folders_of_other_code_differ(prepared, monkeypatch):
     before = [prepared.folder(stage) for stage in STAGES]
-    changed = recipe.CODE["extend"]
-    monkeypatch.setattr(recipe, "code_hash", lambda *entries: "new" if entries == changed else code_hash(*entries))
+    changed = stagecode.CODE["extend"]
+    monkeypatch.setattr(stagecode, "code_hash", lambda *entries: "new" if entries == changed else code_hash(*entries))
     assert [prepared.folder(stage) == old for stage, old in zip(STAGES, before, strict=True)] == [True, False, True]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longrecipe import params, recipe, results, sweep
+from longrecipe import params, recipe, results, stagecode, sweep
 from longrecipe.cost import training_flops
 from longrecipe.evaluate import NIAH_M, OTHERS
 from longrecipe.models import load
@@ -466,7 +466,7 @@ KILLED_SWEEP = """
 import json, sys, time
 from dataclasses import replace
 import torch
-from longrecipe import corpus, params, recipe, samples, sweep
+from longrecipe import corpus, params, samples, stagecode, sweep
 
 torch.set_num_threads(1)
 load_english, text = corpus.load_english, []
@@ -479,7 +479,7 @@ def once(tokenizer, planted):
 
 corpus.load_english = once
 # Files that are edited while tests run would be other code.
-recipe.code_hash = lambda *entries: "00000000"
+stagecode.code_hash = lambda *entries: "00000000"
 make_batch, calls = samples.Collator.__call__, 0
 
 def stuck(self, rows):
@@ -505,7 +505,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_in_one_go(
     changes = [{"method": method, **SHORT} for method in ("pose", "longrecipe")]
     grid = [params.load("llama3", **each) for each in changes]
     pose, longrecipe = folders = [results.run_dir(p, "grid") for p in grid]
-    monkeypatch.setattr(recipe, "code_hash", lambda *entries: "00000000")
+    monkeypatch.setattr(stagecode, "code_hash", lambda *entries: "00000000")
     words = [sys.executable, "-c", KILLED_SWEEP, json.dumps(changes)]
     with (tmp_path / "output").open("w") as output:
         process = subprocess.Popen(words, cwd=REPOSITORY, env=os.environ, stdout=output, stderr=output)
