@@ -421,6 +421,8 @@ def test_changed_settings_are_checked_as_loaded_ones_are():
         ({"selection": "all"}, r"selection = 'all': .*'anchored', 'density', 'random' or 'first'"),
         ({"rope_factor": 0.5}, r"rope_factor = 0\.5: .*RoPE rule"),
         ({"eval_documents": 1}, r"eval_documents = 1: "),
+        ({"eval_documents": 10**9}, r"eval_documents = 1000000000: .*less than or equal to 100000"),
+        ({"eval_passkeys": 10**9}, r"eval_passkeys = 1000000000: .*less than or equal to 100000"),
         ({"eval_lengths": [512, 8]}, r"eval_lengths = \[512, 8\]: 8 is too short, at least 128"),
         ({"eval_lengths": []}, r"eval_lengths = \[\]: "),
         ({"eval_stages": ["base", "H'"]}, r"eval_stages.1 = \"H'\": .*'RoPE rule alone'"),

@@ -106,9 +106,11 @@ class Params(BaseModel):
     sequence_parallel: int = Field(1, ge=1, description="GPUs that share the tokens of one sample")
 
     save_steps: int = Field(ge=1, description="a resumable checkpoint every so many steps")
-    eval_documents: int = Field(ge=2, description="documents measured at T, one prompt for each fact")
-    eval_facts: int = Field(ge=2, description="facts hidden in each document, asked one by one and in one conversation")
-    eval_passkeys: int = Field(0, ge=0, description="documents with a passkey, half as many up to T / 2")
+    eval_documents: int = Field(ge=2, le=100_000, description="documents measured at T, one prompt for each fact")
+    eval_facts: int = Field(
+        ge=2, le=10_000, description="facts hidden in each document, asked one by one and in one conversation"
+    )
+    eval_passkeys: int = Field(0, ge=0, le=100_000, description="documents with a passkey, half as many up to T / 2")
     eval_haystack: Literal["text", "noise"] = Field(
         "text", description="what NIAH(M) hides facts in; noise: as passkeys"
     )
