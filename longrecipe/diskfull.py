@@ -24,18 +24,19 @@ class DiskFullError(OSError):
 
 
 @contextmanager
-def full_disk_reported(folders: Mapping[Path, str], need: Callable[[], float]) -> Iterator[None]:
+def full_disk_reported(written_to: Callable[[], Mapping[Path, str]], need: Callable[[], float]) -> Iterator[None]:
     """Raise DiskFullError instead of what a library raises if a disk is full; other errors pass.
 
-    folders: those that are written to, each with what to do to use another disk. If an error names no file, the one
-    with the least free space is reported. need: the bytes that are written at most; asked only if a disk is full.
+    written_to: gives the folders that are written to, each with what to do to use another disk. If an error names no
+    file, the one with the least free space is reported. need: gives the bytes that are written at most. Both are only
+    called after an error.
     """
     try:
         yield
     except DiskFullError:
         raise
     except Exception as error:
-        folders = {**folders, Path(tempfile.gettempdir()): "set TMPDIR to a folder on another disk"}
+        folders = {**written_to(), Path(tempfile.gettempdir()): "set TMPDIR to a folder on another disk"}
         if not _is_full_disk(error, list(folders), need):
             raise
         folder = _folder_of(error, list(folders))

@@ -234,11 +234,14 @@ def check_disk(p: Params, config: PreTrainedConfig) -> None:
 
 def run_disk_reported(p: Params) -> AbstractContextManager[None]:
     """A context in which a full disk is reported as `diskfull.DiskFullError`, with what the run writes at most."""
-    folders = {
-        cache_dir(): "move the folder to another disk and set LONGRECIPE_CACHE to it",
-        out_folder(p).parent: "name a folder on another disk (--out FOLDER, or the settings key out)",
-    }
-    return full_disk_reported(folders, lambda: disk_need(p, models.config_of(p.source, p.scale)))
+
+    def written_to() -> dict[Path, str]:
+        return {
+            cache_dir(): "move the folder to another disk and set LONGRECIPE_CACHE to it",
+            out_folder(p).parent: "name a folder on another disk (--out FOLDER, or the settings key out)",
+        }
+
+    return full_disk_reported(written_to, lambda: disk_need(p, models.config_of(p.source, p.scale)))
 
 
 def disk_need(p: Params, config: PreTrainedConfig) -> float:

@@ -19,7 +19,7 @@ TORCH = RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos
 
 
 def raised(error, folders, need=lambda: 3e9):
-    with full_disk_reported(folders, need):
+    with full_disk_reported(lambda: folders, need):
         raise error
 
 
@@ -72,6 +72,6 @@ def test_other_errors_pass(error, tmp_path):
 
 
 def test_a_report_is_not_reported_again(tmp_path):
-    with pytest.raises(DiskFullError) as found, full_disk_reported({tmp_path: "outer"}, lambda: 9e9):
+    with pytest.raises(DiskFullError) as found, full_disk_reported(lambda: {tmp_path: "outer"}, lambda: 9e9):
         raised(RAISED["ENOSPC"], {tmp_path: "inner"})
     assert "9.0 GB" not in str(found.value)

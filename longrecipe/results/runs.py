@@ -54,7 +54,7 @@ def save(
     plain = json.loads(json.dumps(record, default=float), parse_constant=lambda name: None)
     texts["metrics.json"] = json.dumps(plain, indent=1, allow_nan=False) + "\n"
     need = sum(len(text.encode()) for text in texts.values())
-    with full_disk_reported({folder: "move the repository to another disk"}, lambda: need):
+    with full_disk_reported(lambda: {folder: "move the repository to another disk"}, lambda: need):
         for name, text in texts.items():
             write_text(folder / name, text)
     return folder / "metrics.json"
