@@ -114,7 +114,7 @@ def _lock_of(path: Path) -> Path:
     if not path.is_relative_to(cache):
         return path.with_name(f".{path.name}.lock")
     digest = hashlib.sha256(str(path.relative_to(cache)).encode()).hexdigest()
-    return cache / "locks" / f"{path.name}-{digest[:10]}.lock"
+    return cache / ".locks" / f"{path.name}-{digest[:10]}.lock"
 
 
 def _read(path: Path) -> str:

@@ -189,6 +189,8 @@ class Recipe:
         made_once(
             folder, lambda: merge(base, replayed.folder, folder, p.merge_weight, p.merge_rule), "merges the same models"
         )
+        if problem := train.damaged_model(folder):
+            raise ValueError(f"{folder} is damaged ({problem}): delete it, and the same command merges again.")
         return models.load(folder)
 
     @_reports_full_disk

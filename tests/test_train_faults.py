@@ -221,6 +221,9 @@ def test_loss_that_ends_far_above_its_start_is_a_warning(losses, warns, caplog):
     assert ("the model got worse. Lower extend_learning_rate" in caplog.text) == warns
 
 
-def test_finished_stage_still_loads(make_tiny, rows, undisturbed):
-    result = run_stage(make_tiny, rows, collator(), STAGE, undisturbed)
+def test_finished_stage_loads_and_loses_leftover_checkpoints(make_tiny, rows, undisturbed, interrupted, tmp_path):
+    folder = shutil.copytree(undisturbed, tmp_path / "stage")
+    shutil.copytree(interrupted / "checkpoints", folder / "checkpoints")
+    result = run_stage(make_tiny, rows, collator(), STAGE, folder)
     assert result.resumed_from == 6 and load(result.folder).training is False
+    assert not (folder / "checkpoints").exists()

@@ -43,7 +43,7 @@ def load(model: str, /, scale: str | None = None, profile: str | None = None, **
     win. If profile or overrides set a shorter target_length, the file's lengths follow it (see `changed`).
     `window: null` reads the window from the model's configuration.
     Raises ParamsError that lists what is allowed, for an unknown model, scale, profile or key and for impossible
-    values; FileNotFoundError if the window has to be read from a model that is not there.
+    values, and if the window has to be read from a model that is not there.
     """
     given = {name: None if isinstance(value, str) and value in _NULL else value for name, value in overrides.items()}
     scale, profile = (None if each in _NULL else each for each in (scale, profile))
@@ -129,8 +129,6 @@ def _own_window(values: Mapping[str, Any]) -> int:
     source = str(values.get("weights") or values.get("model"))
     try:
         window = getattr(config_of(source, str(values.get("scale"))), "max_position_embeddings", None)
-    except FileNotFoundError:
-        raise
     except (OSError, ValueError) as error:
         raise ParamsError(f"window is null, and cannot be read from {shown(source)}: {error}") from error
     if not window:

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
         if taken := changes.keys() & (SETS[chosen.grid] | {"model", "models", "seeds", "targets"}):
             raise ParamsError(f"-p {', '.join(sorted(taken))}: the grid sets it, or --models, --seeds, --targets do.")
         grid = GRIDS[chosen.grid](**{name: value for name, value in options.items() if value}, **changes)
-    except (ParamsError, FileNotFoundError) as error:
+    except ParamsError as error:
         parser.error(str(error))
     if chosen.dry_run:
         for p in dict.fromkeys(grid):

@@ -1,7 +1,7 @@
 """Training: stages run by transformers.Trainer that resume where they were killed, from 1M parameters to 8B."""
 
 from longrecipe.train.accumulation import Float32Gradients
-from longrecipe.train.checkpoints import latest_checkpoint
+from longrecipe.train.checkpoints import damaged_model, latest_checkpoint
 from longrecipe.train.context import Context
 from longrecipe.train.context_check import check_context_parallel
 from longrecipe.train.divergence import DivergedError, first_not_finite
@@ -22,6 +22,7 @@ __all__ = [
     "attention_of",
     "check_context_parallel",
     "check_installed",
+    "damaged_model",
     "first_not_finite",
     "kl_divergence",
     "latest_checkpoint",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from longrecipe.checkpoint import MergeError, read_checkpoint
 from longrecipe.processes import is_main
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,15 @@ def damaged(folder: Path) -> str | None:
     Reads headers and directories only, so that it takes no time: bytes that changed inside a file are not noticed.
     """
     return next((path.name for path in sorted(folder.rglob("*")) if path.is_file() and not _is_whole(path)), None)
+
+
+def damaged_model(folder: Path) -> str | None:
+    """What is wrong with the files of a model folder, in words; None if it has all that a model needs."""
+    try:
+        read_checkpoint(folder)
+    except MergeError as error:
+        return str(error)
+    return damaged(folder)
 
 
 def _is_whole(path: Path) -> bool:

@@ -14,13 +14,12 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from longrecipe.attention import check_skipped_positions
-from longrecipe.checkpoint import MergeError, read_checkpoint
 from longrecipe.files import locked, read_json, write_text
 from longrecipe.formats import tidy
 from longrecipe.models import load
 from longrecipe.processes import is_main, n_processes
 from longrecipe.samples import Collator, tokens_seen
-from longrecipe.train.checkpoints import damaged, latest_checkpoint
+from longrecipe.train.checkpoints import damaged_model, latest_checkpoint
 from longrecipe.train.divergence import check_trained, first_not_finite, warn_if_worse
 from longrecipe.train.savings import check_installed
 from longrecipe.train.settings import Stage
@@ -104,15 +103,13 @@ def _finished(folder: Path, stage: Stage) -> Trained | None:
         raise ValueError(f"{folder} holds {stage.name} with other settings; delete the folder or use another one.")
     if "losses" not in record:
         return None
-    try:
-        read_checkpoint(folder / "model")
-        problem = damaged(folder / "model")
-    except MergeError as error:
-        problem = str(error)
-    if problem:
+    if problem := damaged_model(folder / "model"):
         raise ValueError(
             f"{folder / 'model'} is damaged ({problem}): delete {folder}, and the same command trains the stage again."
         )
+    if is_main():
+        # A kill may have come before the last of them were removed.
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     log.info("%s was finished before: loaded from %s", stage.name, folder)
     numbers = (record[name] for name in ("losses", "seconds", "n_tokens"))
     return Trained(stage.name, folder / "model", *numbers, resumed_from=stage.steps)
