@@ -426,6 +426,7 @@ def test_changed_settings_are_checked_as_loaded_ones_are():
         ({"eval_lengths": [512, 8]}, r"eval_lengths = \[512, 8\]: 8 is too short, at least 128"),
         ({"eval_lengths": []}, r"eval_lengths = \[\]: "),
         ({"eval_stages": ["base", "H'"]}, r"eval_stages.1 = \"H'\": .*'RoPE rule alone'"),
+        ({"replay_length": 33}, r"replay_length = 33: at least 40 at scale mini"),
         ({"replay_length": 300}, r"replay_length = 300: .* at most window = 256 tokens"),
         ({"extend_schedule": "nope"}, r"extend_schedule = 'nope': .*'linear'.*'cosine'"),
         ({"replay_schedule": "nope"}, r"replay_schedule = 'nope': .*'linear'.*'cosine'"),

@@ -247,6 +247,11 @@ class Params(BaseModel):
             raise ValueError(
                 f"replay_length = {self.replay_length}: replay reads short text, at most window = {self.window} tokens"
             )
+        if self.scale == "mini" and self.short_length < 40:
+            raise ValueError(
+                f"replay_length = {self.replay_length}: at least 40 at scale mini, as a fact and four questions about it "
+                "must fit"
+            )
         if shorter := [n for n in self.eval_lengths or [] if n < 128]:
             raise ValueError(
                 f"eval_lengths = {list(self.eval_lengths)}: {shorter[0]} is too short, at least 128 tokens"
