@@ -15,8 +15,8 @@ from campaign.disturbed import Place
 _CHANGES = {"seconds", "training_seconds", "git_commit", "out"}
 # Made by every run anew, or of no meaning to one.
 _IGNORED = {"seconds.json", "trainer_state.json", "training_args.bin", "CACHEDIR.TAG"}
-# Figures of equal numbers differ in what their writer adds.
-_FIGURES = {".png", ".svg", ".pdf"}
+# Figures of equal numbers differ in what their writer adds; locks hold nothing.
+_IGNORED_KINDS = {".png", ".svg", ".pdf", ".lock", ".owner"}
 
 
 def digest(place: Place) -> dict[str, str]:
@@ -24,7 +24,7 @@ def digest(place: Place) -> dict[str, str]:
     found = {}
     for top in place.written:
         for path in sorted(top.rglob("*")):
-            if not (path.is_dir() or _is_hidden(path, top) or path.name in _IGNORED or path.suffix in _FIGURES):
+            if not (path.is_dir() or _is_hidden(path, top) or path.name in _IGNORED or path.suffix in _IGNORED_KINDS):
                 name = path.relative_to(place.folder)
                 try:
                     found |= {str(key): _hash(content) for key, content in _contents(path, name)}

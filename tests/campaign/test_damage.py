@@ -68,7 +68,7 @@ def chosen(names, most, seed=0):
 @pytest.mark.parametrize("damage", [cut, empty, delete], ids=lambda each: each.__name__)
 def test_damaged_files_of_a_finished_run(damage, undisturbed, new_place, run_in, scale, report):
     like, wanted = undisturbed("recipe")
-    short = {"cut": 4}.get(damage.__name__, 1)
+    short = {"cut": 2}.get(damage.__name__, 1)
     names = chosen(files_of(like), scale.of("FILES", short, 1000))
     lost = campaign(
         f"{damage.__name__}: finished run", like, "recipe", wanted.digest, names, damage, new_place, run_in, report
@@ -96,7 +96,7 @@ def interrupted(undisturbed, run_in, campaign_folder, material):
 @pytest.mark.parametrize("damage", [cut, empty, delete], ids=lambda each: each.__name__)
 def test_damaged_files_of_the_newest_checkpoint(damage, interrupted, undisturbed, new_place, run_in, scale, report):
     (like, names), (_, wanted) = interrupted, undisturbed("recipe")
-    names = chosen(names, scale.of("FILES", 1, 1000))
+    names = chosen(names, scale.of("FILES", int(damage is cut), 1000))
     lost = campaign(
         f"{damage.__name__}: checkpoint", like, "recipe", wanted.digest, names, damage, new_place, run_in, report
     )

@@ -53,7 +53,7 @@ def test_a_disk_that_others_fill(undisturbed, new_place, run_in, scale, report):
     """Another program takes what is free, before one of the run's file operations."""
     _, wanted = undisturbed()
     rng, lost = random.Random(5), []
-    for trial in range(scale.of("FULL_DISKS", 2, 40)):
+    for trial in range(scale.of("FULL_DISKS", 1, 40)):
         place = new_place()
         folder = DISKS["cache" if trial % 4 < 2 else "export" if trial % 4 == 2 else "results"](place)
         inside = [i for i, each in enumerate(wanted.operations, 1) if f"/{folder.name}/" in each]

@@ -35,7 +35,9 @@ def killed_and_resumed(run_in, place, work, kills):
     return run_in(place, work), n_killed
 
 
-@pytest.mark.parametrize(("work", "short", "full"), [("recipe", 3, 40), ("sweep", 1, 12)])
+@pytest.mark.parametrize(
+    ("work", "short", "full"), [("recipe", 2, 40), pytest.param("sweep", 1, 12, marks=pytest.mark.full_campaign)]
+)
 def test_killed_runs_resume_bit_for_bit(work, short, full, undisturbed, new_place, run_in, scale, report):
     _, wanted = undisturbed(work)
     count = scale.of("KILLS" if work == "recipe" else "SWEEP_KILLS", short, full)
@@ -55,6 +57,7 @@ def test_killed_runs_resume_bit_for_bit(work, short, full, undisturbed, new_plac
     assert not any(lost), "\n".join(filter(None, lost))
 
 
+@pytest.mark.full_campaign
 def test_a_run_killed_at_every_start_still_ends(undisturbed, new_place, run_in, report):
     """Each start gets a little further than the one before."""
     _, wanted = undisturbed("recipe")
