@@ -8,7 +8,9 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
+from unittest import mock
 
 from campaign import disturbed
 from campaign.digests import digest
@@ -34,11 +36,12 @@ class Exit:
 
 def start_server() -> multiprocessing.context.BaseContext:
     """The context whose processes are forked from a server that has everything imported."""
-    # The server takes these at its start; it does not take this process's sys.path.
-    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["campaign.preload"])
+    # The server keeps the environment it starts with; it does not get this process's sys.path.
+    ours = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    with mock.patch.dict(os.environ, ours | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}):
+        forkserver.ensure_running()
     return context
 
 
