@@ -11,7 +11,7 @@ from pathlib import Path
 # Events of Python's own calls; native writers (safetensors, torch, Arrow) raise none.
 _EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-BALLOON = "balloon"
+BALLOON = ".balloon"
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def test_a_disk_that_is_too_small(disk, undisturbed, new_place, run_in, scale, r
     lost = []
     for step in range(1, scale.of("SIZES", 1, 8) + 1):
         place = new_place()
-        folder, size = DISKS[disk](place), max(1 << 14, step * used // 6)
+        folder, size = DISKS[disk](place), max(1 << 12, step * used // 6)
         with small_disk(folder, size) as resize:
             exit = run_in(place, checks_disk=False)
             verdict = verdict_of(run_in, place, folder, exit, lambda: resize(64 << 20), wanted.digest)
