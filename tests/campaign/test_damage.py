@@ -68,7 +68,7 @@ def chosen(names, most, seed=0):
 @pytest.mark.parametrize("damage", [cut, empty, delete], ids=lambda each: each.__name__)
 def test_damaged_files_of_a_finished_run(damage, undisturbed, new_place, run_in, scale, report):
     like, wanted = undisturbed("recipe")
-    short = {"cut": 2}.get(damage.__name__, 1)
+    short = {"cut": 2, "empty": 0}.get(damage.__name__, 1)
     names = chosen(files_of(like), scale.of("FILES", short, 1000))
     lost = campaign(
         f"{damage.__name__}: finished run", like, "recipe", wanted.digest, names, damage, new_place, run_in, report
