@@ -249,8 +249,8 @@ class Params(BaseModel):
             )
         if self.scale == "mini" and self.short_length < 40:
             raise ValueError(
-                f"replay_length = {self.replay_length}: at least 40 at scale mini, as a fact and four questions about it "
-                "must fit"
+                f"replay_length = {self.replay_length}: at least 40 at scale mini, so that a fact and four questions "
+                "about it fit"
             )
         if shorter := [n for n in self.eval_lengths or [] if n < 128]:
             raise ValueError(
