@@ -12,6 +12,7 @@ from pathlib import Path
 import model_cases as cases
 import pytest
 import torch
+from limits import TIMEOUT
 from model_cases import TARGET, TEXT
 
 from longrecipe import models
@@ -64,7 +65,7 @@ print(json.dumps({"version": transformers.__version__, "found": found}))
 def reader(tmp_path_factory):
     """The Python of an environment with the older transformers; without a package index the tests fail."""
     folder = tmp_path_factory.mktemp("reader") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=300)
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=TIMEOUT)
     python = folder / "bin" / "python"
     ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
     own = Path(subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.strip())
@@ -72,7 +73,7 @@ def reader(tmp_path_factory):
     shared = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (own / "shared.pth").write_text("\n".join(sorted(shared)) + "\n")
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", READER]
-    done = subprocess.run(install, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(install, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0, f"{READER} cannot be installed: {done.stderr[-2000:]}"
     return python
 
@@ -107,7 +108,7 @@ def found(reader, exports):
     """What the other environment finds in every folder."""
     asked = {"text": TEXT, "folders": {name: (str(folder), ids) for name, (folder, ids) in exports.items()}}
     command = [str(reader), "-c", _READ]
-    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=600, cwd="/")
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=TIMEOUT, cwd="/")
     assert done.returncode == 0, done.stderr[-3000:]
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["version"] == READER.split("==")[1] and "Unrecognized" not in done.stderr

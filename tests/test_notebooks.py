@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from limits import TIMEOUT
 from papermill import inspect_notebook
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
@@ -45,7 +46,7 @@ def command(notebook: str, out: Path, **parameters) -> list[str]:
 
 def papermill(notebook: str, out: Path, environment: dict, **parameters) -> subprocess.CompletedProcess:
     words = command(notebook, out, **parameters)
-    return subprocess.run(words, capture_output=True, text=True, env=environment, cwd=out.parent, timeout=280)
+    return subprocess.run(words, capture_output=True, text=True, env=environment, cwd=out.parent, timeout=TIMEOUT)
 
 
 @pytest.fixture
@@ -297,7 +298,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been_killed(tmp_path, en
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + TIMEOUT
     while not list((tmp_path / "cache").glob("*/extend/checkpoints/checkpoint-[23]/trainer_state.json")):
         assert run.poll() is None and time.monotonic() < deadline, "the run ended before it could be killed"
         time.sleep(0.02)

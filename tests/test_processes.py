@@ -1,6 +1,8 @@
 import threading
 import time
 
+from limits import TIMEOUT
+
 from longrecipe.processes import is_main, made_once, n_processes
 
 
@@ -24,5 +26,5 @@ def test_the_others_wait_for_it(tmp_path, monkeypatch):
     time.sleep(0.2)
     assert not seen
     path.mkdir()
-    waiting.join(10)
+    waiting.join(TIMEOUT)
     assert seen == [path] and calls == [] and not is_main() and n_processes() == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from limits import TIMEOUT
 from transformers import AutoModelForCausalLM, GPT2Config, MistralConfig
 
 from longrecipe import corpus, params, recipe
@@ -65,7 +66,7 @@ def start(folder, *words, launcher=()):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LONGRECIPE_ROOT": str(ROOT)}
     environment["LONGRECIPE_CACHE"] = str(folder / "cache")
     command = [sys.executable, "-m", *launcher, "longrecipe.train", "--params", str(folder / "own.yaml"), *words]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=280)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=TIMEOUT)
 
 
 def test_the_whole_recipe_on_a_model_and_text_of_ones_own(own):

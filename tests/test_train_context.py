@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_from_disk
+from limits import TIMEOUT
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config
 
@@ -129,7 +130,7 @@ def launch(script, folder, n_processes, *words):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n_processes)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, str(path), str(folder), *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr[-6000:]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from limits import TIMEOUT
 from safetensors.torch import load_file
 
 from longrecipe.models import load
@@ -64,7 +65,7 @@ def test_two_processes_train_as_one(change, make_tiny, random_rows, tmp_path, on
     script.write_text(PROCESS)
     words = [sys.executable, "-m", *LAUNCHER, str(script), str(tmp_path), settings]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=280)
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "losses.json").read_text()) == pytest.approx(alone.losses, rel=1e-5)
     assert alone.losses[-1] != pytest.approx(alone.losses[0], rel=1e-2)

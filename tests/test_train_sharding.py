@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from limits import TIMEOUT
 from safetensors.torch import load_file
 from torch.distributed.fsdp.fully_sharded_data_parallel import StateDictType
 
@@ -112,7 +113,7 @@ def launch(kind, folder, stage, stop_after=-1):
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(
-        [*words, str(stop_after)], capture_output=True, text=True, env=environment, cwd=folder, timeout=280
+        [*words, str(stop_after)], capture_output=True, text=True, env=environment, cwd=folder, timeout=TIMEOUT
     )
     assert done.returncode == 0, done.stderr[-8000:]
 
