@@ -1,6 +1,7 @@
 """Where things lie: repository root, params, shipped models, results, cache. Nothing is created on import."""
 
 import os
+import tomllib
 from pathlib import Path
 
 from longrecipe.errors import reason
@@ -10,20 +11,31 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def root() -> Path:
-    """The repository root: `$LONGRECIPE_ROOT`, else the nearest folder above the working directory that holds
-    `params/` and `notebooks/`, else the folder this package was installed from, else the working directory.
+    """The repository root: `$LONGRECIPE_ROOT`, else the nearest folder above the working directory that is a copy of
+    this repository, else the folder this package was installed from, else the working directory.
 
     papermill runs a notebook in the caller's folder and nbval in the notebook's own, so a relative path is never right.
     """
     if env := os.environ.get("LONGRECIPE_ROOT"):
-        if not Path(env).is_dir():
+        if not user_path(env).is_dir():
             raise NotADirectoryError(f"LONGRECIPE_ROOT={env!r} is no folder; unset it or name the repository root.")
-        return Path(env).resolve()
+        return user_path(env).resolve()
     here = Path.cwd().resolve()
     for folder in (here, *here.parents, PACKAGE.parent):
-        if (folder / "params").is_dir() and (folder / "notebooks").is_dir():
+        if _is_ours(folder):
             return folder
     return here
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is a copy of this repository: other projects have `params/` and `notebooks/`, too."""
+    if not ((folder / "params").is_dir() and (folder / "notebooks").is_dir()):
+        return False
+    try:
+        with (folder / "pyproject.toml").open("rb") as file:
+            return tomllib.load(file)["project"]["name"] == "longrecipe"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def check_pointer(path: Path) -> None:
@@ -60,7 +72,7 @@ def cache_dir() -> Path:
 
     Raises ValueError for a path that `datasets` does not take as it is.
     """
-    path = Path(os.environ.get("LONGRECIPE_CACHE") or root() / "cache").resolve()
+    path = user_path(os.environ.get("LONGRECIPE_CACHE") or root() / "cache").resolve()
     if "::" in str(path) or str(path) != str(path).encode("utf-8", "replace").decode():
         raise ValueError(f"cache folder {str(path)!r}: must be UTF-8 and not contain `::`; set LONGRECIPE_CACHE.")
     return path

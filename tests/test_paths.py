@@ -4,6 +4,7 @@ import pytest
 
 from longrecipe import paths
 
+PROJECT = '[project]\nname = "{}"\n'
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -15,6 +16,7 @@ def clone(tmp_path, monkeypatch):
     folder = tmp_path.resolve() / "clone"
     (folder / "params").mkdir(parents=True)
     (folder / "notebooks" / "deep").mkdir(parents=True)
+    (folder / "pyproject.toml").write_text(PROJECT.format("longrecipe"))
     return folder
 
 
@@ -31,6 +33,7 @@ def test_the_nearest_root_wins(clone, monkeypatch):
     inner = clone / "notebooks" / "deep"
     (inner / "params").mkdir()
     (inner / "notebooks").mkdir()
+    (inner / "pyproject.toml").write_text(PROJECT.format("longrecipe"))
     monkeypatch.chdir(inner / "params")
     assert paths.root() == inner
 
@@ -41,6 +44,49 @@ def test_outside_a_clone_the_package_knows_its_own(clone, tmp_path, monkeypatch)
     monkeypatch.chdir(elsewhere)
     monkeypatch.setattr(paths, "PACKAGE", clone / "longrecipe")
     assert paths.root() == clone
+
+
+@pytest.mark.parametrize(
+    "pyproject",
+    [
+        None,
+        PROJECT.format("other"),
+        "[project]\n",
+        "project = 3\n",
+        "[tool.poetry]\nname = 'longrecipe'\n",
+        "[project\n",
+        b"\xff\xfe",
+    ],
+    ids=["none", "other name", "no name", "no table", "other table", "broken", "not UTF-8"],
+)
+def test_another_project_with_params_and_notebooks_is_not_the_root(pyproject, clone, monkeypatch):
+    other = clone / "notebooks" / "deep"
+    for name in ("params", "notebooks", "work"):
+        (other / name).mkdir()
+    if pyproject is not None:
+        (other / "pyproject.toml").write_bytes(pyproject if isinstance(pyproject, bytes) else pyproject.encode())
+    monkeypatch.chdir(other / "work")
+    assert paths.root() == clone, "the repository above"
+    (clone / "pyproject.toml").unlink()
+    assert paths.root() == REPOSITORY, "the one of the package"
+    assert (paths.params_dir() / "mini" / "llama3.yaml").is_file()
+    monkeypatch.setattr(paths, "PACKAGE", clone / "elsewhere")
+    assert paths.root() == other / "work", "none: the working directory"
+
+
+def test_home_folder_in_environment_variables(clone, tmp_path, monkeypatch):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.chdir(clone)
+    monkeypatch.setenv("LONGRECIPE_CACHE", "~/x")
+    assert paths.cache_dir() == tmp_path.resolve() / "x"
+    monkeypatch.setenv("LONGRECIPE_ROOT", "~/clone")
+    assert paths.root() == clone
+    monkeypatch.setenv("LONGRECIPE_CACHE", "~nobody-here/x")
+    with pytest.raises(ValueError, match="is no user of this machine"):
+        paths.cache_dir()
+    monkeypatch.setenv("LONGRECIPE_CACHE", "relative")
+    assert paths.cache_dir() == clone / "relative"
 
 
 def test_an_installed_wheel_has_its_own_params_and_writes_here(clone, tmp_path, monkeypatch):
