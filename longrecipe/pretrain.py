@@ -6,6 +6,7 @@ pairs alone (2, then 4, 8, 16, the next as soon as recall passes 0.95), phase B 
 
 import json
 import logging
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from longrecipe.loss import IGNORE
 from longrecipe.models import VOCABULARY, WINDOW, autocast_dtype, new_mini, save
 
 log = logging.getLogger(__name__)
+_LOWER = "lower muon_learning_rate and adamw_learning_rate of Curriculum"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class Curriculum:
 
 class CurriculumError(RuntimeError):
     """Phase A did not reach its pass mark in its steps: the model did not find key-value recall."""
+
+
+class DivergedError(CurriculumError):
+    """A loss, gradient or weight is no finite number. Another initialisation does not help."""
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -71,7 +77,8 @@ def make_mini(model: str, folder: Path, seed: int = 0, settings: Curriculum | No
 
     `training.json` in the same folder says how it was made. An initialisation that does not find recall in phase A is
     given up for the next one. Takes about 15 minutes on two cores. Returns the log of the last attempt, one row a step.
-    Raises ValueError for an unknown architecture and CurriculumError if no attempt finds recall.
+    Raises ValueError for an unknown architecture, CurriculumError if no attempt finds recall, and DivergedError if the
+    training diverges; then nothing is written.
     """
     settings = settings or Curriculum()
     tokenizer = build_tokenizer()
@@ -82,6 +89,8 @@ def make_mini(model: str, folder: Path, seed: int = 0, settings: Curriculum | No
         try:
             rows = pretrain(network, text, facts, rng, settings)
             break
+        except DivergedError:
+            raise
         except CurriculumError as error:
             # Many initialisations settle at "one of two keys" and had not left it after hundreds of steps.
             log.info("attempt %d: %s", attempt + 1, error)
@@ -89,7 +98,10 @@ def make_mini(model: str, folder: Path, seed: int = 0, settings: Curriculum | No
                 raise
     seconds = time.perf_counter() - start
     frame = pd.DataFrame(rows)
-    save(network.to(torch.float16), tokenizer, folder)
+    network = network.to(torch.float16)
+    if not all(weight.isfinite().all() for weight in network.parameters()):
+        raise DivergedError(f"the trained weights do not fit float16; {_LOWER}.")
+    save(network, tokenizer, folder)
     record = {
         "model": model,
         "seed": seed,
@@ -171,7 +183,8 @@ def pretrain(
 ) -> list[dict]:
     """Train a mini model from nothing, in place, by the curriculum; returns the log, a dict for each step.
 
-    Raises CurriculumError if phase A does not pass within its step limit.
+    Raises CurriculumError if phase A does not pass within its step limit, and DivergedError at the first loss or
+    gradient that is no finite number.
     """
     settings = settings or Curriculum()
     own_head = not network.config.tie_word_embeddings
@@ -191,7 +204,7 @@ def pretrain(
                         f"{settings.pass_mark}. Try another seed, or raise level_steps_at_most."
                     )
                 ids, labels = pair_batch(facts, n_pairs, settings.pair_tokens_per_step, rng)
-                loss, hits = step(ids, labels, min(1.0, (len(rows) + 1) / 50))
+                loss, hits = step(ids, labels, min(1.0, (len(rows) + 1) / 50), f"phase A, step {len(rows) + 1}")
                 accuracy = 0.9 * accuracy + 0.1 * hits
                 rows.append({"phase": "A", "pairs": n_pairs, "loss": loss, "accuracy": accuracy})
                 bar.update()
@@ -204,13 +217,13 @@ def pretrain(
         length = WINDOW // 4 if done < 0.15 else WINDOW // 2 if done < 0.35 else WINDOW
         count = settings.text_tokens_per_step // length
         ids = np.stack([short_sample(corpus.train, facts, length, rng) for _ in range(count)])
-        loss, _ = step(ids, ids, settings.text_rate_share * (1 - 0.95 * done))
+        loss, _ = step(ids, ids, settings.text_rate_share * (1 - 0.95 * done), f"phase B, step {i + 1}")
         rows.append({"phase": "B", "length": length, "loss": loss})
     network.eval()
     return rows
 
 
-def _stepper(network: PreTrainedModel, settings: Curriculum) -> Callable[[np.ndarray, np.ndarray, float], tuple]:
+def _stepper(network: PreTrainedModel, settings: Curriculum) -> Callable[[np.ndarray, np.ndarray, float, str], tuple]:
     # Muon is defined for the hidden matrices only (Jordan 2024); embeddings and norms go to AdamW.
     matrices = [p for n, p in network.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
     inside = set(map(id, matrices))
@@ -221,13 +234,19 @@ def _stepper(network: PreTrainedModel, settings: Curriculum) -> Callable[[np.nda
     ]
     dtype = autocast_dtype()
 
-    def step(ids: np.ndarray, labels: np.ndarray, rate_share: float) -> tuple[float, float]:
+    def step(ids: np.ndarray, labels: np.ndarray, rate_share: float, where: str) -> tuple[float, float]:
         x, y = torch.from_numpy(ids), torch.from_numpy(labels)[:, 1:]
         with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
             logits = network(x, attention_mask=torch.ones_like(x), use_cache=False).logits[:, :-1].float()
         loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORE)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            rates = [f"{rate * rate_share:.3g}" for _, rate in optimizers]
+            raise DivergedError(
+                f"{where}: loss {loss.item():g}, gradient norm {norm.item():g} at learning rates {rates[0]} (Muon) and "
+                f"{rates[1]} (AdamW); {_LOWER}."
+            )
         for optimizer, rate in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * rate_share

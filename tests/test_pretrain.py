@@ -15,6 +15,7 @@ from longrecipe.pretrain import (
     IGNORE,
     Curriculum,
     CurriculumError,
+    DivergedError,
     build_tokenizer,
     card,
     make_mini,
@@ -109,10 +110,10 @@ def test_every_architecture_finds_recall_with_tied_weights_and_keeps_its_own(mod
     def watched(network, settings):
         step = make_stepper(network, settings)
 
-        def watched_step(ids, labels, rate_share):
+        def watched_step(ids, labels, *more):
             inputs, head = network.get_input_embeddings().weight, network.get_output_embeddings().weight
             before = inputs.detach().clone(), head.detach().clone()
-            found = step(ids, labels, rate_share)
+            found = step(ids, labels, *more)
             # Both are trained, in either phase.
             assert not torch.equal(inputs, before[0]) and not torch.equal(head, before[1])
             equal = torch.equal(*before), torch.equal(inputs, head)
@@ -187,6 +188,28 @@ def test_when_every_attempt_fails_it_says_so_and_writes_nothing(quick_parts, mon
     with pytest.raises(CurriculumError, match="recall 0"):
         make_mini("llama3", tmp_path / "made", settings=QUICK)
     assert len(set(quick_parts)) == QUICK.attempts
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"muon_learning_rate": 1e30},
+            r"phase A, step \d+: loss .* at learning rates \S+ \(Muon\) and \S+ \(AdamW\); ",
+        ),
+        (
+            {"pairs": (), "adamw_learning_rate": 1e30},
+            r"phase B, step \d+: loss .*; lower muon_learning_rate and adamw_",
+        ),
+        ({"pairs": (), "text_steps": 1, "adamw_learning_rate": 1e6}, "the trained weights do not fit float16; lower "),
+    ],
+    ids=["phase A", "phase B", "weights"],
+)
+def test_a_training_that_diverges_stops_and_writes_nothing(changes, message, quick_parts, tmp_path):
+    with pytest.raises(DivergedError, match=message):
+        make_mini("llama3", tmp_path / "made", settings=replace(QUICK, **changes))
+    assert len(quick_parts) == 1, "another initialisation does not help"
     assert not (tmp_path / "made").exists()
 
 
