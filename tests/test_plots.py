@@ -1,5 +1,6 @@
 import json
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -7,7 +8,8 @@ import pytest
 
 from longrecipe import plots
 from longrecipe.evaluate import Report
-from longrecipe.results import question, resource_claims, resources
+from longrecipe.positions import METHODS
+from longrecipe.results import question, resource_claims, resources, tables
 from longrecipe.tokens import Kept, Scored, TokenTypes, binned, rank
 
 
@@ -198,7 +200,7 @@ def asked():
 def test_passkeys_stand_by_length_with_their_intervals():
     def stage(*means):
         cells = {n: {"mean": m, "low": m / 2, "high": (1 + m) / 2} for n, m in zip((2048, 16384), means, strict=True)}
-        return {"tasks": {str(n): {"passkey": each, "multi-key": {}} for n, each in cells.items()}}
+        return {"tasks": {n: {"passkey": each, "multi-key": {}} for n, each in cells.items()}}
 
     figure = plots.passkeys({"base": stage(1.0, 0.0), "merged": stage(1.0, 0.875)}, window=8192)
     (axis,) = figure.axes
@@ -262,3 +264,62 @@ def test_step_times_stand_beside_the_model_or_say_that_there_are_none():
     none = resource_claims.mini_steps(None)
     for axis in plots.step_times(none, resource_claims.mini_ratios(none)).axes:
         assert texts(axis) == ["not measured"]
+
+
+# colours
+
+OPTIONS = ("pose:n_chunks=4", "pose:n_chunks=8", "longrecipe:max_gap=64", "longrecipe:max_gap=0", "cream:sigma=0.5")
+
+
+def table_names():
+    """What tables call every method, its options and selections."""
+    base = [tables.NAMES.get(name, name) for name in (*METHODS, *OPTIONS)]
+    return [*base, *("LongRecipe" + more for more in tables.SELECTED.values() if more), "base", "stratified, random"]
+
+
+@pytest.mark.parametrize("names", [[*METHODS, *OPTIONS], table_names()], ids=["methods", "names in tables"])
+def test_every_method_has_a_colour_of_its_own(names):
+    found = {name: plots.colour(name) for name in [*names, "a name that nobody knows", "another", ""]}
+    assert len(set(found.values())) == len(found)
+    assert all(matplotlib.colors.is_color_like(each) for each in found.values())
+    assert found["longrecipe" if "longrecipe" in found else "LongRecipe"] == "#0072B2"
+
+
+def test_colours_of_names_are_the_same_in_every_process():
+    assert plots.colour("pose:n_chunks=4") == "#2187D2" and plots.colour("another") == "#1A0AD0"
+
+
+def scored(names, columns=("NIAH(M)", "seconds")):
+    """A table of `over_seeds`, one row a name."""
+    columns = pd.MultiIndex.from_product([columns, ["mean", "low", "high"]])
+    return pd.DataFrame([[50.0 + i, 48.0 + i, 52.0 + i] * 2 for i in range(len(names))], index=names, columns=columns)
+
+
+def test_figures_of_methods_take_every_name():
+    names = [*table_names(), "a name that nobody knows"]
+    table = scored(names)
+    quoted = {"ours": pd.Series({"PoSE": 40.0})}
+    (axis,) = plots.methods({"ours": table}, quoted).axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == names
+    plots.cost(table, {"LongRecipe": scored([0.1, 0.3]), "pose:n_chunks=4": scored([0.1, 0.3])}, "seconds")
+    ratios = pd.DataFrame({"ratio_percent": [30], "niah_m": [80], "ruler": [70], "longbench": [30]})
+    plots.ratios({name: scored([0.1, 0.3]) for name in names}, ratios)
+    stages = pd.concat(dict.fromkeys(("extended", "merged", "a stage of mine"), table)).swaplevel()
+    plots.stages(stages, ["NIAH(M)"])
+    rows = [(name, "usual", rule, w, 1.0, 2.0) for name in names for rule in ("uniform", "spare_qk") for w in (0, 0.5)]
+    plots.fronts(pd.DataFrame(rows, columns=["name", "replay", "rule", "weight", "perplexity kept", "NIAH(M)"]))
+    steps = pd.DataFrame(
+        [(name, 256, 76, 0.5, 0.3, 2.0) for name in names],
+        columns=["method", "target", "n", "measured", "modelled", "GFLOP"],
+    )
+    plots.step_times(steps, resource_claims.mini_ratios(steps))
+
+
+def test_figures_of_stages_take_every_name():
+    spread = {"mean": 0.5, "low": 0.4, "high": 0.6, "prompts": 8}
+    stage = {"tasks": {n: {"passkey": spread, "multi-key": spread} for n in (256, 1024)}, "perplexity": 20.0}
+    stage |= {name: {256: spread, 1024: spread} for name in ("recall", "niah_m")}
+    numbers = dict.fromkeys(("base", "probe", "a stage of mine"), stage)
+    assert len(plots.retention(numbers).axes) == 4
+    (axis,) = plots.passkeys(numbers, 256).axes
+    assert len({each.lines[0].get_color() for each in axis.containers}) == 3

@@ -1,5 +1,7 @@
 import json
+import shutil
 import subprocess
+from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
@@ -7,7 +9,8 @@ import pytest
 
 from longrecipe import params as settings
 from longrecipe import results
-from longrecipe.paths import results_dir
+from longrecipe.paths import results_dir, root
+from longrecipe.results import runs
 
 
 @pytest.fixture
@@ -51,7 +54,9 @@ def test_what_is_saved_comes_back(clone, params):
     table = pd.DataFrame({"step": [1, 2, 3], "loss": [4.25, 1 / 3, 1e-9]})
     numbers = {"stages": {"base": stage_numbers(0.125)}, "measured": np.float32(0.5), "count": np.int64(7)}
     folder = results.run_dir(params)
-    path = results.save(folder, params, numbers, seconds=12.345, tables={"loss": table, "empty": table[:0]})
+    path = results.save(
+        folder, params, {"stages": {}} | numbers, seconds=12.345, tables={"loss": table, "empty": table[:0]}
+    )
     assert path == folder / "metrics.json"
     assert sorted(p.name for p in folder.iterdir()) == ["empty.csv", "loss.csv", "metrics.json"]
     pd.testing.assert_frame_equal(pd.read_csv(folder / "loss.csv"), table, rtol=1e-5)
@@ -61,7 +66,7 @@ def test_what_is_saved_comes_back(clone, params):
     assert record["label"] == "measured"
     assert settings.Params(**record["params"]) == params
     assert (record["seed"], record["seconds"]) == (4, 12.3)
-    assert record["numbers"]["stages"]["base"]["recall"]["1024"]["mean"] == 0.125
+    assert record["numbers"]["stages"]["base"]["recall"][1024]["mean"] == 0.125
     assert (record["numbers"]["measured"], record["numbers"]["count"]) == (0.5, 7)
     assert {"python", "torch", "transformers"} <= set(record["packages"])
     assert record["device"]["kind"] in ("cpu", "cuda") and record["device"]["name"]
@@ -79,28 +84,63 @@ def test_metrics_come_last_and_only_where_all_went_well(clone, params):
     assert not folder.exists()
 
 
-def test_the_commit_is_that_of_the_repository(clone, params):
-    folder = results.run_dir(params)
-    results.save(folder, params, {}, 1.0)
-    assert results.load(folder)["git_commit"] == "unknown"
-    git = ["git", "-C", str(clone), "-c", "user.name=t", "-c", "user.email=t@t"]
-    subprocess.run([*git, "init", "-q"], check=True)
-    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    results.save(folder, params, {}, 1.0)
-    found = results.load(folder)["git_commit"]
-    assert len(found) == 12 and commit.startswith(found)
+def test_saving_again_removes_the_old_metrics_first(clone, params, monkeypatch):
+    folder, table = results.run_dir(params), pd.DataFrame({"a": [1]})
+    results.save(folder, params, {"stages": {}}, 1.0, {"a": table})
+
+    def full_disk(path, text):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(runs, "write_text", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        results.save(folder, params, {"stages": {}}, 2.0, {"a": table})
+    assert not (folder / "metrics.json").exists(), "not the numbers of one run next to the tables of another"
+
+
+def commit(folder, *words):
+    git = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@t"]
+    return subprocess.run([*git, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_commit_is_that_of_the_code(clone, params, monkeypatch):
+    folder, package = results.run_dir(params), clone / "longrecipe"
+    monkeypatch.setattr(runs, "PACKAGE", package)
+
+    def recorded(**tables):
+        results.save(folder, params, {"stages": {}}, 1.0, tables=tables)
+        return results.load(folder)["git_commit"]
+
+    package.mkdir()
+    (package / "paths.py").write_text("")
+    installed = f"longrecipe {version('longrecipe')}"
+    assert recorded() == installed, "no repository"
+    commit(clone, "init", "-q")
+    commit(clone, "commit", "-q", "--allow-empty", "-m", "first")
+    assert recorded() == installed, "a repository that does not have the code"
+    commit(clone, "add", "longrecipe")
+    commit(clone, "commit", "-q", "-m", "code")
+    found = recorded()
+    assert len(found) == 12 and commit(clone, "rev-parse", "HEAD").startswith(found)
     # Tables of the run itself, tracked since an earlier run, do not make the code another one.
     for value in (1, 2):
-        results.save(folder, params, {}, 1.0, tables={"loss": pd.DataFrame({"step": [value]})})
-        subprocess.run([*git, "add", "."], check=True)
-        subprocess.run([*git, "commit", "-q", "-m", "results"], check=True)
-        assert "dirty" not in results.load(folder)["git_commit"]
-    found = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout[:12]
+        assert "dirty" not in recorded(loss=pd.DataFrame({"step": [value]}))
+        commit(clone, "add", ".")
+        commit(clone, "commit", "-q", "-m", "results")
     (clone / "file").write_text("new")
-    subprocess.run([*git, "add", "file"], check=True)
-    results.save(folder, params, {}, 1.0)
-    assert results.load(folder)["git_commit"] == f"{found}-dirty"
+    commit(clone, "add", "file")
+    assert recorded() == f"{commit(clone, 'rev-parse', 'HEAD')[:12]}-dirty"
+
+
+def test_a_package_inside_another_repository_records_its_version(clone, params, monkeypatch):
+    package = clone / "venv" / "site-packages" / "longrecipe"
+    package.mkdir(parents=True)
+    (package / "paths.py").write_text("")
+    commit(clone, "init", "-q")
+    commit(clone, "add", ".")
+    commit(clone, "commit", "-q", "-m", "a project with its environment")
+    monkeypatch.setattr(runs, "PACKAGE", package)
+    results.save(results.run_dir(params), params, {"stages": {}}, 1.0)
+    assert results.load(results.run_dir(params))["git_commit"] == f"longrecipe {version('longrecipe')}"
 
 
 def test_stage_table_has_a_row_a_stage():
@@ -112,9 +152,130 @@ def test_stage_table_has_a_row_a_stage():
     assert table.loc["base", "recall @1024"] == 0.1
 
 
-def test_stage_table_reads_files_as_it_reads_reports():
-    numbers = {"base": stage_numbers(0.1), "merged": stage_numbers(0.9)}
-    pd.testing.assert_frame_equal(results.stage_table(json.loads(json.dumps(numbers))), results.stage_table(numbers))
+def test_a_saved_run_is_judged_like_a_fresh_one(clone, params):
+    numbers = {"base": stage_numbers(0.01), "merged": stage_numbers(0.9)}
+    results.save(results.run_dir(params), params, {"stages": numbers}, 1.0)
+    saved = results.load(results.run_dir(params))["numbers"]["stages"]
+    assert saved == numbers
+    pd.testing.assert_frame_equal(results.stage_table(saved), results.stage_table(numbers))
+    assert results.verdict(saved, params) == results.verdict(numbers, params)
+    assert len(results.verdict(saved, params)) == 4
+
+
+COMMITTED = sorted((root() / "results" / "train").glob("*/metrics.json"))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
+def test_committed_runs_are_judged_and_tabled(path):
+    record = results.load(path.parent)
+    stages = record["numbers"]["stages"]
+    text = json.loads(path.read_text())["numbers"]["stages"]
+    assert {n for each in stages.values() for n in each["recall"]} == {
+        int(n) for each in text.values() for n in each["recall"]
+    }
+    checks = results.verdict(stages, settings.Params(**record["params"]))
+    assert checks and set(checks.values()) <= {True, False}
+    kept = pd.read_csv(path.parent / "stages.csv", index_col="stage")
+    table = results.stage_table(stages)
+    shared = [column for column in kept if column in table]
+    assert len(shared) >= 4
+    pd.testing.assert_frame_equal(table.loc[kept.index, shared], kept[shared], rtol=1e-5)
+
+
+# damaged files
+
+
+def truncated(text):
+    return text[: len(text) // 2]
+
+
+def without(*keys):
+    def change(text):
+        record = inner = json.loads(text)
+        for key in keys[:-1]:
+            inner = inner[key]
+        del inner[keys[-1]]
+        return json.dumps(record)
+
+    return change
+
+
+def with_value(key, value):
+    return lambda text: json.dumps(json.loads(text) | {key: value})
+
+
+DAMAGES = {
+    "empty": lambda text: "",
+    "truncated": truncated,
+    "a list": lambda text: "[]",
+    "numbers null": with_value("numbers", None),
+    "params null": with_value("params", None),
+    **{
+        "no " + " ".join(keys): without(*keys)
+        for keys in (
+            ("params",),
+            ("params", "model"),
+            ("seed",),
+            ("device",),
+            ("numbers",),
+            ("numbers", "stages"),
+            ("numbers", "stages", "base", "recall"),
+            ("numbers", "stages", "base", "recall", "1024", "mean"),
+            ("numbers", "stages", "base", "perplexity"),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_run_is_left_out_with_a_warning_and_refused_by_name(damage, clone, params, caplog):
+    good, bad = (settings_of(params, seed=seed) for seed in (0, 1))
+    for run in (good, bad):
+        results.save(results.run_dir(run), run, {"stages": {"base": stage_numbers(0.5)}}, 1.0)
+    expected = results.summary()
+    path = results.run_dir(bad) / "metrics.json"
+    path.write_text(damage(path.read_text()))
+    assert [record["seed"] for _, record in results.finished("train")] == [0]
+    assert str(path) in caplog.text and f"delete the folder {path.parent}" in caplog.text
+    with pytest.raises(ValueError, match=r"metrics\.json .*; delete the folder .*, and run it again"):
+        results.load(path.parent)
+    shutil.rmtree(path.parent)
+    alone = results.summary()
+    assert alone != expected and "0.500" in alone
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["rows recorded", "older run"])
+@pytest.mark.parametrize("cut", [1, 8, 9, 30, 62])
+def test_a_table_that_is_cut_off_is_noticed(recorded, cut, clone, params):
+    folder = results.run_dir(params)
+    table = pd.DataFrame({"task": ["single"] * 5, "score": [0.25] * 5})
+    path = results.save(folder, params, {"stages": {}}, 1.0, {"depths": table})
+    assert json.loads(path.read_text())["tables"] == {"depths": 5}
+    if not recorded:
+        path.write_text(without("tables")(path.read_text()))
+    assert results.load(folder)["seed"] == 4
+    text = (folder / "depths.csv").read_text()
+    (folder / "depths.csv").write_text(text[:-cut])
+    whole_lines = text[:-cut].endswith("\n") and text[:-cut]
+    if whole_lines and not recorded:
+        return
+    with pytest.raises(ValueError, match=r"depths\.csv .*; delete the folder"):
+        results.load(folder)
+
+
+def test_a_table_that_is_missing_is_noticed(clone, params):
+    folder = results.run_dir(params)
+    results.save(folder, params, {"stages": {}}, 1.0, {"depths": pd.DataFrame({"task": []})})
+    results.load(folder)
+    (folder / "depths.csv").unlink()
+    with pytest.raises(ValueError, match=r"depths\.csv cannot be read .*; delete the folder"):
+        results.load(folder)
+
+
+def test_every_file_of_the_committed_results_is_whole():
+    for experiment in ("train", "grid", "front", "tokens", "positions"):
+        folders = sorted(path.parent for path in (root() / "results" / experiment).glob("*/metrics.json"))
+        assert [folder for folder, _ in results.finished(experiment)] == folders != []
 
 
 def rows_of(text):
@@ -226,10 +387,10 @@ def test_finished_runs_are_found_by_their_settings(clone, params):
 
 
 def test_what_is_not_a_finite_number_is_null_in_metrics(clone, params):
-    numbers = {"nan": float("nan"), "list": [np.float32(0.5), np.float64("inf")], "count": np.int64(3)}
+    numbers = {"stages": {}, "nan": float("nan"), "list": [np.float32(0.5), np.float64("inf")], "count": np.int64(3)}
     path = results.save(results.run_dir(params), params, numbers, seconds=1)
     assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
-    assert results.load(path.parent)["numbers"] == {"nan": None, "list": [0.5, None], "count": 3}
+    assert results.load(path.parent)["numbers"] == {"stages": {}, "nan": None, "list": [0.5, None], "count": 3}
 
 
 def test_an_analysis_whose_stability_is_unknown_is_listed(clone, params):

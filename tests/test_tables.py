@@ -171,7 +171,7 @@ def test_variants_have_names_of_their_own(root):
         "contiguous",
         "contiguous, first tokens",
     }
-    assert names <= set(plots.NAME_COLOURS)
+    assert len({plots.colour(name) for name in names}) == len(names)
 
 
 def test_fronts_start_every_rule_at_the_replayed_model(grid):
@@ -262,3 +262,26 @@ def test_the_summary_holds_all_tables(grid):
     assert "| llama3 | 4096 | LongRecipe | extended | 3 |" in text
     for title in ("Table 1", "Table 2", "Table 3", "Figure 2"):
         assert f"### {title}" in text
+
+
+def test_a_damaged_run_is_left_out_of_the_tables(grid, caplog):
+    whole = tables.scores()
+    runs = {p.seed: results.run_dir(p, tables.GRID) for p in grid if p.method == "pose"}
+    (runs[0] / "metrics.json").write_text("")
+    text = (runs[1] / "depths.csv").read_text()
+    (runs[1] / "depths.csv").write_text(text[: len(text) // 2])
+    left = tables.scores()
+    pd.testing.assert_frame_equal(
+        left, whole[(whole["name"] != "PoSE") | (whole["seed"] == 2)].reset_index(drop=True), check_exact=True
+    )
+    assert str(runs[0] / "metrics.json") in caplog.text and str(runs[1] / "depths.csv") in caplog.text
+    assert "Table 1: methods" in results.summary()
+    for asked in (lambda: tables.scores(grid), lambda: tables.depths(grid)):
+        with pytest.raises(ValueError, match=r"(metrics\.json|depths\.csv) .*; delete the folder .*, and run it again"):
+            asked()
+
+
+def test_a_damaged_base_leaves_its_runs_out(grid, caplog):
+    base = next(p for p in grid if (p.method, p.seed) == ("none", 0))
+    (results.run_dir(base, tables.GRID) / "metrics.json").write_text("{}")
+    assert set(tables.scores()["seed"]) == {1, 2} and "delete the folder" in caplog.text

@@ -3,7 +3,7 @@
 from longrecipe.plots.experiments import cost, depth_maps, fronts, methods, ratios, stages
 from longrecipe.plots.positions import distances, figure_3, position_map, position_maps
 from longrecipe.plots.resources import cost_by_length, flop_parts, longest_samples, memory_parts, step_times
-from longrecipe.plots.style import COLOURS, NAME_COLOURS, save
+from longrecipe.plots.style import colour, save
 from longrecipe.plots.tokens import (
     measured_shares,
     passage,
@@ -15,8 +15,7 @@ from longrecipe.plots.tokens import (
 from longrecipe.plots.training import losses, passkeys, pretraining, recall_heatmaps, retention, wavelengths
 
 __all__ = [
-    "COLOURS",
-    "NAME_COLOURS",
+    "colour",
     "cost",
     "cost_by_length",
     "depth_maps",

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from longrecipe.plots.style import COLOURS, NAME_COLOURS, STYLE
+from longrecipe.plots.style import STYLE, colour
 from longrecipe.plots.training import depth_heatmap
 
 
@@ -31,9 +31,9 @@ def methods(ours: Mapping[str, pd.DataFrame], quoted: Mapping[str, pd.Series], c
         figure, axes = plt.subplots(1, len(ours), sharey=True, squeeze=False, **size)
         for axis, (title, table) in zip(axes[0], ours.items(), strict=True):
             for i, name in enumerate(table.index):
-                _points(axis, np.array([i - 0.1]), table.loc[[name]], column, NAME_COLOURS[name], ms=7)
+                _points(axis, np.array([i - 0.1]), table.loc[[name]], column, colour(name), ms=7)
                 value = quoted[title].get(name, float("nan"))
-                axis.plot(i + 0.15, value, "o", ms=7, mfc="white", mec=NAME_COLOURS[name], mew=1.5)
+                axis.plot(i + 0.15, value, "o", ms=7, mfc="white", mec=colour(name), mew=1.5)
             axis.set_xticks(range(len(table)), table.index, rotation=30, ha="right")
             axis.set(title=title, ylim=(-4, 104))
         axes[0, 0].set_ylabel(f"{column}, percent")
@@ -67,7 +67,7 @@ def cost(table: pd.DataFrame, lines: Mapping[str, pd.DataFrame], x: str, column:
         figure, axis = plt.subplots(figsize=(6.4, 3.7))
         for name, rows in lines.items():
             style = {"fmt": "o-" if name == "LongRecipe" else "s--", "ms": 4, "lw": 1.3}
-            _points(axis, rows[x, "mean"].to_numpy(), rows, column, NAME_COLOURS[name], label=name, **style)
+            _points(axis, rows[x, "mean"].to_numpy(), rows, column, colour(name), label=name, **style)
             for ratio, at, y in zip(rows.index, rows[x, "mean"], rows[column, "mean"], strict=True):
                 if name == "LongRecipe":
                     label = "FLT" if ratio == 1 else f"{ratio:.0%}"
@@ -75,9 +75,9 @@ def cost(table: pd.DataFrame, lines: Mapping[str, pd.DataFrame], x: str, column:
         for name in table.index.difference(list(lines), sort=False):
             rows = table.loc[[name]]
             if name == "RoPE rule alone":
-                axis.axhline(rows[column, "mean"].item(), color=NAME_COLOURS[name], lw=1.0, ls=":", label=name)
+                axis.axhline(rows[column, "mean"].item(), color=colour(name), lw=1.0, ls=":", label=name)
                 continue
-            _points(axis, rows[x, "mean"].to_numpy(), rows, column, NAME_COLOURS[name], ms=7, label=name)
+            _points(axis, rows[x, "mean"].to_numpy(), rows, column, colour(name), ms=7, label=name)
         axis.set(xscale="log", xlabel=x, ylabel=f"{column} at the target, percent")
         axis.xaxis.set_major_formatter("{x:g}")
         axis.set_xticks([2, 5, 10, 20, 50, 100])
@@ -95,7 +95,7 @@ def ratios(lines: Mapping[str, pd.DataFrame], quoted: pd.DataFrame, column: str 
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.0))
         for name, rows in lines.items():
             style = {"fmt": "o-" if name == "LongRecipe" else "s--", "ms": 4, "lw": 1.3}
-            _points(left, 100 * rows.index.to_numpy(), rows, column, NAME_COLOURS[name], label=name, **style)
+            _points(left, 100 * rows.index.to_numpy(), rows, column, colour(name), label=name, **style)
         left.set(title="measured here, mini model", ylabel=f"{column}, percent", ylim=(-4, 104))
         left.legend(fontsize=7, loc="lower right")
         for key, name in (("niah_m", "NIAH(M)"), ("ruler", "RULER"), ("longbench", "LongBench")):
@@ -121,7 +121,7 @@ def stages(table: pd.DataFrame, columns: list[str]) -> Figure:
             for i, stage in enumerate(kinds):
                 rows = table.xs(stage, level=1)
                 x = np.array([names.index(name) for name in rows.index]) + 0.22 * (i - 1)
-                _points(axis, x, rows, column, COLOURS[stage], label=stage)
+                _points(axis, x, rows, column, colour(stage), label=stage)
             axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
             axis.set_title(column)
         axes[0, 0].set_ylabel("percent")
@@ -140,12 +140,12 @@ def fronts(rows: pd.DataFrame, x: str = "perplexity kept", y: str = "NIAH(M)") -
         default = rows[rows["replay"] == rows["replay"].iloc[0]]
         for (name, rule), line in default.groupby(["name", "rule"], sort=False):
             style = {"ls": "-" if rule == "spare_qk" else ":", "marker": "o", "ms": 4, "lw": 1.2}
-            left.plot(line[x], line[y], color=NAME_COLOURS[name], label=f"{name}, {rule}", **style)
+            left.plot(line[x], line[y], color=colour(name), label=f"{name}, {rule}", **style)
         ours = rows[(rows["name"] == "LongRecipe") & (rows["rule"] == "spare_qk")]
-        for (replay, line), colour in zip(
+        for (replay, line), shade in zip(
             ours.groupby("replay", sort=False), sns.color_palette("colorblind"), strict=False
         ):
-            right.plot(line[x], line[y], "o-", ms=4, lw=1.2, color=colour, label=replay)
+            right.plot(line[x], line[y], "o-", ms=4, lw=1.2, color=shade, label=replay)
         for axis, title in ((left, "methods; solid: queries and keys spared"), (right, "LongRecipe, by replay")):
             axis.set(title=title, xlabel=f"{x}, percent of the base")
             axis.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)

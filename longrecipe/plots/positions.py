@@ -9,11 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from longrecipe.plots.style import COLOURS, METHOD_COLOURS, STYLE
+from longrecipe.plots.style import STYLE, colour
 from longrecipe.positions import coverage
-
-# Colours for what METHODS does not name, in turn.
-_SPARE = ("#332288", "#117733", "#AA4499", "#999933")
 
 
 def position_maps(samples: Mapping[str, Sequence[np.ndarray]], target_length: int, n_columns: int = 4) -> Figure:
@@ -30,10 +27,10 @@ def position_maps(samples: Mapping[str, Sequence[np.ndarray]], target_length: in
             if name is None:
                 axis.axis("off")
                 continue
-            _map(axis, some[:2], target_length, (_colour(name, 0), "#9A9A9A"), ("one sample", "another"))
-            axis.set_title(name, color=_colour(name, 0), fontweight="bold")
+            _map(axis, some[:2], target_length, (colour(name), "#9A9A9A"), ("one sample", "another"))
+            axis.set_title(name, color=colour(name), fontweight="bold")
             inset = axis.inset_axes((0.12, 0.6, 0.36, 0.33))
-            inset.plot(some[0][:40], ".", ms=2, color=_colour(name, 0))
+            inset.plot(some[0][:40], ".", ms=2, color=colour(name))
             top = some[0][:40][-1]
             inset.set(xlim=(-1, 40), ylim=(-0.05 * top, 1.1 * top))
             inset.set_title("first 40 tokens", fontsize=6.5, pad=2)
@@ -63,7 +60,7 @@ def position_map(samples: Sequence[np.ndarray], target_length: int, window: int 
         left.set_title(f"Positions of {n:,} tokens in a window of {target_length:,}")
         left.legend(markerscale=6, fontsize=7, loc="upper left")
         counts = coverage.pair_counts(samples, target_length)
-        right.plot(*_pairs(counts), color=COLOURS["extended"], label="with these positions")
+        right.plot(*_pairs(counts), color=colour("extended"), label="with these positions")
         right.plot([0, n, target_length], [n, 0, 0], color="black", lw=0.8, ls=":", label="contiguous")
         right.set(xlabel="relative distance, tokens", ylabel="token pairs a sample", ylim=(0, None))
         covered = coverage.distances_covered(counts)
@@ -77,8 +74,8 @@ def distances(samples: Mapping[str, Sequence[np.ndarray]], target_length: int) -
     """Left: token pairs by distance, mean of the samples; right: distances that the first 1, 2, ... samples miss."""
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
-        for i, (name, some) in enumerate(samples.items()):
-            style = {"color": _colour(name, i), "label": name, "lw": 2 if name == "longrecipe" else 1.2}
+        for name, some in samples.items():
+            style = {"color": colour(name), "label": name, "lw": 2 if name == "longrecipe" else 1.2}
             counts = coverage.pair_counts(some, target_length)
             left.plot(*_pairs(counts), **style)
             right.plot(np.arange(1, len(some) + 1), 1 - coverage.distances_covered(counts), **style)
@@ -102,10 +99,10 @@ def figure_3(measured: pd.DataFrame, quoted: pd.DataFrame) -> Figure:
         figure, axis = plt.subplots(figsize=(6, 3.4))
         for i, name in enumerate(measured.columns.drop("target")):
             # What comes first is drawn widest, so that lines which lie on one another are all seen.
-            style = {"ms": 3, "lw": max(1.2, 5 - 1.6 * i), "color": _colour(name, i), "label": name}
+            style = {"ms": 3, "lw": max(1.2, 5 - 1.6 * i), "color": colour(name), "label": name}
             axis.plot(measured["target"], measured[name], "o-", **style)
-        for i, name in enumerate(quoted.columns.drop("target")):
-            style = {"color": _colour(name, i), "ms": 9, "mew": 1.6, "label": f"{name}, quoted"}
+        for name in quoted.columns.drop("target"):
+            style = {"color": colour(name), "ms": 9, "mew": 1.6, "label": f"{name}, quoted"}
             axis.plot(quoted["target"], quoted[name], "x", **style)
         axis.axline((0, 0), slope=1 / 3, color="black", lw=0.8, ls=":", label="T / 3")
         axis.set(
@@ -118,8 +115,8 @@ def figure_3(measured: pd.DataFrame, quoted: pd.DataFrame) -> Figure:
 def _map(
     axis: Axes, samples: Sequence[np.ndarray], target_length: int, colours: Sequence[str], labels: Sequence[str]
 ) -> None:
-    for i, (positions, colour, label) in enumerate(zip(samples, colours, labels, strict=False)):
-        axis.plot(positions, ".", ms=1.2, color=colour, label=label, zorder=3 - i)
+    for i, (positions, shade, label) in enumerate(zip(samples, colours, labels, strict=False)):
+        axis.plot(positions, ".", ms=1.2, color=shade, label=label, zorder=3 - i)
     axis.axline((0, 0), slope=1, color="black", lw=0.8, ls=":")
     axis.set(xlim=(0, 1.02 * len(samples[0])), ylim=(0, 1.03 * target_length))
 
@@ -130,7 +127,3 @@ def _pairs(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     edges = np.unique(np.linspace(1, target_length, 96, endpoint=False).astype(int))
     widths = np.diff(edges, append=target_length)
     return edges + widths / 2, np.add.reduceat(counts.mean(axis=0), edges) / widths
-
-
-def _colour(name: str, i: int) -> str:
-    return METHOD_COLOURS.get(name, _SPARE[i % len(_SPARE)])

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from longrecipe.cost import LONGEST
-from longrecipe.plots.style import NAME_COLOURS, STYLE
+from longrecipe.plots.style import STYLE, colour
 
 # Okabe and Ito's, by what memory holds and what FLOPs are for.
 PART_COLOURS = {
@@ -32,7 +32,6 @@ _LABELS = {
     "linear": "linear layers",
     "head": "LM head",
 }
-_MODEL_COLOURS = {"llama3": "#0072B2", "mistral": "#E69F00", "qwen2": "#009E73"}
 
 
 def memory_parts(table: pd.DataFrame, cards: Mapping[str, float]) -> Figure:
@@ -81,14 +80,14 @@ def cost_by_length(table: pd.DataFrame, families: Mapping[str, pd.DataFrame], ta
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(11.5, 3.2))
         for sample, rows in table.groupby("sample", sort=False):
-            colour = NAME_COLOURS["FLT" if sample == "FLT" else "LongRecipe"]
+            shade = colour("FLT" if sample == "FLT" else "LongRecipe")
             name = sample if sample == "FLT" else f"{sample}: LongRecipe, PoSE, RPES"
             for axis, column in zip(axes, ("PFLOP", "hours"), strict=False):
-                axis.plot(rows["target"], rows[column], "o-", ms=3.5, color=colour, label=name)
+                axis.plot(rows["target"], rows[column], "o-", ms=3.5, color=shade, label=name)
         for name, each in families.items():
             by = each.pivot(index="target", columns="sample", values="PFLOP")
             share = by.drop(columns="FLT").iloc[:, 0] / by["FLT"]
-            axes[2].plot(share.index, share, "o-", ms=3.5, color=_MODEL_COLOURS.get(name), label=name)
+            axes[2].plot(share.index, share, "o-", ms=3.5, color=colour(name), label=name)
         ratio = (table["n"] / table["target"]).min()
         for level, text, y in ((ratio, "linear layers alone", 2), (ratio**2, "attention alone", -9)):
             _line(axes[2], level, f"{level:.0%}: {text}", (1, level), (0, y), ha="right")
@@ -166,7 +165,7 @@ def longest_samples(table: pd.DataFrame, target_length: int, short: int) -> Figu
         for y, ((model, _), row) in enumerate(table.iterrows()):
             most = row["sample, all savings"]
             for key, alpha in (("all savings", 0.35), ("as set up", 1.0)):
-                axis.barh(y, row[f"sample, {key}"], color=_MODEL_COLOURS.get(model), alpha=alpha, height=0.7)
+                axis.barh(y, row[f"sample, {key}"], color=colour(model), alpha=alpha, height=0.7)
             box = {"fc": "white", "ec": "none", "pad": 0.5}
             text = f"{most:,.0f}" + (" or more" if most == LONGEST else "") if most else "nothing fits"
             axis.annotate(text, (most, y), (4, 0), textcoords="offset points", va="center", fontsize=7.5, bbox=box)
@@ -191,15 +190,13 @@ def step_times(steps: pd.DataFrame, ratios: pd.DataFrame) -> Figure:
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.3))
         for name, rows in steps.groupby("method", sort=False):
-            left.plot(rows["target"], rows["measured"], "o-", ms=4, color=NAME_COLOURS[name], label=f"{name}, measured")
+            left.plot(rows["target"], rows["measured"], "o-", ms=4, color=colour(name), label=f"{name}, measured")
             if name in ("FLT", "LongRecipe"):
-                left.plot(
-                    rows["target"], rows["modelled"], "--", lw=1.2, color=NAME_COLOURS[name], label=f"{name}, modelled"
-                )
+                left.plot(rows["target"], rows["modelled"], "--", lw=1.2, color=colour(name), label=f"{name}, modelled")
         for column in [column for column in ratios if " / FLT" in column]:
             name, _, source = column.partition(" / FLT, ")
             style = {"measured": "o-", "time model": "--", "FLOPs": ":"}[source]
-            right.plot(ratios.index, ratios[column], style, ms=4, color=NAME_COLOURS[name], label=f"{name}, {source}")
+            right.plot(ratios.index, ratios[column], style, ms=4, color=colour(name), label=f"{name}, {source}")
         for axis, y in ((left, "seconds a step of 8 samples"), (right, "ratio to FLT")):
             axis.set(xlabel="target length, tokens", ylabel=y)
             if len(steps):

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from longrecipe.plots.style import COLOURS, STYLE
+from longrecipe.plots.style import STYLE, colour
+from longrecipe.results.damage import read_table
 from longrecipe.tokens import Analysis, Kept, binned
 
-_ANCHOR = COLOURS["extended"]
+_ANCHOR = colour("extended")
 _OTHERS = ("#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#999999")
 # DejaVu Sans Mono, which comes with matplotlib: advance of a character in units of the font size.
 _ADVANCE = 0.602
@@ -102,7 +103,8 @@ def measured_shares(title: str, here: Analysis | None, window: int, runs: Sequen
     if not runs:
         return Shares(title)
     folder, record = runs[-1]
-    table = pd.read_csv(folder / "by_position-pos.csv", index_col="position")
+    fix = f"delete the folder {folder}, and run it again"
+    table = read_table(folder / "by_position-pos.csv", fix, index_col="position")
     of_all = {name: row["share_of_all"] for name, row in record["numbers"]["rankings"]["pos"].items()}
     return Shares(title, table, record["params"]["window"], of_all)
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from longrecipe import rope
 from longrecipe.evaluate import Report
-from longrecipe.plots.style import COLOURS, STYLE
+from longrecipe.plots.style import STYLE, colour
 from longrecipe.train import Trained
 
 
@@ -39,7 +39,7 @@ def wavelengths(config: PreTrainedConfig, target_length: int) -> Figure:
         for name, each in {"base": config, "RoPE rule alone": rope.extend_config(config, target_length)}.items():
             theta = rope.rope_theta(each)
             label = f"{name}, RoPE base {theta:,.0f}"
-            axis.plot(rope.wavelengths(theta, rope.head_dim(each)), "o-", ms=3, color=COLOURS[name], label=label)
+            axis.plot(rope.wavelengths(theta, rope.head_dim(each)), "o-", ms=3, color=colour(name), label=label)
         for length, name in ((config.max_position_embeddings, "base window"), (target_length, "target")):
             axis.axhline(length, color="black", lw=0.8, ls="--")
             axis.annotate(f"{name}, {length} tokens", (0, length), (0, 2), textcoords="offset points", fontsize=7)
@@ -55,8 +55,8 @@ def losses(stages: Mapping[str, Trained]) -> Figure:
         figure, axes = plt.subplots(1, len(stages), figsize=(3.1 * len(stages), 2.6), sharey=True, squeeze=False)
         for axis, (name, stage) in zip(axes[0], stages.items(), strict=True):
             steps = np.arange(1, len(stage.losses) + 1)
-            axis.plot(steps, stage.losses, color=COLOURS[name], lw=0.8, alpha=0.6)
-            axis.plot(steps, pd.Series(stage.losses).rolling(9, 1, center=True).mean(), color=COLOURS[name], lw=2)
+            axis.plot(steps, stage.losses, color=colour(name), lw=0.8, alpha=0.6)
+            axis.plot(steps, pd.Series(stage.losses).rolling(9, 1, center=True).mean(), color=colour(name), lw=2)
             axis.set(xlabel="optimizer step", title=f"{name}: {stage.n_tokens / 1e3:,.0f}k tokens")
         axes[0, 0].set_ylabel("training loss, nats a token")
     return figure
@@ -84,7 +84,7 @@ def recall_heatmaps(reports: Mapping[str, Report], n_depths: int = 5) -> Figure:
             rows = report.recall.assign(bin=pd.cut(report.recall["depth"], edges, labels=labels, include_lowest=True))
             table = rows.pivot_table(index="bin", columns="length", values="score", observed=False)
             depth_heatmap(axis, table, name)
-            axis.title.set_color(COLOURS.get(name, "black"))
+            axis.title.set_color(colour(name))
         axes[0, 0].set_ylabel("depth of the fact")
         bar = figure.colorbar(axes[0, -1].collections[0], ax=axes[0].tolist(), pad=0.01, fraction=0.02)
         bar.set_label("recall")
@@ -96,12 +96,12 @@ def passkeys(numbers: Mapping[str, Mapping], window: int) -> Figure:
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.2, 2.9))
         for i, (stage, measured) in enumerate(numbers.items()):
-            cells = {int(n): tasks["passkey"] for n, tasks in measured["tasks"].items() if "passkey" in tasks}
+            cells = {n: tasks["passkey"] for n, tasks in measured["tasks"].items() if "passkey" in tasks}
             # Side by side, so that equal scores do not hide each other.
             x = np.array(list(cells)) * 1.02 ** (i - (len(numbers) - 1) / 2)
             mean, low, high = (np.array([each[key] for each in cells.values()]) for key in ("mean", "low", "high"))
             axis.errorbar(
-                x, mean, [mean - low, high - mean], fmt="o-", ms=4, capsize=2, color=COLOURS[stage], label=stage
+                x, mean, [mean - low, high - mean], fmt="o-", ms=4, capsize=2, color=colour(stage), label=stage
             )
         axis.axvline(window, color="black", lw=0.8, ls="--")
         axis.annotate("base window", (window, 1.08), (-3, 0), textcoords="offset points", fontsize=7, ha="right")
@@ -115,16 +115,11 @@ def passkeys(numbers: Mapping[str, Mapping], window: int) -> Figure:
 def retention(numbers: Mapping[str, Mapping]) -> Figure:
     """What each stage gains and keeps, long and short, from the stages' `Report.numbers()`."""
     first = next(iter(numbers.values()))
-    window, target = min(map(int, first["recall"])), max(map(int, first["recall"]))
-
-    def cell(measured: Mapping, name: str, length: int) -> dict:
-        # Keys are integers when fresh and strings when read from metrics.json.
-        return {int(k): v for k, v in measured[name].items()}[length]
-
+    window, target = min(first["recall"]), max(first["recall"])
     panels = [
-        (f"recall at {target} tokens", lambda m: cell(m, "recall", target)),
-        (f"NIAH(M) at {target} tokens", lambda m: cell(m, "niah_m", target)),
-        (f"recall at {window} tokens", lambda m: cell(m, "recall", window)),
+        (f"recall at {target} tokens", lambda m: m["recall"][target]),
+        (f"NIAH(M) at {target} tokens", lambda m: m["niah_m"][target]),
+        (f"recall at {window} tokens", lambda m: m["recall"][window]),
         (f"perplexity at {window} tokens", lambda m: {"mean": m["perplexity"]}),
     ]
     with plt.rc_context(STYLE):
@@ -133,7 +128,7 @@ def retention(numbers: Mapping[str, Mapping]) -> Figure:
             for i, (stage, measured) in enumerate(numbers.items()):
                 value = pick(measured)
                 error = [[value["mean"] - value["low"]], [value["high"] - value["mean"]]] if "low" in value else None
-                axis.bar(i, value["mean"], color=COLOURS[stage], yerr=error, capsize=2, error_kw={"lw": 0.9})
+                axis.bar(i, value["mean"], color=colour(stage), yerr=error, capsize=2, error_kw={"lw": 0.9})
                 text = f"{value['mean']:.2f}" if error else f"{value['mean']:.1f}"
                 top = (i, value.get("high", value["mean"]))
                 axis.annotate(text, top, (0, 2), textcoords="offset points", ha="center", fontsize=7)

@@ -27,7 +27,7 @@ def mini_steps(record: Mapping | None) -> pd.DataFrame:
         step = cost.step_seconds(config, n, cost.device_of(record), Setup(**case["setup"]), batch)
         flops = cost.training_flops(config, n * batch, n) / 1e9
         found = case["measured"]["seconds_per_step"]
-        rows.append((NAMES[case["method"]], case["target_length"], n, found, step.total, flops))
+        rows.append((NAMES.get(case["method"], case["method"]), case["target_length"], n, found, step.total, flops))
     return pd.DataFrame(rows, columns=["method", "target", "n", "measured", "modelled", "GFLOP"])
 
 

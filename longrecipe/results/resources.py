@@ -15,10 +15,13 @@ import pandas as pd
 
 from longrecipe import cost, models
 from longrecipe.cost import DEVICES, GB, SAVINGS, Setup
+from longrecipe.errors import reason
 from longrecipe.files import write_text
 from longrecipe.params import key_of
 from longrecipe.paths import results_dir
+from longrecipe.results.damage import read_record
 from longrecipe.results.question import Question
+from longrecipe.results.runs import to_csv
 from longrecipe.results.tables import NAMES, paper
 
 NOT_MEASURED, OUT_OF_MEMORY = "not measured", "out of memory"
@@ -31,9 +34,28 @@ _TARGETS = {80: 81920, 128: 131072}
 
 
 def record_of(name: str) -> dict | None:
-    """results/resources/<name>.json, mini, ratios or gpu; None where nothing was measured."""
+    """results/resources/<name>.json, mini, ratios or gpu; None if nothing was measured.
+
+    Raises ValueError with the file and the fix if it is damaged.
+    """
     path = results_dir() / "resources" / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_measured(path) if path.is_file() else None
+
+
+def read_measured(path: Path) -> dict:
+    """A file of `python -m longrecipe.resources`. Raises ValueError with the file and the fix if it is damaged."""
+    fix = f"delete it, and run `python -m longrecipe.resources {path.stem}` again"
+    record = read_record(path, fix)
+    try:
+        record["device"], record["rates"]["matmul_flops"]
+        for case in record["cases"].values():
+            if "error" not in case["measured"]:
+                case["measured"]["seconds_per_step"]
+            for key in ("model", "scale", "method", "target_length", "n_tokens", "batch_size", "setup"):
+                case[key]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({reason(error)} is missing or wrong); {fix}.") from error
+    return record
 
 
 def measured_cell(record: Mapping | None, key: str, setup: Setup, **wanted: Any) -> float | str:
@@ -197,7 +219,7 @@ def save(question: Question, claims: pd.DataFrame, tables: Mapping[str, pd.DataF
     slug = f"{Path(question.model).name}-{question.scale}-{question.method}-{question.target_length}-{key_of(settings)}"
     folder = results_dir() / "resources" / re.sub(r"[^\w.-]+", "-", slug)
     for name, table in tables.items():
-        write_text(folder / f"{name}.csv", table.to_csv(float_format="%.6g"))
+        write_text(folder / f"{name}.csv", to_csv(table))
     record = {"label": "modelled; claims say where they are not", "question": settings}
     record["claims"] = claims.to_dict("records")
     write_text(folder / "metrics.json", json.dumps(record, indent=1) + "\n")

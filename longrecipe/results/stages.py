@@ -16,9 +16,8 @@ def stage_table(numbers: Mapping[str, Mapping]) -> pd.DataFrame:
     rows = {}
     for stage, measured in numbers.items():
         row = {f"recall @{length}": values["mean"] for length, values in measured["recall"].items()}
-        # Whether fresh or read from JSON, lengths stand in rising order.
-        ends = [list(measured["niah_m"].items())[i] for i in (0, -1)]
-        row |= {f"NIAH(M) @{length}": values["mean"] for length, values in ends}
+        ends = dict.fromkeys((min(measured["niah_m"]), max(measured["niah_m"])))
+        row |= {f"NIAH(M) @{length}": measured["niah_m"][length]["mean"] for length in ends}
         rows[stage] = row | {"perplexity": measured["perplexity"], "copying": measured["copying"]}
     return pd.DataFrame(rows).T.rename_axis("stage")
 

@@ -181,7 +181,7 @@ def _plus_minus(values: list[float], spec: str) -> str:
 
 def _summary_rows(records: list[dict]) -> list[str]:
     params = records[0]["params"]
-    target, rows = str(params["target_length"]), []
+    target, rows = params["target_length"], []
     for stage in records[0]["numbers"]["stages"]:
         measured = [record["numbers"]["stages"][stage] for record in records]
         cells = []
@@ -194,5 +194,6 @@ def _summary_rows(records: list[dict]) -> list[str]:
         perplexity = f"{statistics.mean(m['perplexity'] for m in measured):.2f}"
         seeds = _seeds(records)
         hidden = params.get("eval_haystack", "text")
-        rows.append(" | ".join((params["model"], params["method"], target, hidden, seeds, stage, *cells, perplexity)))
+        about = params["model"], params["method"], str(target), hidden, seeds, stage
+        rows.append(" | ".join((*about, *cells, perplexity)))
     return rows

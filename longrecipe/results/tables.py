@@ -15,7 +15,8 @@ from longrecipe.params import Params, key_of, profiles
 from longrecipe.params import load as load_params
 from longrecipe.paths import params_dir, results_dir
 from longrecipe.positions import method
-from longrecipe.results.runs import finished, load, run_dir, seed_interval
+from longrecipe.results.damage import read_table
+from longrecipe.results.runs import finished, load, run_dir, seed_interval, to_csv
 
 GRID, FRONT = "grid", "front"
 # RULER-like score: the tasks that the mini bases can do inside their own window.
@@ -108,7 +109,7 @@ def _base_key(p: Mapping) -> tuple:
 
 def _long(measured: Mapping, p: Mapping) -> dict[str, float]:
     # The longest length measured: the target, but where the base was only asked inside its window.
-    target, window = max(measured["tasks"], key=int), str(p["window"])
+    target, window = max(measured["tasks"]), p["window"]
     tasks = {task: cell["mean"] for task, cell in measured["tasks"][target].items()}
     return {
         "NIAH(M)": 100 * measured["niah_m"][target]["mean"],
@@ -119,7 +120,7 @@ def _long(measured: Mapping, p: Mapping) -> dict[str, float]:
 
 
 def _kept(measured: Mapping, base: Mapping, p: Mapping) -> dict[str, float]:
-    window = str(p["window"])
+    window = p["window"]
     return {
         "perplexity kept": 100 * base["perplexity"] / measured["perplexity"],
         "short recall kept": 100 * measured["recall"][window]["mean"] / base["recall"][window]["mean"],
@@ -208,7 +209,8 @@ def depths(grid: Iterable[Params], stage: str = "merged", task: str = "multi-key
     frames = []
     for p in grid:
         path = run_dir(p, GRID) / "depths.csv"
-        rows = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["stage", "task"])
+        fix = f"delete the folder {path.parent}, and run it again"
+        rows = read_table(path, fix) if path.is_file() else pd.DataFrame(columns=["stage", "task"])
         rows = rows[(rows["stage"] == stage) & (rows["task"] == task)]
         frames.append(rows.assign(name=NAMES.get(p.method, p.method), hits=rows.get("mean", 0) * rows.get("count", 0)))
     sums = pd.concat(frames).groupby(["name", "length", "depth"], sort=False)[["hits", "count"]].sum()
@@ -244,7 +246,7 @@ def fronts(rows: pd.DataFrame) -> pd.DataFrame:
 
 def paper(table: str) -> pd.DataFrame:
     """A table of the paper, quoted, by the name of its file in results/paper."""
-    return pd.read_csv(results_dir() / "paper" / f"{table}.csv")
+    return read_table(results_dir() / "paper" / f"{table}.csv", "take the file from the repository again")
 
 
 def paper_methods(model: str, windows: float) -> pd.DataFrame:
@@ -283,5 +285,5 @@ def save(experiment: str, grid: Sequence[Params], tables: Mapping[str, pd.DataFr
     key = key_of({"runs": [p.key for p in grid]})
     folder = results_dir() / experiment / f"{grid[0].model}-{key}"
     for name, table in tables.items():
-        write_text(folder / f"{name}.csv", table.to_csv(float_format="%.6g"))
+        write_text(folder / f"{name}.csv", to_csv(table))
     return folder

@@ -1,10 +1,8 @@
 """Running a grid: one run after the other, each a folder of results."""
 
-import fcntl
 import itertools
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -18,7 +16,7 @@ from tqdm.auto import tqdm
 from longrecipe import models, recipe, results
 from longrecipe.cost import training_flops
 from longrecipe.evaluate import OTHERS, Report
-from longrecipe.files import write_text
+from longrecipe.files import BusyError, locked, read_json, write_text
 from longrecipe.merge import RULES
 from longrecipe.params import Params
 from longrecipe.paths import results_dir
@@ -35,8 +33,8 @@ def run(grid: Iterable[Params], how: str = "full", force: bool = False) -> list[
     """Run every setting of a grid that has not finished yet; returns the folders of all, in order.
 
     how: full or lean, see `one`, or merges. force: train and measure anew what has finished, too; only token analyses
-    are kept. Raises RuntimeError where another sweep writes to the same results: two would share the processors, and
-    no time of theirs would mean anything.
+    are kept. Raises BusyError if another sweep writes to the same results: two would share the processors, and no time
+    of theirs would mean anything.
     """
     grid = list(dict.fromkeys(grid))
     folders = [folder_of(p, how) for p in grid]
@@ -79,11 +77,12 @@ def folder_of(p: Params, how: str = "full") -> Path:
 
 
 def is_finished(p: Params, how: str = "full") -> bool:
-    """Whether a run has finished, with all that is asked of it: a lean one does not stand for a full one."""
-    folder = folder_of(p, how)
-    if not (folder / "metrics.json").is_file():
-        return False
-    return how != "full" or results.load(folder)["numbers"]["full"]
+    """Whether a run has finished, with all that is asked of it: a lean one does not stand for a full one.
+
+    A damaged run has not finished, with a warning, so that a sweep repeats it.
+    """
+    record = results.load_or_warn(folder_of(p, how))
+    return record is not None and (how != "full" or record["numbers"]["full"])
 
 
 def one(p: Params, folder: Path, full: bool = True) -> None:
@@ -169,7 +168,7 @@ def _analysis_compute(R: recipe.Recipe, seconds: float | None) -> dict[str, floa
     length, scored = p.probe_length or p.probe_window, p.analysis_length or p.probe_window
     probed, read = p.probe_steps * p.probe_batch_size * length, p.analysis_documents * scored
     return {
-        "seconds": json.loads(path.read_text()) if path.is_file() else None,
+        "seconds": read_json(path, "delete it") if path.is_file() else None,
         "n_tokens": probed,
         "flops": _flops(R, (probed, length), (read * 2 / 3, scored)),
     }
@@ -204,18 +203,8 @@ def _weight(p: Params, how: str) -> float:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    path = results_dir() / ".sweep.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise RuntimeError(
-                f"another sweep (process {file.read().strip() or 'unknown'}) writes to {path.parent}: wait for it, or "
-                "stop it; the next one goes on where it was."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    try:
+        with locked(results_dir() / "sweep", "runs a sweep", wait=False):
+            yield
+    except BusyError as error:
+        raise BusyError(f"{error} The next sweep resumes.") from None
