@@ -4,14 +4,14 @@
 by token ratio, beside FLT's, for notebook 07. `python -m longrecipe.resources gpu` (one GPU of 80 GB, under 9 minutes):
 models of the paper's shapes with random weights, as neither time nor memory depends on values; each saving switched off
 in turn. Each case runs in a process of its own, and results are written after each, to results/resources/<what>.json: a
-run that was cut off goes on where it was.
+run that was cut off resumes. A case that does not fit into memory counts as measured; one that fails for another reason
+is tried again by the next run.
 """
 
 import argparse
 import json
 import logging
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,15 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from longrecipe import cost, models, positions, samples
+from longrecipe.command import messages
 from longrecipe.cost import GB, Setup
 from longrecipe.files import write_text
 from longrecipe.paths import results_dir
+from longrecipe.results.resources import OUT_OF_MEMORY, read_measured
 from longrecipe.rope import extend_config, head_dim
 from longrecipe.train import PLAIN, Stage, weights_dtype
 from longrecipe.train.trainer import stage_trainer
@@ -38,6 +41,12 @@ from longrecipe.train.trainer import stage_trainer
 log = logging.getLogger(__name__)
 # As the paper's: 30 % of the target's tokens.
 RATIO = 0.3
+# How PyTorch's CPU allocators say that memory does not suffice, on Linux and macOS and on Windows.
+_NO_MEMORY = ("can't allocate memory", "not enough memory")
+
+
+class CasesFailedError(RuntimeError):
+    """Cases failed for another reason than memory."""
 
 
 @dataclass(frozen=True)
@@ -153,15 +162,28 @@ def measure(case: Case) -> dict:
             trainer = stage_trainer(network, dataset, collator, stage, Path(folder) / "run", None)
             trainer.add_callback(watch)
             trainer.train()
-    except torch.OutOfMemoryError as error:
-        return {"error": str(error).split(".")[0]}
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and not any(text in str(error) for text in _NO_MEMORY):
+            raise
+        return {"error": f"{OUT_OF_MEMORY}: {str(error).split('.')[0]}"}
     seconds = float(np.diff(watch.ends)[1:].min())
     found = {"seconds_per_step": seconds, "tokens_per_second": n * case.batch_size / seconds}
-    found["host_peak_gb"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GB
+    found["host_peak_gb"] = _peak_bytes() / GB
     if device == "cuda":
         found["peak_gb"] = torch.cuda.max_memory_allocated() / GB
         found["reserved_gb"] = torch.cuda.max_memory_reserved() / GB
     return found
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has held, bytes."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    # Only there on Unix; psutil knows no peak there.
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def rates(config: Any, length: int) -> dict[str, float]:
@@ -200,24 +222,45 @@ def _fastest(work, times: int = 5) -> float:
 
 
 def run(cases: Iterable[Case], path: Path, minutes: float) -> dict:
-    """Measure every case that path does not hold yet, each in a process of its own, until the minutes are used up."""
-    start = time.perf_counter()
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else _machine() | {"cases": {}}
-    for case in tqdm([case for case in cases if case.name not in record["cases"]], desc="measured"):
+    """Measure every case that path does not hold yet, each in a process of its own, until the minutes are used up.
+
+    Returns the record at path. Raises ValueError if path is damaged, and at the end CasesFailedError if cases failed
+    for another reason than memory; these are not recorded.
+    """
+    start, failed = time.perf_counter(), {}
+    record = read_measured(path) if path.is_file() else _machine() | {"cases": {}}
+    for case in tqdm([case for case in cases if not _is_measured(record, case)], desc="measured"):
         left = 60 * minutes - (time.perf_counter() - start)
         if left < 60:
             log.warning("%s and what follows are left for another run: the minutes are used up", case.name)
             break
         command = [sys.executable, "-m", "longrecipe.resources", "one", json.dumps(asdict(case))]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=left)
-            found = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"error": done.stderr[-300:]}
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=left)
         except subprocess.TimeoutExpired:
             log.warning("%s was cut off: the minutes are used up", case.name)
             break
+        try:
+            found = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+        except (ValueError, IndexError):
+            found = None
+        if not isinstance(found, dict):
+            said = done.stderr.strip().splitlines() or ["no message"]
+            failed[case.name] = f"exit status {done.returncode}: {said[-1][:300]}"
+            log.warning("%s failed (%s)", case.name, failed[case.name])
+            continue
         record["cases"][case.name] = asdict(case) | {"n_tokens": case.n_tokens, "measured": found}
         write_text(path, json.dumps(record, indent=1) + "\n")
+    if failed:
+        listed = "; ".join(f"{name} ({why})" for name, why in failed.items())
+        raise CasesFailedError(f"{len(failed)} cases failed, and the next run tries them again: {listed}")
     return record
+
+
+def _is_measured(record: dict, case: Case) -> bool:
+    """Whether a record holds a case: its numbers, or that memory does not suffice."""
+    found = record["cases"].get(case.name, {}).get("measured", {"error": ""})
+    return "error" not in found or OUT_OF_MEMORY in found["error"].lower()
 
 
 def _machine() -> dict:
@@ -244,12 +287,16 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.write(json.dumps(found) + "\n")
         return
     if chosen.what == "gpu" and not torch.cuda.is_available():
-        parser.exit(1, "there is no GPU here: run `mini`, or this where there is one of 80 GB.\n")
+        parser.exit(1, f"{parser.prog}: there is no GPU here: run `mini`, or this on a machine with one of 80 GB.\n")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    path = chosen.out or results_dir() / "resources" / f"{chosen.what}.json"
-    gpu = torch.cuda.get_device_properties(0).total_memory if chosen.what == "gpu" else 0
-    cases = {"mini": mini_cases, "ratios": ratio_cases, "gpu": lambda: gpu_cases(gpu)}[chosen.what]()
-    run(cases, path, chosen.minutes)
+    with messages(parser):
+        path = chosen.out or results_dir() / "resources" / f"{chosen.what}.json"
+        gpu = torch.cuda.get_device_properties(0).total_memory if chosen.what == "gpu" else 0
+        cases = {"mini": mini_cases, "ratios": ratio_cases, "gpu": lambda: gpu_cases(gpu)}[chosen.what]()
+        try:
+            run(cases, path, chosen.minutes)
+        except CasesFailedError as error:
+            parser.exit(1, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,12 @@ import torch
 from longrecipe import cost, models, resources
 from longrecipe.cost import Setup
 from longrecipe.train import PLAIN
+
+
+@pytest.fixture(autouse=True)
+def pytests_own_logging(monkeypatch):
+    monkeypatch.setattr(resources.logging, "basicConfig", lambda **options: None)
+
 
 CASE = resources.Case("llama3", "mini", "longrecipe", 512, PLAIN, batch_size=1, steps=3)
 
@@ -46,9 +53,8 @@ def test_every_case_runs_in_its_own_process_and_what_is_there_is_kept(tmp_path, 
     def process(command, **options):
         case = json.loads(command[-1])
         asked.append(case["method"])
-        # A broken case is recorded with its reason; the others go on.
         if case["method"] == "rpes":
-            return subprocess.CompletedProcess(command, 1, "", "out of something")
+            return subprocess.CompletedProcess(command, 0, '{"error": "out of memory: 9 GB"}\n', "")
         return subprocess.CompletedProcess(command, 0, 'a line before\n{"seconds_per_step": 2.5}\n', "")
 
     monkeypatch.setattr(resources.subprocess, "run", process)
@@ -58,11 +64,92 @@ def test_every_case_runs_in_its_own_process_and_what_is_there_is_kept(tmp_path, 
     assert asked == [case.method for case in cases]
     assert json.loads(path.read_text()) == json.loads(json.dumps(record))
     assert [each["measured"] for each in record["cases"].values()] == [
-        {"seconds_per_step": 2.5} if case.method != "rpes" else {"error": "out of something"} for case in cases
+        {"seconds_per_step": 2.5} if case.method != "rpes" else {"error": "out of memory: 9 GB"} for case in cases
     ]
     # No minute left: nothing is started, nothing is lost.
     resources.run(resources.mini_cases([512, 1024]), path, minutes=0.5)
     assert len(asked) == 4 and json.loads(path.read_text())["cases"].keys() == record["cases"].keys()
+
+
+def test_a_case_that_failed_is_tried_again_and_named(tmp_path, monkeypatch, capsys):
+    asked, path, broken = [], tmp_path / "mini.json", ["rpes", "pose"]
+    answers = {"rpes": (1, "", "Traceback\n  line 3\nRuntimeError: no such thing\n"), "pose": (0, "nothing\n", "")}
+
+    def process(command, **options):
+        method = json.loads(command[-1])["method"]
+        asked.append(method)
+        done = answers[method] if method in broken else (0, '{"seconds_per_step": 2.5}\n', "")
+        return subprocess.CompletedProcess(command, *done)
+
+    monkeypatch.setattr(resources.subprocess, "run", process)
+    monkeypatch.setattr(resources, "mini_cases", lambda lengths=(512,), cases=resources.mini_cases: cases(lengths))
+    with pytest.raises(SystemExit) as left:
+        resources.main(["mini", "--out", str(path), "--minutes", "5"])
+    said = capsys.readouterr().err
+    assert left.value.code == 1 and "2 cases failed, and the next run tries them again: llama3 rpes T=512" in said
+    assert "RuntimeError: no such thing" in said and "llama3 pose T=512 n=153 (exit status 0: no message)" in said
+    assert "Traceback" not in said
+    assert [case["method"] for case in json.loads(path.read_text())["cases"].values()] == ["flt", "longrecipe"]
+    # What an earlier version kept as measured is tried again, too.
+    record = json.loads(path.read_text())
+    record["cases"][next(iter(record["cases"]))]["measured"] = {"error": "disk on fire"}
+    path.write_text(json.dumps(record))
+    del asked[:], broken[:]
+    resources.main(["mini", "--out", str(path), "--minutes", "5"])
+    assert asked == ["flt", "rpes", "pose"]
+    assert all("error" not in case["measured"] for case in json.loads(path.read_text())["cases"].values())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"device": "a", "rates": {"matmul_flops": 1}, "cases": {"a": {}}}']
+)
+def test_a_damaged_record_is_refused_by_name(text, tmp_path, capsys):
+    path = tmp_path / "mini.json"
+    path.write_text(text)
+    with pytest.raises(SystemExit) as left:
+        resources.main(["mini", "--out", str(path)])
+    said = capsys.readouterr().err
+    assert (
+        left.value.code == 1
+        and str(path) in said
+        and "delete it, and run `python -m longrecipe.resources mini`" in said
+    )
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried"),
+        MemoryError(),
+        RuntimeError("[enforce] can't allocate memory: 1"),
+    ],
+    ids=["CUDA", "Python", "CPU allocator"],
+)
+def test_memory_that_does_not_suffice_is_a_result(error, monkeypatch):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(resources, "stage_trainer", fail)
+    assert resources.measure(CASE)["error"].startswith("out of memory: ")
+
+
+def test_another_error_is_no_result(monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(resources, "stage_trainer", fail)
+    with pytest.raises(RuntimeError, match="no such thing"):
+        resources.measure(CASE)
+
+
+@pytest.mark.parametrize(("platform", "expected"), [("linux", 1024 * 7), ("darwin", 7), ("win32", 5)])
+def test_peak_memory_is_in_bytes_on_every_system(platform, expected, monkeypatch):
+    used, info = SimpleNamespace(ru_maxrss=7), SimpleNamespace(peak_wset=5)
+    monkeypatch.setattr(resources.sys, "platform", platform)
+    monkeypatch.setitem(sys.modules, "resource", SimpleNamespace(getrusage=lambda who: used, RUSAGE_SELF=0))
+    monkeypatch.setattr(resources.psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: info))
+    assert resources._peak_bytes() == expected
 
 
 def test_one_case_by_the_command_line(tmp_path):

@@ -17,6 +17,7 @@ import pytest
 from longrecipe import params, recipe, results, stagecode, sweep
 from longrecipe.cost import training_flops
 from longrecipe.evaluate import NIAH_M, OTHERS
+from longrecipe.files import BusyError
 from longrecipe.models import load
 from longrecipe.sweep import __main__ as command
 from longrecipe.sweep import grids, runs
@@ -188,6 +189,46 @@ def test_finished_runs_are_skipped_and_force_repeats_them(quick):
     assert not any(folder.exists() for folder in trained)
     quick[11:] = [quick[12], quick[11], *quick[13:]]
     assert quick[11:] == [(p, "full") for p in first]
+
+
+def test_a_damaged_run_is_repeated(quick, caplog):
+    grid = sweep.methods("llama3", [0], [512])[:3]
+    folders = sweep.run(grid)
+    (folders[0] / "metrics.json").write_text("")
+    metrics = folders[1] / "metrics.json"
+    metrics.write_text(metrics.read_text()[:100])
+    assert [sweep.is_finished(p) for p in grid] == [False, False, True]
+    assert f"{metrics} is not readable JSON" in caplog.text and f"delete the folder {folders[1]}" in caplog.text
+    sweep.run(grid)
+    assert quick[3:] == [(p, "full") for p in grid[:2]]
+    assert all(sweep.is_finished(p) for p in grid)
+
+
+def test_two_sweeps_at_a_time_are_refused(quick, monkeypatch, capsys):
+    def again(p, folder, full):
+        command.main(["ablation", "--seeds", "0"])
+
+    monkeypatch.setattr(runs, "one", again)
+    monkeypatch.setattr(command.logging, "basicConfig", lambda **options: None)
+    with pytest.raises(SystemExit) as stop:
+        sweep.run(sweep.methods("llama3", [0], [512]))
+    said = capsys.readouterr().err
+    assert stop.value.code == 1 and "runs a sweep" in said and "The next sweep resumes.\n" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["ablation", "-p", "ratio", "2"], "ratio = 2"),
+        (["ablation", "-p", "method", "pose"], "-p method: the grid sets it"),
+        (["methods", "--models", "gpt9"], "model = 'gpt9' has no params file"),
+    ],
+)
+def test_settings_that_cannot_be_run_exit_with_a_message(words, message, quick, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main(words)
+    said = capsys.readouterr().err
+    assert stop.value.code == 1 and message in said and quick == []
 
 
 def test_a_lean_run_does_not_stand_for_a_full_one(quick):
@@ -375,9 +416,9 @@ def test_the_untrained_base_is_measured_and_asked_everything_inside_its_window(o
     niah = set(NIAH_M)
     asked = {name: {n: set(tasks) for n, tasks in measured["tasks"].items()} for name, measured in stages.items()}
     assert asked == {
-        "base": {"256": niah | {"single"}, "512": niah | {"single"}},
-        "RoPE rule alone": {"256": niah | {"single"}, "512": niah | {"single"}},
-        "base, inside": {"256": niah | set(OTHERS)},
+        "base": {256: niah | {"single"}, 512: niah | {"single"}},
+        "RoPE rule alone": {256: niah | {"single"}, 512: niah | {"single"}},
+        "base, inside": {256: niah | set(OTHERS)},
     }
     assert stages["base"]["perplexity"] < stages["RoPE rule alone"]["perplexity"]
     depths = pd.read_csv(own_root / "none" / "depths.csv")
@@ -386,7 +427,7 @@ def test_the_untrained_base_is_measured_and_asked_everything_inside_its_window(o
     # Every prompt that has a depth is counted once.
     for length in (256, 512):
         rows = depths.query("stage == 'base' and task == 'multi-key' and length == @length")
-        recall = stages["base"]["recall"][str(length)]
+        recall = stages["base"]["recall"][length]
         assert rows["count"].sum() == recall["prompts"] >= 8
         assert np.average(rows["mean"], weights=rows["count"]) == pytest.approx(recall["mean"], abs=1e-5)
 
@@ -433,9 +474,9 @@ def test_merges_of_one_training_are_measured_by_weight_and_rule(own_root, quick_
     def measure(R, network, **options):
         asked.append(options)
         state = network.state_dict()
-        return SimpleNamespace(
-            numbers=lambda: [state[f"model.layers.0.self_attn.{part}_proj.weight"].sum().item() for part in "qv"]
-        )
+        sums = {part: state[f"model.layers.0.self_attn.{part}_proj.weight"].sum().item() for part in "qv"}
+        numbers = {"recall": {}, "niah_m": {}, "tasks": {}, "perplexity": sums["q"], "copying": sums["v"]}
+        return SimpleNamespace(numbers=lambda: numbers)
 
     monkeypatch.setattr(recipe.Recipe, "measure", measure)
     p = params.load("llama3", method="pose", **SHORT)
@@ -452,7 +493,8 @@ def test_merges_of_one_training_are_measured_by_weight_and_rule(own_root, quick_
         ]
         for part in "qv"
     )
-    for (rule, weight), (query, value) in rows.items():
+    for (rule, weight), row in rows.items():
+        query, value = row["perplexity"], row["copying"]
         assert value == pytest.approx(weight * values[0] + (1 - weight) * values[1], abs=1e-3)
         spared = 0.0 if rule == "spare_qk" else weight
         assert query == pytest.approx(spared * queries[0] + (1 - spared) * queries[1], abs=1e-3)
@@ -486,7 +528,7 @@ def stuck(self, rows):
     global calls
     calls += self.method.text == "selected"
     if calls > 4:
-        time.sleep(600)
+        time.sleep(7200)
     return make_batch(self, rows)
 
 samples.Collator.__call__ = stuck
@@ -517,7 +559,8 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_in_one_go(
                 assert process.poll() is None, (tmp_path / "output").read_text()
                 time.sleep(0.05)
             with pytest.raises(
-                RuntimeError, match=rf"another sweep \(process {process.pid}\) writes to .*results: wait"
+                BusyError,
+                match=rf"process {process.pid} runs a sweep \(.*results.*\): wait for it, or stop it\. The next",
             ):
                 sweep.run(grid)
         finally:
@@ -553,7 +596,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_in_one_go(
     full = results.load(longrecipe)["numbers"]
     assert full["full"] and full["training"] == lean["training"] and full["anchors"] == lean["anchors"]
     assert list(full["stages"]) == ["extended", "replayed", "merged"]
-    asked, lately = (each["stages"]["merged"]["tasks"]["512"] for each in (lean, full))
+    asked, lately = (each["stages"]["merged"]["tasks"][512] for each in (lean, full))
     assert set(asked) == set(NIAH_M) and set(lately) == {"single", *NIAH_M}
     assert {task: lately[task]["mean"] for task in NIAH_M} == {task: asked[task]["mean"] for task in NIAH_M}
 

@@ -1,7 +1,22 @@
 """Write results/README.md."""
 
+import argparse
+
+from longrecipe.command import messages
 from longrecipe.files import write_text
 from longrecipe.paths import results_dir
 from longrecipe.results.summary import summary
 
-write_text(results_dir() / "README.md", summary())
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line: no arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m longrecipe.results", description="Write results/README.md from the finished runs."
+    )
+    parser.parse_args(arguments)
+    with messages(parser):
+        write_text(results_dir() / "README.md", summary())
+
+
+if __name__ == "__main__":
+    main()

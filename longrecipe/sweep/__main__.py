@@ -7,7 +7,8 @@ import datasets
 import transformers
 from tqdm.auto import tqdm
 
-from longrecipe.params import ParamsError, add_settings, given_settings
+from longrecipe.command import messages
+from longrecipe.params import Params, ParamsError, add_settings, given_settings
 from longrecipe.sweep.grids import GRIDS, HOW, SETS
 from longrecipe.sweep.runs import folder_of, is_finished, run
 
@@ -30,25 +31,28 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.targets and chosen.grid != "methods":
         parser.error("--targets is for the grid methods; the others run at the target of the params file")
+    with messages(parser):
+        grid = _grid(chosen)
+        if chosen.dry_run:
+            for p in dict.fromkeys(grid):
+                state = "finished" if is_finished(p, HOW[chosen.grid]) else "left"
+                tqdm.write(f"{state:10}{folder_of(p, HOW[chosen.grid]).name}")
+            return
+        # One bar is enough; the progress of every single load would bury it.
+        transformers.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        run(grid, HOW[chosen.grid], chosen.force)
+
+
+def _grid(chosen: argparse.Namespace) -> list[Params]:
+    """The settings of the grid that a command line asks for. Raises ParamsError if they cannot be run."""
     options = {"models": chosen.models, "targets": chosen.targets, "seeds": chosen.seeds}
     changes = {"scale": chosen.scale} | given_settings(chosen)
-    try:
-        if taken := changes.keys() & (SETS[chosen.grid] | {"model", "models", "seeds", "targets"}):
-            raise ParamsError(f"-p {', '.join(sorted(taken))}: the grid sets it, or --models, --seeds, --targets do.")
-        grid = GRIDS[chosen.grid](**{name: value for name, value in options.items() if value}, **changes)
-    except ParamsError as error:
-        parser.error(str(error))
-    if chosen.dry_run:
-        for p in dict.fromkeys(grid):
-            state = "finished" if is_finished(p, HOW[chosen.grid]) else "left"
-            tqdm.write(f"{state:10}{folder_of(p, HOW[chosen.grid]).name}")
-        return
-    # One bar is enough; the progress of every single load would bury it.
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    run(grid, HOW[chosen.grid], chosen.force)
+    if taken := changes.keys() & (SETS[chosen.grid] | {"model", "models", "seeds", "targets"}):
+        raise ParamsError(f"-p {', '.join(sorted(taken))}: the grid sets it, or --models, --seeds, --targets do.")
+    return GRIDS[chosen.grid](**{name: value for name, value in options.items() if value}, **changes)
 
 
 if __name__ == "__main__":

@@ -7,24 +7,19 @@ text, memory and disk; if the run cannot end well, it exits with status 1 and sa
 
 import argparse
 import logging
-import os
 import sys
 
+import psutil
 import torch
 import transformers
 
 from longrecipe import cost, params, preflight, recipe
-from longrecipe.attention import SkippedPositionsError
+from longrecipe.command import messages
 from longrecipe.cost import GB
 from longrecipe.processes import is_main, n_processes
 from longrecipe.setup import rows_at_once, setup_of
 
 log = logging.getLogger("longrecipe.train")
-
-
-# What the user can fix: one message and exit status 1, never a traceback.
-FIXABLE = (ValueError, OSError, ImportError, MemoryError, cost.DoesNotFitError, SkippedPositionsError)
-FIXABLE += (torch.OutOfMemoryError,)
 
 ELSEWHERE = "checked for another machine (--gpu-gb): model and memory; not checked: text, disk, packages, speed"
 
@@ -43,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO if is_main() else logging.WARNING, format="%(asctime)s %(message)s")
     if not is_main():
         transformers.utils.logging.set_verbosity_error()
-    try:
+    with messages(parser, "the same command resumes from the last checkpoint"):
         p = params.load(chosen.params, **params.given_settings(chosen) | ({"out": chosen.out} if chosen.out else {}))
         log.info("%s", _check(p, chosen.gpu_gb, chosen.host_gb))
         if chosen.check:
@@ -51,14 +46,6 @@ def main(arguments: list[str] | None = None) -> None:
             log.info("checked: the run can start" if chosen.gpu_gb is None else ELSEWHERE)
         else:
             _train(recipe.prepare(p, saves_results=False))
-    except FIXABLE as error:
-        parser.exit(1, f"{parser.prog}: {error or type(error).__name__}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: interrupted; the same command resumes from the last checkpoint\n")
-    finally:
-        if torch.distributed.is_initialized():
-            # A process that leaves its group open may abort at its exit.
-            torch.distributed.destroy_process_group()
 
 
 def _check(p: params.Params, gpu_gb: float | None, host_gb: float | None) -> str:
@@ -68,7 +55,7 @@ def _check(p: params.Params, gpu_gb: float | None, host_gb: float | None) -> str
     rows = rows_at_once(p, p.extend_batch_size)
     if gpu_gb is None and torch.cuda.is_available():
         gpu_gb = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GB
-    here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    here = psutil.virtual_memory().total
     host = (here if host_gb is None else host_gb * GB) / n_processes()
     need = cost.training_memory(config, p.train_length, setup, rows)
     if gpu_gb is not None:
