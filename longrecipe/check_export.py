@@ -95,7 +95,7 @@ def check_export(
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     dtype = str(network.dtype).removeprefix("torch.")
     asked = {"folder": str(folder), "prompt": prompt, "ids": ids, "n_tokens": n_tokens, "dtype": dtype}
-    run = subprocess.run([sys.executable, "-c", _READ], input=json.dumps(asked), capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", _READ], input=json.dumps(asked), capture_output=True, encoding="utf-8")
     if run.returncode:
         # What was raised, without the traceback before it.
         told = re.split(r"^(?=\w[\w.]*(?:Error|Exception): )", run.stderr, flags=re.M)

@@ -91,7 +91,7 @@ def check_out(params: Params) -> Path:
         if not nearest.is_dir():
             raise ExportError(f"out = {out}: {nearest} is a file, but must be a folder; {_CURE}")
         if nearest == out:
-            if out.is_mount():
+            if os.path.ismount(out):
                 raise ExportError(
                     f"out = {out}: it is a mount point, which cannot be replaced; name a folder inside it"
                 )

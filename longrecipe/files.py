@@ -28,7 +28,7 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_of(path)
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -101,7 +101,7 @@ def locked(path: Path, doing: str, wait: bool = True) -> Iterator[None]:
         # A network disk without locks: two runs at a time may make the same files twice.
         log.warning("%s: this disk has no file locks; do not start two runs at the same time", path.parent)
     try:
-        owner.write_text(str(os.getpid()))
+        owner.write_text(str(os.getpid()), encoding="utf-8")
         yield
     finally:
         owner.unlink(missing_ok=True)
