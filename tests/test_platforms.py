@@ -10,8 +10,6 @@ from longrecipe.paths import PACKAGE
 # Modules and functions of Unix; `resource` may be imported inside a function that Windows does not call.
 MODULES = {"fcntl", "pwd", "grp", "termios", "resource"}
 FUNCTIONS = {"sysconf", "fork", "kill", "getuid", "geteuid", "uname", "statvfs", "sched_getaffinity", "mkfifo"}
-# os.kill(pid, 0), on POSIX only.
-GUARDED = {"textfiles.py": {"os.kill"}}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 TEXTS = [*SOURCES, Path(__file__).parent / "strip_progress.py"]
 
@@ -69,7 +67,7 @@ def _is(node, *names):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_module_needs_unix(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert unix_only(tree) <= GUARDED.get(str(path.relative_to(PACKAGE)), set())
+    assert not unix_only(tree)
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)

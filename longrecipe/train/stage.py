@@ -24,7 +24,7 @@ from longrecipe.train.divergence import check_trained, first_not_finite, warn_if
 from longrecipe.train.savings import check_installed
 from longrecipe.train.settings import Stage
 from longrecipe.train.sharding import whole_weights
-from longrecipe.train.trainer import Clock, n_readers, stage_trainer
+from longrecipe.train.trainer import Bar, Clock, n_readers, stage_trainer
 
 log = logging.getLogger(__name__)
 
@@ -172,8 +172,13 @@ def _trained(
         history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     else:
         trainer = stage_trainer(network, dataset, collator, stage, checkpoints, original)
-        trainer.add_callback(clock)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        bar = Bar(stage.name)
+        for callback in (clock, bar):
+            trainer.add_callback(callback)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            bar.close()
         history = trainer.state.log_history
     seconds = clock.seconds
     losses = [entry["loss"] for entry in history if "loss" in entry]

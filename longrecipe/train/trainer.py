@@ -51,9 +51,11 @@ class _Epoch(TrainerCallback):
         self.collator.epoch = int(state.epoch or 0)
 
 
-class _Bar(TrainerCallback):
+class Bar(TrainerCallback):
+    """A bar of optimizer steps. Trainer does not tell callbacks that training failed: whoever starts it calls close."""
+
     def __init__(self, name: str):
-        self.name = name
+        self.name, self.bar = name, None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.bar = tqdm(
@@ -64,7 +66,12 @@ class _Bar(TrainerCallback):
         self.bar.update()
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
+        self.close()
+
+    def close(self) -> None:
+        """Remove the bar, so that a message is not written behind it."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 class Clock(TrainerCallback):
@@ -176,7 +183,7 @@ def stage_trainer(
         report_to="none",
         **options,
     )
-    callbacks = [_Epoch(collator), _Bar(stage.name), StopAtNonFinite(stage)]
+    callbacks = [_Epoch(collator), StopAtNonFinite(stage)]
     # After the arguments, which join the processes.
     context = make_context(parts) if parts > 1 else None
     if context:
