@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import secrets
 import signal
 import sys
 import time
@@ -54,8 +55,8 @@ def run(
     timeout: float = TIMEOUT,
 ) -> Exit:
     """Do one of `disturbed.WORK` in a place; checks_disk: whether it may refuse a small disk before it starts."""
-    report = place.folder / "report.json"
-    report.unlink(missing_ok=True)
+    # Runs may share a place.
+    report = place.folder / f"report-{secrets.token_hex(4)}.json"
     process = context.Process(target=_child, args=(place, work, fault, checks_disk, report))
     start = time.monotonic()
     process.start()
