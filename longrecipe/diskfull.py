@@ -42,7 +42,7 @@ def full_disk_reported(written_to: Callable[[], Mapping[Path, str]], need: Calla
         folder = _folder_of(error, list(folders))
         other = f", or {folders[folder]}" if folder in folders else ""
         raise DiskFullError(
-            f"the disk of {folder} is full: {_size(_free(folder))} are free there, and the run writes up to "
+            f"the disk of {folder} is full: {_size(free_bytes(folder))} are free there, and the run writes up to "
             f"{_size(need())} in all (modelled). Free some space{other}; the same command resumes."
         ) from error
 
@@ -51,7 +51,7 @@ def _is_full_disk(error: BaseException, folders: list[Path], need: Callable[[], 
     for each in _chain(error):
         if (isinstance(each, OSError) and each.errno in _CODES) or _SAYS.search(str(each)):
             return True
-        if _MAY_SAY.search(str(each)) and min(map(_free, folders)) < max(_LITTLE, need()):
+        if _MAY_SAY.search(str(each)) and min(map(free_bytes, folders)) < max(_LITTLE, need()):
             return True
     return False
 
@@ -70,10 +70,11 @@ def _folder_of(error: BaseException, folders: list[Path]) -> Path:
         if isinstance(name, str):
             inside = [folder for folder in folders if Path(name).is_relative_to(folder)]
             return max(inside, key=lambda folder: len(folder.parts), default=Path(name).parent)
-    return min(folders, key=_free)
+    return min(folders, key=free_bytes)
 
 
-def _free(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
+    """Bytes that are free on the disk of a folder, which may not be there yet."""
     return shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
 
 

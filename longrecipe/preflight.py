@@ -4,22 +4,20 @@ A run of a 7B model takes a day, so a problem must end it here and not late, wit
 """
 
 import logging
-import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from longrecipe import cost, evaluate, models, train
+from longrecipe import evaluate, models, train
 from longrecipe.checkpoint import Checkpoint, few, load_tensor, read_checkpoint
 from longrecipe.corpus import reference_texts
-from longrecipe.diskfull import full_disk_reported
 from longrecipe.errors import reason
 from longrecipe.evaluate.tasks import needles, passkey
-from longrecipe.export import check_out, out_folder
+from longrecipe.export import check_out
 from longrecipe.files import check_writable
 from longrecipe.loss import fuse_loss, logit_changes
 from longrecipe.material import Material, check_text
@@ -28,6 +26,7 @@ from longrecipe.params import Params
 from longrecipe.paths import cache_dir, check_pointer
 from longrecipe.positions import method as method_of
 from longrecipe.rope import extend_config
+from longrecipe.rundisk import check_disk
 from longrecipe.setup import check_days, setup_of
 from longrecipe.train import attention_of, check_installed
 
@@ -221,38 +220,6 @@ def load_tokenizer(p: Params, config: PreTrainedConfig) -> PreTrainedTokenizerBa
     return tokenizer
 
 
-def check_disk(p: Params, config: PreTrainedConfig) -> None:
-    """Raise ValueError if a run writes more than the disk of the cache has free (modelled by `cost.disk_bytes`)."""
-    need, folder = disk_need(p, config), cache_dir()
-    free = shutil.disk_usage(_existing(folder)).free
-    if need > free:
-        raise ValueError(
-            f"the run writes about {need / cost.GB:.1f} GB to {folder} (modelled: stages, checkpoints, samples and the "
-            f"export), and {free / cost.GB:.1f} GB are free there: free some, or set $LONGRECIPE_CACHE to another disk."
-        )
-
-
-def run_disk_reported(p: Params) -> AbstractContextManager[None]:
-    """A context in which a full disk is reported as `diskfull.DiskFullError`, with what the run writes at most."""
-
-    def written_to() -> dict[Path, str]:
-        return {
-            cache_dir(): "move the folder to another disk and set LONGRECIPE_CACHE to it",
-            out_folder(p).parent: "name a folder on another disk (--out FOLDER, or the settings key out)",
-        }
-
-    return full_disk_reported(written_to, lambda: disk_need(p, models.config_of(p.source, p.scale)))
-
-
-def disk_need(p: Params, config: PreTrainedConfig) -> float:
-    """Bytes that a run writes at most; the text counts if text_tokens says how much it is."""
-    short = p.replay_steps * p.replay_batch_size * p.short_length
-    probe = p.probe_steps * p.probe_batch_size * (p.probe_length or p.probe_window)
-    rows = p.n_documents * p.train_length + probe + short
-    text = (p.text_tokens or 0) * (1 + bool(p.replay_text)) if p.text else 0
-    return cost.disk_bytes(config, setup_of(p), n_row_tokens=rows, n_text_tokens=text)
-
-
 def check_facts(p: Params, wording: evaluate.Wording) -> None:
     """Raise ValueError if the facts that are asked for do not fit into the shortest document to measure."""
     length, rng = p.measured_lengths[0], np.random.default_rng(0)
@@ -290,10 +257,6 @@ def check_amount(material: Material) -> None:
 def english_wording(tokenizer: PreTrainedTokenizerBase) -> evaluate.Wording:
     """The wording of the tasks with words of the English that every Python carries, for text in any language."""
     return evaluate.sentences(tokenizer, "\n".join(reference_texts()))
-
-
-def _existing(folder: Path) -> Path:
-    return next(each for each in (folder, *folder.parents) if each.exists())
 
 
 def analyses(p: Params) -> bool:

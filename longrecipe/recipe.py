@@ -22,19 +22,9 @@ from longrecipe.params import Params, changed
 from longrecipe.paths import cache_dir, results_dir
 from longrecipe.positions import METHODS, Method
 from longrecipe.processes import is_main, made_once
+from longrecipe.rundisk import reports_full_disk, run_disk_reported
 from longrecipe.sentences import SentenceEnds
 from longrecipe.setup import rows_at_once, setup_of
-
-
-def _reports_full_disk(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of a Recipe that raises DiskFullError if a disk is full."""
-
-    @functools.wraps(method)
-    def with_report(self: "Recipe", *args: Any, **kwargs: Any) -> Any:
-        with preflight.run_disk_reported(self.params):
-            return method(self, *args, **kwargs)
-
-    return with_report
 
 
 @dataclass(frozen=True)
@@ -78,7 +68,7 @@ class Recipe:
             return tokens.types_by_pos(self.tokenizer, self.params.tagger)
         return {"class": tokens.types_by_class, "token": tokens.types_by_token}[by](self.tokenizer)
 
-    @_reports_full_disk
+    @reports_full_disk
     def probe(self) -> train.Trained:
         """Train H': the base on a little text, to the probe window; shorter samples (probe_length) skip positions.
 
@@ -95,7 +85,7 @@ class Recipe:
             self.folder("analysis") / "probe",
         )
 
-    @_reports_full_disk
+    @reports_full_disk
     def scored(self, score: str | None = None) -> list[tokens.Scored]:
         """Documents of text with every token's score under H and H', kept in the run's folder.
 
@@ -145,7 +135,7 @@ class Recipe:
         rows, collator = list(samples.rows_of(self.shown(min(count, n_documents or count)))), self.collator()
         return [collator.positions(rows[key % len(rows)] | {"key": key}) for key in range(count)]
 
-    @_reports_full_disk
+    @reports_full_disk
     def stage_one_set(self, analysis: tokens.Analysis | None) -> Dataset:
         """The stage-1 set, stored: from each document of T tokens the n tokens that the method trains on."""
         return self._stored("extend", "stage_one", lambda: self.material.long_rows(*self._anchors(analysis)))
@@ -154,14 +144,14 @@ class Recipe:
         """What makes batches of this run's samples: stream 0 draws the positions of stage 1, stream 1 of replay."""
         return samples.Collator(self.method, self.params.target_length, seed=2 * self.params.seed + stream)
 
-    @_reports_full_disk
+    @reports_full_disk
     def extend(self, dataset: Dataset) -> train.Trained:
         """Stage 1, extension: train the model with raised RoPE base on the stage-1 set, at the method's positions."""
         p = self.params
         stage = self._stage("extend", p.extend_steps, p.extend_batch_size, p.extend_learning_rate, p.extend_schedule)
         return train.run_stage(self.raised, dataset, self.collator(0), stage, self.folder("extend") / "extend")
 
-    @_reports_full_disk
+    @reports_full_disk
     def replay(self, extended: train.Trained, analysis: tokens.Analysis | None) -> train.Trained:
         """Stage 2, replay: short general text at a decaying rate.
 
@@ -176,7 +166,7 @@ class Recipe:
         start = functools.partial(self._trained, extended)
         return train.run_stage(start, dataset, self.collator(1), stage, folder, original=self.base)
 
-    @_reports_full_disk
+    @reports_full_disk
     def merge(self, replayed: train.Trained) -> PreTrainedModel:
         """Stage 3, merge: merge_weight * original + (1 - merge_weight) * replayed, in the extended configuration.
 
@@ -193,7 +183,7 @@ class Recipe:
             raise ValueError(f"{folder} is damaged ({problem}): delete it, and the same command merges again.")
         return models.load(folder)
 
-    @_reports_full_disk
+    @reports_full_disk
     def export(self, replayed: train.Trained, numbers: Mapping[str, Mapping] | None = None) -> Path:
         """Write the merged model for every reader, in the base's dtype, to the folder that `export.check_out` gives.
 
@@ -305,7 +295,7 @@ def prepare(params: Params, analysis_only: bool = False, saves_results: bool = T
     else:
         config = preflight.check(params)
     tokenizer = preflight.load_tokenizer(params, config)
-    with preflight.run_disk_reported(params):
+    with run_disk_reported(params):
         material = load_material(params, tokenizer)
     if not analysis_only:
         check_held_out(material)

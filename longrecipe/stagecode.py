@@ -12,7 +12,7 @@ _ANALYSIS = (
     "longrecipe.recipe:Recipe.probe",
     "longrecipe.recipe:Recipe.scored",
     # It only words errors.
-    "-longrecipe.recipe:_reports_full_disk",
+    "-longrecipe.rundisk:reports_full_disk",
 )
 _EXTEND = (*_ANALYSIS, *(f"longrecipe.recipe:Recipe.{name}" for name in ("analyse", "stage_one_set", "extend")))
 # The functions that make a stage; what they use counts, and nothing else.

@@ -167,7 +167,7 @@ def test_every_function_that_a_run_executes_is_in_the_hash(tmp_path, monkeypatch
         run.replay(run.extend(run.stage_one_set(analysis)), analysis)
     finally:
         sys.setprofile(None)
-    known = closure(*CODE["replay"]) | closure("longrecipe.recipe:_reports_full_disk")
+    known = closure(*CODE["replay"]) | closure("longrecipe.rundisk:reports_full_disk")
     missed = set()
     for file, name in called:
         module = ".".join(Path(file).relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")

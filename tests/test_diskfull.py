@@ -50,16 +50,16 @@ def test_the_folder_is_that_of_the_file_which_could_not_be_written(tmp_path):
 
 def test_without_a_file_the_folder_is_the_one_with_least_space(tmp_path, monkeypatch):
     free = {tmp_path / "cache": 5000, tmp_path / "out": 10**9}
-    monkeypatch.setattr(diskfull, "_free", lambda folder: free.get(folder, 10**10))
+    monkeypatch.setattr(diskfull, "free_bytes", lambda folder: free.get(folder, 10**10))
     with pytest.raises(DiskFullError, match="cache is full: 5 kB are free there"):
         raised(RAISED["safetensors"], dict.fromkeys(free, "x"))
 
 
 def test_errors_of_torch_count_only_if_the_disk_is_full(tmp_path, monkeypatch):
-    monkeypatch.setattr(diskfull, "_free", lambda folder: 10**10)
+    monkeypatch.setattr(diskfull, "free_bytes", lambda folder: 10**10)
     with pytest.raises(RuntimeError, match="unexpected pos"):
         raised(TORCH, {tmp_path: "x"})
-    monkeypatch.setattr(diskfull, "_free", lambda folder: 10**6)
+    monkeypatch.setattr(diskfull, "free_bytes", lambda folder: 10**6)
     with pytest.raises(DiskFullError):
         raised(TORCH, {tmp_path: "x"})
 

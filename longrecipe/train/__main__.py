@@ -13,7 +13,7 @@ import psutil
 import torch
 import transformers
 
-from longrecipe import cost, params, preflight, recipe
+from longrecipe import cost, params, preflight, recipe, rundisk
 from longrecipe.command import messages
 from longrecipe.cost import GB
 from longrecipe.processes import is_main, n_processes
@@ -67,7 +67,7 @@ def _check(p: params.Params, gpu_gb: float | None, host_gb: float | None) -> str
     return (
         f"modelled: {sizes['peak']:.1f} GB on a GPU ({there}), {sizes['host']:.1f} GB of the host's; stage 1: "
         f"{n_tokens / 1e6:,.0f}M tokens in samples of {p.train_length:,}, {flops:.2e} FLOPs; "
-        f"{preflight.disk_need(p, config) / GB:,.1f} GB on disk"
+        f"{rundisk.disk_need(p, config) / GB:,.1f} GB on disk"
     )
 
 
