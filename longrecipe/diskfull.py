@@ -66,7 +66,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _folder_of(error: BaseException, folders: list[Path]) -> Path:
     """The folder whose disk is full, by the file that the error names, else by what is free."""
     for each in _chain(error):
-        name = getattr(each, "filename", None)
+        # A copy that fails names its source first.
+        name = getattr(each, "filename2", None) or getattr(each, "filename", None)
         if isinstance(name, str):
             inside = [folder for folder in folders if Path(name).is_relative_to(folder)]
             return max(inside, key=lambda folder: len(folder.parts), default=Path(name).parent)

@@ -39,9 +39,13 @@ def test_full_disk_is_recognised_in_a_cause(tmp_path):
         raised(error, {tmp_path: "x"})
 
 
-def test_the_folder_is_that_of_the_file_which_could_not_be_written(tmp_path):
+@pytest.mark.parametrize("source", [None, "/elsewhere/tokenizer.json"], ids=["written", "copied"])
+def test_the_folder_is_that_of_the_file_which_could_not_be_written(source, tmp_path):
     inner = tmp_path / "exports"
-    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(inner / "a" / "model.safetensors"))
+    names = [str(inner / "a" / "tokenizer.json")]
+    if source:
+        names = [source, None, *names]
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *names)
     with pytest.raises(DiskFullError) as found:
         raised(error, {tmp_path: "move the cache", inner: "use --out"})
     assert f"the disk of {inner} is full" in str(found.value)
