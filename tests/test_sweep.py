@@ -219,7 +219,7 @@ def test_two_sweeps_at_a_time_are_refused(quick, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["ablation", "-p", "ratio", "2"], "ratio = 2"),
+        (["ablation", "-p", "ratio", "2"], "ratio = '2'"),
         (["ablation", "-p", "method", "pose"], "-p method: the grid sets it"),
         (["methods", "--models", "gpt9"], "model = 'gpt9' has no params file"),
     ],
