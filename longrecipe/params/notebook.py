@@ -33,8 +33,8 @@ def given_in(namespace: Mapping[str, Any], allowed: Collection[str]) -> dict[str
 
     IPython keeps the code of the cells that ran (`In`). The cell that papermill adds starts with `# Parameters`.
     The parameters cell is the latest one that assigns `model` and at least two more of the allowed names. If it sets a
-    part of what an earlier one set, the others count with the values that they still have. A namespace without that
-    history, or in which no cell assigned `model`, gives all its plain values.
+    part of what an earlier one set, the others count with the values that they still have. If no cell of that history
+    assigned `model`, as under nbval, the allowed names count; a namespace without it gives all its plain values.
     None in the parameters cell means that nothing is given, and the name is left out; None that papermill sets for
     another name is null. allowed: names that the caller knows; others are returned too, for the caller to refuse.
     Raises ParamsError if model is not set, and OSError if results/, to which every notebook writes, cannot be written.
@@ -44,7 +44,9 @@ def given_in(namespace: Mapping[str, Any], allowed: Collection[str]) -> dict[str
     cells = [code for code in history if isinstance(code, str)] if isinstance(history, list) else []
     names, injected = _names(cells, set(allowed))
     if not names:
-        names, injected = [name for name, value in namespace.items() if _is_plain(name, value)], []
+        # nbval keeps no history of cells: then only names count that the caller knows.
+        known = set(allowed) if isinstance(history, list) else namespace.keys()
+        names, injected = [name for name, value in namespace.items() if _is_plain(name, value) and name in known], []
     found = {name: namespace[name] for name in dict.fromkeys([*names, *injected]) if name in namespace}
     settings = {name: value for name, value in found.items() if value is not None or name not in names}
     if settings.get("model") is None:
