@@ -92,7 +92,8 @@ def locked(path: Path, doing: str, wait: bool = True) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        process = f"process {_read(owner)}" if _read(owner) else "another process"
+        number = _read(owner)
+        process = f"process {number}" if number else "another process"
         if not wait:
             raise BusyError(f"{process} {doing} ({path}): wait for it, or stop it.") from None
         log.warning("%s %s (%s): waiting until it has finished", process, doing, path)

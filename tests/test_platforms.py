@@ -1,4 +1,4 @@
-"""What would keep the mini scale from running on Windows or macOS, found in the sources."""
+"""Finds code that does not run on Windows or macOS at scale mini, in the sources."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Settings of notebook 00, which shows a mini model and can make it anew."""
+"""Settings of notebook 00, which shows a mini model and can train it again."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +14,12 @@ from longrecipe.paths import cache_dir, user_path
 
 
 class MiniParams(BaseModel):
-    """Which mini model notebook 00 shows, and whether it makes it anew."""
+    """Which mini model notebook 00 shows, and whether it is trained again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
     model: str = Field(min_length=1, description=f"{', '.join(ARCHITECTURES)}; or a folder of one, without retrain")
-    retrain: bool = Field(False, description="make the model anew, from random weights")
+    retrain: bool = Field(False, description="train the model again, from random weights")
     seed: int = Field(0, ge=0, lt=2**31, strict=True, description="of the retraining")
     out_dir: str | None = Field(None, min_length=1, description="of a retrained model; None: cache/mini/<model>")
 
@@ -35,7 +35,7 @@ class MiniParams(BaseModel):
 
     @property
     def folder(self) -> Path:
-        """Where the model is, or will be if it is made anew. Raises FileNotFoundError if there is no such model."""
+        """Where the model is, or will be if it is trained again. Raises FileNotFoundError if there is no such model."""
         if not self.retrain:
             return folder_of(self.model)
         return user_path(self.out_dir) if self.out_dir else cache_dir() / "mini" / self.model

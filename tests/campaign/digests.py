@@ -13,7 +13,7 @@ from campaign.disturbed import Place
 
 # What differs between two runs that are equal otherwise.
 _CHANGES = {"seconds", "training_seconds", "git_commit", "out"}
-# Made by every run anew, or of no meaning to one.
+# Every run makes these again, or does not read them.
 _IGNORED = {"seconds.json", "trainer_state.json", "training_args.bin", "CACHEDIR.TAG"}
 # Figures of equal numbers differ in what their writer adds; locks hold nothing.
 _IGNORED_KINDS = {".png", ".svg", ".pdf", ".lock", ".owner"}
