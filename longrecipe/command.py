@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import torch
 
 from longrecipe import cost
-from longrecipe.attention import SkippedPositionsError
-from longrecipe.files import BusyError
+from longrecipe.system.files import BusyError
+from longrecipe.train.guard import SkippedPositionsError
 
 # Any other error, such as a RuntimeError of PyTorch, keeps its traceback.
 FIXABLE = (ValueError, OSError, ImportError, MemoryError, BusyError, cost.DoesNotFitError, SkippedPositionsError)

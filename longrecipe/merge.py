@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig
 
-from longrecipe.checkpoint import (
+from longrecipe.models.checkpoint import (
     INDEX,
     SINGLE,
     WEIGHTS,
@@ -23,8 +23,8 @@ from longrecipe.checkpoint import (
     read_checkpoint,
     read_index,
 )
-from longrecipe.files import new_folder
-from longrecipe.formats import share
+from longrecipe.models.formats import share
+from longrecipe.system.files import new_folder
 
 HEAD = "lm_head.weight"
 RULES = ("uniform", "spare_qk")

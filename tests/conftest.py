@@ -8,11 +8,11 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from longrecipe import corpus as corpora
-from longrecipe import samples
+from longrecipe.data import corpus as corpora
+from longrecipe.data import samples
+from longrecipe.data.facts import fact_format
 from longrecipe.evaluate import planted, sentences
-from longrecipe.facts import fact_format
-from longrecipe.models import load_tokenizer
+from longrecipe.models.loading import load_tokenizer
 
 # Machines are shared and slow at times; a property is right or wrong at any speed.
 settings.register_profile("longrecipe", deadline=None)

@@ -27,9 +27,10 @@ from transformers import (
     StableLmConfig,
 )
 
-from longrecipe import models, params
-from longrecipe.formats import tidy
-from longrecipe.params import Params
+from longrecipe import models
+from longrecipe import settings as params
+from longrecipe.models.formats import tidy
+from longrecipe.settings import Params
 
 WINDOW, TARGET, VOCABULARY = 64, 512, 320
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -14,7 +14,7 @@ from transformers import (
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from longrecipe.attention import (
+from longrecipe.train.guard import (
     SkippedPositionsError,
     check_skipped_positions,
     skipping_positions,

@@ -2,9 +2,9 @@
 
 import yaml
 
-from longrecipe import models, params
-from longrecipe.card import NOT_MEASURED, Origin, card, display_name, origin
-from longrecipe.rope import extend_config
+from longrecipe import models, settings
+from longrecipe.models.rope import extend_config
+from longrecipe.recipe.card import NOT_MEASURED, Origin, card, display_name, origin
 
 TEXTS = {"text": "abc", "replay text": "def"}
 
@@ -14,7 +14,7 @@ OWN = Origin("my-model", None, {}, "float16", "LlamaForCausalLM")
 
 
 def made(numbers=None, base=LLAMA, **changes):
-    p = params.load("llama3", "paper", **changes)
+    p = settings.load("llama3", "paper", **changes)
     return card(p, extend_config(models.config_of("llama3", "paper"), p.target_length), TEXTS, base, numbers)
 
 
@@ -34,22 +34,22 @@ def test_it_names_the_base_and_the_recipe():
 
 
 def test_models_of_the_kit_are_known_by_their_hub_id(tmp_path):
-    shipped = origin(params.load("llama3"), models.folder_of("llama3"))
+    shipped = origin(settings.load("llama3"), models.folder_of("llama3"))
     assert shipped == Origin("llama3", None, {"license": "apache-2.0"}, "float16", "LlamaForCausalLM")
     # Whatever its folder holds, the name stands for this model.
-    small = origin(params.load("smollm2", "small"), models.folder_of("llama3"))
+    small = origin(settings.load("smollm2", "small"), models.folder_of("llama3"))
     assert small.hub_id == small.name == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    hub = origin(params.load("llama3", "paper", weights="me/own-1.5B"), models.folder_of("llama3"))
+    hub = origin(settings.load("llama3", "paper", weights="me/own-1.5B"), models.folder_of("llama3"))
     assert hub.hub_id == hub.name == "me/own-1.5B"
     assert "base_model: me/own-1.5B" in made(base=hub, weights="me/own-1.5B")
 
 
 def test_a_model_of_ones_own_is_not_called_by_the_name_of_a_params_file():
-    assert display_name(params.load("smollm2", "small")) == "smollm2"
+    assert display_name(settings.load("smollm2", "small")) == "smollm2"
     for weights in ("/models/their model/", "me/their model"):
-        assert display_name(params.load("smollm2", "small", weights=weights)) == "their model"
-    assert display_name(params.load("smollm2", "small", weights="me/own-1.5B")) == "own-1.5B"
-    named = params.load("smollm2", "small", weights="/models/base").model_copy(update={"model": "mine"})
+        assert display_name(settings.load("smollm2", "small", weights=weights)) == "their model"
+    assert display_name(settings.load("smollm2", "small", weights="me/own-1.5B")) == "own-1.5B"
+    named = settings.load("smollm2", "small", weights="/models/base").model_copy(update={"model": "mine"})
     assert display_name(named) == "mine"
 
 

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from longrecipe import models
-from longrecipe.check_export import check_export
+from longrecipe.recipe.check_export import check_export
 
 PROMPT = "The import statement finds a module.\n\nIt binds it to a name."
 

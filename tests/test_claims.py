@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longrecipe.results import claims
-from longrecipe.results.tables import GENERAL
+from longrecipe.experiments import claims
+from longrecipe.experiments.tables import GENERAL
 
 SEEDS = 4
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from longrecipe import params, recipe
-from longrecipe.codehash import closure, code_hash
-from longrecipe.paths import PACKAGE
-from longrecipe.stagecode import CODE
+from longrecipe import recipe, settings
+from longrecipe.recipe.cache import CODE
+from longrecipe.system.codehash import closure, code_hash
+from longrecipe.system.paths import PACKAGE
 
 
 def package_of(folder, **sources):
@@ -128,12 +128,12 @@ def test_comments_and_docstrings_of_the_package_keep_all_caches(copied, tmp_path
         ("evaluate/reader.py", '"medium"', '"high"', {"analysis", "extend", "replay"}),
         ("positions/transforms.py", "def longrecipe(", "SEED = 1\n\n\ndef longrecipe(", set()),
         ("train/trainer.py", "adam_beta2=0.98", "adam_beta2=0.99", {"analysis", "extend", "replay"}),
-        ("params/settings.py", "int(self.ratio * self.target_length)", "round(self.ratio)", {"extend", "replay"}),
+        ("settings/schema.py", "int(self.ratio * self.target_length)", "round(self.ratio)", {"extend", "replay"}),
         ("merge.py", "torch.lerp(tuned.to(wide), original.to(wide), weight)", "tuned", {"merge"}),
         ("tokens/ranking.py", "ANCHOR_RULES = ", "ANCHOR_RULES = () + ", {"extend", "replay"}),
         ("plots/style.py", "0.25", "0.3", set()),
-        ("card.py", "def card(", "def card_(", set()),
-        ("evaluate/general.py", "math.exp(", "math.exp(1 + ", set()),
+        ("recipe/card.py", "def card(", "def card_(", set()),
+        ("evaluate/perplexity.py", "math.exp(", "math.exp(1 + ", set()),
     ],
 )
 def test_stages_go_by_the_code_they_use(tmp_path, copied, module, before, after, stages):
@@ -152,7 +152,7 @@ def test_every_function_that_a_run_executes_is_in_the_hash(tmp_path, monkeypatch
     monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LONGRECIPE_ROOT", str(tmp_path))
     (tmp_path / "params").symlink_to(PACKAGE.parent / "params")
-    p = params.load("llama3", **SHORT)
+    p = settings.load("llama3", **SHORT)
     run = recipe.prepare(p, saves_results=False)
     called: set[tuple[str, str]] = set()
 
@@ -167,7 +167,7 @@ def test_every_function_that_a_run_executes_is_in_the_hash(tmp_path, monkeypatch
         run.replay(run.extend(run.stage_one_set(analysis)), analysis)
     finally:
         sys.setprofile(None)
-    known = closure(*CODE["replay"]) | closure("longrecipe.rundisk:reports_full_disk")
+    known = closure(*CODE["replay"]) | closure("longrecipe.recipe.disk:reports_full_disk")
     missed = set()
     for file, name in called:
         module = ".".join(Path(file).relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")

@@ -10,11 +10,11 @@ import torch
 from limits import TIMEOUT
 
 from longrecipe import command
-from longrecipe.attention import SkippedPositionsError
 from longrecipe.cost import DoesNotFitError
-from longrecipe.files import BusyError
-from longrecipe.params import ParamsError
-from longrecipe.paths import PACKAGE
+from longrecipe.settings import ParamsError
+from longrecipe.system.files import BusyError
+from longrecipe.system.paths import PACKAGE
+from longrecipe.train.guard import SkippedPositionsError
 
 PARSER = argparse.ArgumentParser(prog="python -m longrecipe.train")
 

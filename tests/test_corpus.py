@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import longrecipe.corpus as module
-from longrecipe.corpus import (
+import longrecipe.data.corpus as module
+from longrecipe.data.corpus import (
     SELECTIONS,
     as_it_stands,
     excerpt,
@@ -16,8 +16,8 @@ from longrecipe.corpus import (
     select,
     stretches,
 )
-from longrecipe.facts import document
-from longrecipe.sentences import SentenceEnds, sentence_ends, sentence_lengths
+from longrecipe.data.facts import document
+from longrecipe.data.sentences import SentenceEnds, sentence_ends, sentence_lengths
 from longrecipe.tokens import types_by_class
 
 N_IDS, END, ANCHOR = 12, 9, 5

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
 
 from longrecipe import cost, models
-from longrecipe.cost import Setup, flops_per_token, training_flops, training_memory
+from longrecipe.cost import flops_per_token, training_flops, training_memory
+from longrecipe.settings import Setup
 
 SHAPE = {
     "vocab_size": 96,

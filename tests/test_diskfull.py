@@ -4,8 +4,8 @@ import os
 import pytest
 from safetensors import SafetensorError
 
-from longrecipe import diskfull
-from longrecipe.diskfull import DiskFullError, full_disk_reported
+from longrecipe.system import diskfull
+from longrecipe.system.diskfull import DiskFullError, full_disk_reported
 
 RAISED = {
     "ENOSPC": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),

@@ -18,12 +18,11 @@ from longrecipe.evaluate import (
     Reader,
     Report,
     copying,
-    general,
     paired,
     perplexity,
     planted,
     report,
-    suite,
+    scoring,
     to_read,
 )
 
@@ -108,7 +107,7 @@ def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(tiny, r
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 16_384])
 def test_perplexity_is_over_all_whole_windows(tiny, rng, monkeypatch, batch_tokens):
-    monkeypatch.setattr(general, "BATCH_TOKENS", batch_tokens)
+    monkeypatch.setattr(sys.modules["longrecipe.evaluate.perplexity"], "BATCH_TOKENS", batch_tokens)
     ids = rng.integers(0, 1024, size=7 * 16 + 5)
     with torch.inference_mode():
         windows = torch.from_numpy(ids[: 7 * 16]).reshape(7, 16)
@@ -151,7 +150,7 @@ def say_it_again(row, i):
 @pytest.mark.parametrize("batch_tokens", [1, 80, 16_384])
 @pytest.mark.parametrize("length", [40, 41])
 def test_copying_is_one_for_who_copies(monkeypatch, rng, length, batch_tokens):
-    monkeypatch.setattr(general, "BATCH_TOKENS", batch_tokens)
+    monkeypatch.setattr(sys.modules["longrecipe.evaluate.perplexity"], "BATCH_TOKENS", batch_tokens)
     copier = Guesser(say_it_again)
     assert copying(copier, np.arange(100, 400), length, 5, rng) == (1.0, 0.0)
     assert len(copier.read) == 5
@@ -289,7 +288,7 @@ def test_every_model_reads_the_same_documents_and_keeps_its_mode(make_tiny, sour
             read.setdefault(id(network), []).append(ids)
             super().__init__(network, ids)
 
-    monkeypatch.setattr(suite, "Reader", Watched)
+    monkeypatch.setattr(scoring, "Reader", Watched)
     networks = make_tiny(0), make_tiny(1).train()
     for network in networks:
         report(network, source, words, [128, 192], n_documents=2, n_facts=2, seed=9, others=["common words"])

@@ -20,8 +20,8 @@ from longrecipe.evaluate import (
     needles,
     passkey,
     planted,
+    scoring,
     single,
-    suite,
     tracking,
 )
 
@@ -93,7 +93,7 @@ def make_oracle(wording, knows=lambda share: True, most=100):
 
 
 def asked_by(monkeypatch, reader, wording, make, source, length=500, count=6, seed=0):
-    monkeypatch.setattr(suite, "Reader", reader)
+    monkeypatch.setattr(scoring, "Reader", reader)
     return ask(None, wording, make, source, length, count, np.random.default_rng(seed))
 
 
@@ -118,7 +118,7 @@ def test_an_oracle_knows_everything_and_the_deaf_nothing(monkeypatch, wording, p
 
 @pytest.mark.parametrize("batch_tokens", [1, 1200, 100_000])
 def test_answers_are_booked_on_their_own_document_and_depth(monkeypatch, wording, prose, batch_tokens):
-    monkeypatch.setattr(suite, "BATCH_TOKENS", batch_tokens)
+    monkeypatch.setattr(scoring, "BATCH_TOKENS", batch_tokens)
     later = make_oracle(wording, lambda share: share >= 0.5)
     frame = asked_by(monkeypatch, later, wording, functools.partial(needles, n_keys=3), prose, count=11)
     # The text of a prompt is shorter than its length, which counts the conversation: depths are shares of the text.
@@ -213,7 +213,7 @@ def test_a_conversation_asks_the_questions_asked_alone(tiny, wording, prose, mon
             conversed.append((turns, n_tokens, close))
             return super().converse(turns, n_tokens, close)
 
-    monkeypatch.setattr(suite, "Reader", Watched)
+    monkeypatch.setattr(scoring, "Reader", Watched)
     ask(tiny, wording, needles, prose, 400, 2, np.random.default_rng(0))
     ((turns, n_tokens, close),) = conversed
     assert wording.decode(close) == wording.close
@@ -231,7 +231,7 @@ def test_a_conversation_fills_the_length_it_says(tiny, wording, prose, monkeypat
             seen.append(self.cache.get_seq_length())
             return out
 
-    monkeypatch.setattr(suite, "Reader", Measured)
+    monkeypatch.setattr(scoring, "Reader", Measured)
     ask(tiny, wording, functools.partial(needles, n_values=0), prose, 256, 2, np.random.default_rng(0))
     # The last token of the last answer is given, and never read.
     assert max(seen) == 256 - 1

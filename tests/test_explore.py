@@ -4,7 +4,7 @@ import ipywidgets
 import matplotlib.pyplot as plt
 import pytest
 
-from longrecipe import explore
+from longrecipe.plots import explore
 
 
 @pytest.fixture

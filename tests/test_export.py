@@ -15,13 +15,13 @@ from model_cases import KINDS, SPECIAL, TARGET, TEMPLATE, TEXT, WINDOW
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-import longrecipe.export as module
+import longrecipe.recipe.export as module
 from longrecipe import models
-from longrecipe.check_export import check_export
-from longrecipe.export import ExportError, check_out, export
 from longrecipe.merge import MergeError, merge
-from longrecipe.paths import mini_model_dir, root
-from longrecipe.rope import ntk_base
+from longrecipe.models.rope import ntk_base
+from longrecipe.recipe.check_export import check_export
+from longrecipe.recipe.export import ExportError, check_out, export
+from longrecipe.system.paths import mini_model_dir, root
 
 TEXTS = {"text": "abc"}
 

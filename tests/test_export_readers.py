@@ -16,8 +16,8 @@ from limits import TIMEOUT
 from model_cases import TARGET, TEXT
 
 from longrecipe import models
-from longrecipe.export import export
-from longrecipe.paths import mini_model_dir
+from longrecipe.recipe.export import export
+from longrecipe.system.paths import mini_model_dir
 
 pytestmark = pytest.mark.slow
 READER = "transformers==4.57.6"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longrecipe.facts import document, fact_format, hide, is_key, is_value, quiz, short_sample
+from longrecipe.data.facts import document, fact_format, hide, is_key, is_value, quiz, short_sample
 
 seeds = st.integers(0, 2**32 - 1)
 # The planted tokens are told from the text by being numbers, so any other ids serve as text.
@@ -76,7 +76,7 @@ def test_values_are_two_digit_numbers_after_a_blank():
 
 def test_a_tokenizer_without_whole_numbers_is_refused(monkeypatch):
     words = [f" {a}{b}word" for a in "abcdef" for b in "abcdef"]
-    monkeypatch.setattr("longrecipe.facts.token_strings", lambda tokenizer: [*words, " 10", " 11"])
+    monkeypatch.setattr("longrecipe.data.facts.token_strings", lambda tokenizer: [*words, " 10", " 11"])
     with pytest.raises(ValueError, match="36 one-token words and 2 one-token two-digit numbers"):
         fact_format(SimpleNamespace())
 

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from longrecipe import files
+from longrecipe.system import files
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from longrecipe.files import locked
+from longrecipe.system.files import locked
 with locked(Path(sys.argv[1]), "makes it"):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))

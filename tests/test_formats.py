@@ -9,10 +9,10 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, GPT2Config, LlamaConfig
 
 from longrecipe import models
-from longrecipe.files import read_json, write_json
-from longrecipe.formats import readable_config, readable_tokenizer, tidy
-from longrecipe.paths import mini_model_dir
-from longrecipe.rope import extend_config, rope_keys, rope_theta, rotated_share
+from longrecipe.models.formats import readable_config, readable_tokenizer, tidy
+from longrecipe.models.rope import extend_config, rope_keys, rope_theta, rotated_share
+from longrecipe.system.files import read_json, write_json
+from longrecipe.system.paths import mini_model_dir
 
 
 @pytest.mark.parametrize("kind", cases.KINDS)

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from longrecipe import hubtext, material, params
-from longrecipe.hubtext import PRESETS, HubText, is_hub_text, load_hub_text
-from longrecipe.models import load_tokenizer
-from longrecipe.paths import mini_model_dir
-from longrecipe.sentences import sentence_ends, sentence_lengths
+from longrecipe import settings
+from longrecipe.data import hubtext
+from longrecipe.data.hubtext import PRESETS, HubText, is_hub_text, load_hub_text
+from longrecipe.data.sentences import sentence_ends, sentence_lengths
+from longrecipe.models.loading import load_tokenizer
+from longrecipe.recipe import run_text
+from longrecipe.system.paths import mini_model_dir
 
 
 @pytest.fixture(autouse=True)
@@ -111,15 +113,15 @@ def test_what_is_taken_for_a_hub_id(name, is_hub):
 def test_a_run_takes_its_text_from_a_hub_and_a_folder_before_it(hub, tokenizer, tmp_path, monkeypatch):
     datasets, asked = hub
     datasets["own/long"] = [{"text": f"From the hub {i}."} for i in range(30)]
-    p = params.load("smollm2", "small", text="own/long", text_tokens=50)
+    p = settings.load("smollm2", "small", text="own/long", text_tokens=50)
     monkeypatch.chdir(tmp_path)
-    found = material.load_material(p, tokenizer)
+    found = run_text.load_material(p, tokenizer)
     assert "From the hub" in text_of(tokenizer, found.text.train) and len(asked) == 1
     assert found.general is found.text
     (tmp_path / "own" / "long").mkdir(parents=True)
     for i in range(3):
         (tmp_path / "own" / "long" / f"{i}.txt").write_text(f"From a file {i}.")
-    found = material.load_material(p, tokenizer)
+    found = run_text.load_material(p, tokenizer)
     assert "From a file" in text_of(tokenizer, found.text.train) and len(asked) == 1
 
 

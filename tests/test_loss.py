@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, CohereConfig, LlamaConfig
 
 from longrecipe import models
-from longrecipe.loss import chunked_cross_entropy, fuse_loss
+from longrecipe.train.loss import chunked_cross_entropy, fuse_loss
 
 
 def problem(n=70, width=12, vocabulary=50, dtype=torch.float32, asked=True):
@@ -125,7 +125,7 @@ def test_heads_of_another_kind_are_refused():
 
 PEAK = """
 import resource, sys, torch
-from longrecipe.loss import chunked_cross_entropy
+from longrecipe.train.loss import chunked_cross_entropy
 torch.set_num_threads(1)
 n, width, vocabulary = 4096, 16, 131072
 hidden, weight = torch.randn(n, width, requires_grad=True), torch.randn(vocabulary, width, requires_grad=True)

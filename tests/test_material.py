@@ -6,8 +6,10 @@ import cases
 import numpy as np
 import pytest
 
-from longrecipe import corpus, material, params
-from longrecipe.material import check_reach, check_text, load_material
+from longrecipe import settings
+from longrecipe.data import corpus
+from longrecipe.recipe import run_text
+from longrecipe.recipe.run_text import check_reach, check_text, load_material
 
 QUICK = {"window": 512, "target_length": 2048, "ratio": 0.25, "probe_window": 1024, "probe_length": 256}
 
@@ -29,7 +31,7 @@ def run_of(tmp_path, tokenizer):
 
     def make(kind, **changes):
         cases.write(tmp_path / kind, cases.TEXTS[kind]())
-        return load_material(params.load("smollm2", "small", text=kind, **QUICK | changes), tokenizer)
+        return load_material(settings.load("smollm2", "small", text=kind, **QUICK | changes), tokenizer)
 
     return make
 
@@ -48,7 +50,7 @@ def jumps(found, count=40):
 def same_length(found, n_tokens):
     """The material with the first n_tokens of its text."""
     text = corpus.Corpus(found.text.train[:n_tokens], found.text.held_out, found.text.sha256)
-    return material.Material(found.params, text, text, None, found.ends)
+    return run_text.Material(found.params, text, text, None, found.ends)
 
 
 @pytest.mark.parametrize("language", ["chinese", "japanese"])
@@ -67,7 +69,7 @@ def test_texts_of_equal_bytes_have_as_many_segments(language, tmp_path):
     tokenizer, found = cases.byt5(), []
     for kind in ("english", language):
         cases.write(tmp_path / kind, cases.TEXTS[kind]())
-        found.append(load_material(params.load("smollm2", "small", text=kind, **QUICK), tokenizer))
+        found.append(load_material(settings.load("smollm2", "small", text=kind, **QUICK), tokenizer))
     english, other = map(jumps, found)
     for one, of_english in zip(other, english, strict=True):
         assert 0.5 < one / of_english < 2
@@ -97,9 +99,9 @@ def test_text_with_sentence_ends_is_trained_on(kind, run_of, caplog):
 
 
 def test_the_mini_models_text_reaches_and_a_check_of_it_moves_no_draw():
-    from longrecipe.models import load_tokenizer
+    from longrecipe.models.loading import load_tokenizer
 
-    found = load_material(params.load("llama3"), load_tokenizer("llama3"))
+    found = load_material(settings.load("llama3"), load_tokenizer("llama3"))
     before = [sample.ids for sample in found.shown(2)]
     check_reach(found)
     for one, other in zip(before, found.shown(2), strict=True):
@@ -109,7 +111,7 @@ def test_the_mini_models_text_reaches_and_a_check_of_it_moves_no_draw():
 def test_some_samples_without_a_jump_are_reported(run_of, tmp_path, tokenizer, caplog):
     long, short = "river town boat " * 800, "It is a boat. " * 1600
     cases.write(tmp_path / "mixed", {f"{i}.txt": f"{i} " + (long if i % 4 == 0 else short) for i in range(12)})
-    found = load_material(params.load("smollm2", "small", text="mixed", **QUICK), tokenizer)
+    found = load_material(settings.load("smollm2", "small", text="mixed", **QUICK), tokenizer)
     with caplog.at_level(logging.WARNING, logger="longrecipe"):
         check_reach(found)
     assert "samples of 512 tokens are a single segment" in caplog.text and "train no long positions" in caplog.text
@@ -118,7 +120,7 @@ def test_some_samples_without_a_jump_are_reported(run_of, tmp_path, tokenizer, c
 def test_a_check_reads_the_text_and_the_text_for_replay(run_of, tmp_path, tokenizer):
     cases.write(tmp_path / "good", cases.books())
     cases.write(tmp_path / "bad", cases.TEXTS["latin1"]())
-    load = lambda **names: params.load("smollm2", "small", **QUICK | names)  # noqa: E731
+    load = lambda **names: settings.load("smollm2", "small", **QUICK | names)  # noqa: E731
     check_text(load(text="good"), tokenizer)
     check_text(load(), tokenizer)
     for names in ({"text": "bad"}, {"text": "good", "replay_text": "bad"}):
@@ -136,19 +138,19 @@ def test_a_check_reads_the_text_and_the_text_for_replay(run_of, tmp_path, tokeni
 def test_the_named_column_is_that_of_the_text_and_replay_may_have_the_usual_ones(run_of, tmp_path, tokenizer):
     cases.write(tmp_path / "own", {"a.jsonl": cases.lines([{"body": f"Body {i}."} for i in range(40)])})
     cases.write(tmp_path / "replay", cases.TEXTS["alpaca"]())
-    p = params.load("smollm2", "small", text="own", replay_text="replay", text_column="body", **QUICK)
+    p = settings.load("smollm2", "small", text="own", replay_text="replay", text_column="body", **QUICK)
     check_text(p, tokenizer)
     found = load_material(p, tokenizer)
     assert "Body 7." in tokenizer.decode(found.text.train.astype(np.int64))
     assert "Summarise 7" in tokenizer.decode(found.general.train.astype(np.int64))
-    wrong = params.changed(p, text_column="page")
+    wrong = settings.changed(p, text_column="page")
     for read in (check_text, load_material):
         with pytest.raises(ValueError, match=r"text_column = 'page': .*own/a.jsonl has no such column; there are body"):
             read(wrong, tokenizer)
 
 
 def test_embedded_english_has_the_ids_it_always_had():
-    from longrecipe.models import load_tokenizer
+    from longrecipe.models.loading import load_tokenizer
 
     mini = load_tokenizer("llama3")
     for planted in (True, False):

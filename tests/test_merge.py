@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import longrecipe.merge as module
 from longrecipe.merge import MergeError, check_rule, interpolate, merge, merge_weights, read_checkpoint
-from longrecipe.rope import extend_config
+from longrecipe.models.rope import extend_config
 
 weights = st.floats(0, 1)
 dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])

@@ -8,8 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from longrecipe import models
-from longrecipe.attention import check_skipped_positions
-from longrecipe.models import (
+from longrecipe.models.loading import (
     ARCHITECTURES,
     HUB,
     VOCABULARY,
@@ -21,8 +20,9 @@ from longrecipe.models import (
     new_mini,
     save,
 )
-from longrecipe.paths import mini_model_dir
-from longrecipe.rope import head_dim, ntk_base, rope_theta, wavelengths
+from longrecipe.models.rope import head_dim, ntk_base, rope_theta, wavelengths
+from longrecipe.system.paths import mini_model_dir
+from longrecipe.train.guard import check_skipped_positions
 
 every_architecture = pytest.mark.parametrize("model", ARCHITECTURES)
 

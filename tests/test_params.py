@@ -14,9 +14,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from pydantic import ValidationError
 from traitlets.config import Config
 
-from longrecipe.corpus import SELECTIONS
-from longrecipe.models import save
-from longrecipe.params import (
+from longrecipe.data.corpus import SELECTIONS
+from longrecipe.models.loading import save
+from longrecipe.positions import METHODS
+from longrecipe.settings import (
     SCALES,
     Params,
     ParamsError,
@@ -27,7 +28,6 @@ from longrecipe.params import (
     given_settings,
     load,
 )
-from longrecipe.positions import METHODS
 from longrecipe.tokens import SCORES, TYPES
 from longrecipe.tokens.ranking import ANCHOR_RULES
 
@@ -548,7 +548,8 @@ def test_any_settings_give_params_or_a_params_error(values):
 PARAMETERS = "model = 'llama3'  # a model\nscale = 'mini'\nmethod = None\nseed = None\n"
 FIRST = """import numpy as np
 from pathlib import Path
-from longrecipe import facts, params
+from longrecipe import settings as params
+from longrecipe.data import facts
 P = params.from_notebook(globals())"""
 
 
@@ -603,7 +604,7 @@ def test_a_kernel_that_has_run_another_notebook_gives_this_ones_settings(shell):
 
 
 def test_a_misspelt_name_in_the_parameters_cell_is_refused_until_it_is_corrected(shell):
-    shell(PARAMETERS, "from longrecipe import params")
+    shell(PARAMETERS, "from longrecipe import settings")
     with pytest.raises(ParamsError, match=r"'traget_length'\. Did you mean 'target_length'"):
         from_notebook(shell(f"{PARAMETERS}traget_length = 512"))
     assert from_notebook(shell(f"{PARAMETERS}target_length = 512")).target_length == 512

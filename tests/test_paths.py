@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from longrecipe import paths
+from longrecipe.system import paths
 
 PROJECT = '[project]\nname = "{}"\n'
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from longrecipe.paths import PACKAGE
+from longrecipe.system.paths import PACKAGE
 
 # Modules and functions of Unix; `resource` may be imported inside a function that Windows does not call.
 MODULES = {"fcntl", "pwd", "grp", "termios", "resource"}

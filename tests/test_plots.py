@@ -7,9 +7,12 @@ import pandas as pd
 import pytest
 
 from longrecipe import plots
+from longrecipe.cost import question
 from longrecipe.evaluate import Report
+from longrecipe.experiments import table4 as resources
+from longrecipe.experiments import table4_claims as resource_claims
+from longrecipe.experiments import tables
 from longrecipe.positions import METHODS
-from longrecipe.results import question, resource_claims, resources, tables
 from longrecipe.tokens import Kept, Scored, TokenTypes, binned, rank
 
 

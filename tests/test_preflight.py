@@ -16,9 +16,12 @@ from transformers import (
     PhiConfig,
 )
 
-from longrecipe import cost, hubtext, models, params, preflight, recipe, rundisk
-from longrecipe.setup import setup_of
+from longrecipe import cost, models, recipe
+from longrecipe import settings as params
+from longrecipe.data import hubtext
+from longrecipe.recipe import disk, preflight
 from longrecipe.train.__main__ import main
+from longrecipe.train.memory import setup_of
 
 SMALL = {
     "hidden_size": 64,
@@ -288,7 +291,7 @@ def test_text_that_is_too_short_is_refused_before_training(folder):
 
 def test_the_disk_must_hold_what_a_run_writes(folder, monkeypatch):
     p = settings(folder)
-    need = rundisk.disk_need(p, preflight.check_config(p))
+    need = disk.disk_need(p, preflight.check_config(p))
     usage = namedtuple("usage", ("total", "used", "free"))
     for free, fits in ((need + 1, True), (need - 1, False)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage(1, 1, free))
@@ -307,7 +310,7 @@ def test_what_the_papers_run_writes_to_disk():
     by_hand = 4 * model + 3 * (model + 2 * (1 + 4 / 256) * 8.03e9)
     assert cost.disk_bytes(config, setup_of(p)) == pytest.approx(by_hand, rel=1e-3)
     rows = 9984 * 38400 + 64 * 8 * 16384 + 86 * 96 * 8192
-    assert rundisk.disk_need(p, config) == pytest.approx(by_hand + 8 * rows + 4 * 2 * 1310720000, rel=1e-3)
+    assert disk.disk_need(p, config) == pytest.approx(by_hand + 8 * rows + 4 * 2 * 1310720000, rel=1e-3)
 
 
 def test_a_cache_that_cannot_be_written_is_named(folder, monkeypatch):

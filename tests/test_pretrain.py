@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-import longrecipe.pretrain as module
-from longrecipe.facts import fact_format
-from longrecipe.models import ARCHITECTURES, VOCABULARY, WINDOW, load, new_mini
-from longrecipe.pretrain import (
+import longrecipe.minis as module
+from longrecipe.data.facts import fact_format
+from longrecipe.data.sentences import token_strings
+from longrecipe.minis import (
     IGNORE,
     Curriculum,
     CurriculumError,
@@ -22,7 +22,7 @@ from longrecipe.pretrain import (
     pair_batch,
     pretrain,
 )
-from longrecipe.sentences import token_strings
+from longrecipe.models.loading import ARCHITECTURES, VOCABULARY, WINDOW, load, new_mini
 
 
 @pytest.fixture(scope="module")

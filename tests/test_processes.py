@@ -3,7 +3,7 @@ import time
 
 from limits import TIMEOUT
 
-from longrecipe.processes import is_main, made_once, n_processes
+from longrecipe.system.processes import is_main, made_once, n_processes
 
 
 def test_alone_it_is_the_main_process():

@@ -4,18 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from longrecipe import models, params, positions, recipe, samples, stagecode, train
-from longrecipe.codehash import code_hash
-from longrecipe.params import Params, ParamsError
+from longrecipe import models, positions, recipe, settings, train
+from longrecipe.data import samples
 from longrecipe.positions import METHODS
-from longrecipe.setup import rows_at_once
+from longrecipe.recipe import cache
+from longrecipe.settings import Params, ParamsError
+from longrecipe.system.codehash import code_hash
+from longrecipe.train.memory import rows_at_once
 
 STAGES = ("analysis", "extend", "replay")
 
 
 @pytest.fixture(scope="module")
 def prepared():
-    return recipe.prepare(params.load("llama3", target_length=1024, probe_window=512))
+    return recipe.prepare(settings.load("llama3", target_length=1024, probe_window=512))
 
 
 def test_drawn_positions_are_those_of_the_first_epoch(prepared):
@@ -34,7 +36,7 @@ def test_drawn_positions_are_those_of_the_first_epoch(prepared):
 
 def test_a_varied_recipe_is_another_run_of_the_same_text(prepared):
     other = prepared.varied(method="pose:n_chunks=3", ratio=0.1, seed=4, target_length=2048)
-    assert other.params == params.load(
+    assert other.params == settings.load(
         "llama3", method="pose:n_chunks=3", ratio=0.1, seed=4, target_length=2048, probe_window=512
     )
     assert other.material.text is prepared.material.text
@@ -132,8 +134,8 @@ def test_runs_share_the_stages_up_to_where_they_differ(prepared, own_cache, monk
 
 def test_folders_of_other_code_differ(prepared, monkeypatch):
     before = [prepared.folder(stage) for stage in STAGES]
-    changed = stagecode.CODE["extend"]
-    monkeypatch.setattr(stagecode, "code_hash", lambda *entries: "new" if entries == changed else code_hash(*entries))
+    changed = cache.CODE["extend"]
+    monkeypatch.setattr(cache, "code_hash", lambda *entries: "new" if entries == changed else code_hash(*entries))
     assert [prepared.folder(stage) == old for stage, old in zip(STAGES, before, strict=True)] == [True, False, True]
 
 
@@ -249,4 +251,4 @@ def test_models_beside_the_others_are_measured_on_a_share_of_the_documents(prepa
 )
 def test_no_more_samples_are_read_at_a_time_than_asked(monkeypatch, asked, batch_size, processes, rows):
     monkeypatch.setenv("WORLD_SIZE", str(processes))
-    assert rows_at_once(params.load("llama3", samples_at_once=asked), batch_size) == rows
+    assert rows_at_once(settings.load("llama3", samples_at_once=asked), batch_size) == rows

@@ -4,12 +4,13 @@ from dataclasses import asdict, replace
 import pandas as pd
 import pytest
 
-from longrecipe import cost, models, paths, resources
-from longrecipe.cost import Setup
-from longrecipe.params import ParamsError
-from longrecipe.results import question as asked
-from longrecipe.results import resource_claims
-from longrecipe.results import resources as tables
+from longrecipe import cost, models
+from longrecipe.cost import measure
+from longrecipe.cost import question as asked
+from longrecipe.experiments import table4 as tables
+from longrecipe.experiments import table4_claims as resource_claims
+from longrecipe.settings import ParamsError, Setup
+from longrecipe.system import paths
 from longrecipe.train import PLAIN
 
 DEFAULTS = {
@@ -37,7 +38,7 @@ def record(cases, **about):
 
 def mini_record(off=1.0):
     """Mini's steps as the time model has them and half as long again; LongRecipe's off times that at every length."""
-    cases = dict.fromkeys(resources.mini_cases([256, 4096]))
+    cases = dict.fromkeys(measure.mini_cases([256, 4096]))
     device = cost.device_of(record({}))
     for case in cases:
         step = cost.step_seconds(models.config_of("llama3"), case.n_tokens, device, PLAIN, 8)
@@ -86,7 +87,7 @@ class TestQuestion:
 
 class TestTables:
     def test_memory_has_the_measured_peak_beside(self):
-        base = resources.Case("llama3", "paper", "longrecipe", 131072)
+        base = measure.Case("llama3", "paper", "longrecipe", 131072)
         failed = replace(base, setup=Setup(optimizer="adamw_bf16"))
         broken = replace(base, setup=Setup(offload_activations=True))
         gpu = record(
@@ -102,7 +103,7 @@ class TestTables:
             assert set(tables.memory(other, gpu)["measured peak"]) == {"not measured"}
 
     def test_table_4_has_the_papers_lines_as_they_are(self):
-        case = resources.Case("llama3", "paper", "longrecipe", 131072)
+        case = measure.Case("llama3", "paper", "longrecipe", 131072)
         table = tables.table_4(record({case: {"peak_gb": 70.5, "tokens_per_second": 4000.0}}))
         assert table.loc[("GPU memory, GB", "quoted")].tolist() == [56, 104, 64, 72]
         assert table.loc[("hours", "quoted, H100")].tolist() == [16, 20, 15, 28]
@@ -187,7 +188,7 @@ class TestClaims:
         assert self.pick(found, "weighs most on short samples") == "holds"
 
     def test_a_gpus_record_settles_what_was_not_measured(self):
-        case = resources.Case("llama3", "paper", "longrecipe", 131072)
+        case = measure.Case("llama3", "paper", "longrecipe", 131072)
         good = record({case: {"peak_gb": 70.5, "tokens_per_second": 5000.0}})
         slow = record({case: {"peak_gb": 90.0, "tokens_per_second": 4000.0}})
         none = record({case: {"error": "CUDA out of memory"}})
@@ -224,7 +225,7 @@ class TestClaims:
 
 class TestStepShares:
     def test_seconds_are_in_percent_of_flts_at_the_same_target(self):
-        seconds = {case: {"seconds_per_step": 1e-3 * case.n_tokens} for case in resources.ratio_cases()}
+        seconds = {case: {"seconds_per_step": 1e-3 * case.n_tokens} for case in measure.ratio_cases()}
         made = record(seconds)
         shares = tables.step_shares(made, "qwen2", 4096)
         assert list(shares) == [1.0, 0.05, 0.1, 0.2, 0.3, 0.4]
@@ -233,7 +234,7 @@ class TestStepShares:
         assert list(tables.step_shares(made, "qwen2", 4096, "pose")) == [1.0, 0.3]
 
     def test_what_was_not_measured_or_failed_is_left_out(self):
-        cases = [case for case in resources.ratio_cases() if case.model == "llama3" and case.target_length == 2560]
+        cases = [case for case in measure.ratio_cases() if case.model == "llama3" and case.target_length == 2560]
         assert tables.step_shares(record({case: {"error": "killed"} for case in cases}), "llama3", 2560) == {}
         assert tables.step_shares(None, "llama3", 2560) == {}
         assert tables.step_shares(record({}), "llama3", 2560) == {}

@@ -6,24 +6,25 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from longrecipe import cost, models, resources
-from longrecipe.cost import Setup
+from longrecipe import cost, models
+from longrecipe.cost import measure
+from longrecipe.settings import Setup
 from longrecipe.train import PLAIN
 
 
 @pytest.fixture(autouse=True)
 def pytests_own_logging(monkeypatch):
-    monkeypatch.setattr(resources.logging, "basicConfig", lambda **options: None)
+    monkeypatch.setattr(measure.logging, "basicConfig", lambda **options: None)
 
 
-CASE = resources.Case("llama3", "mini", "longrecipe", 512, PLAIN, batch_size=1, steps=3)
+CASE = measure.Case("llama3", "mini", "longrecipe", 512, PLAIN, batch_size=1, steps=3)
 
 
 def test_cases_have_names_of_their_own_and_say_what_changed():
     assert CASE.name == "llama3 longrecipe T=512 n=153"
-    assert resources.Case("llama3", "mini", "flt", 512, PLAIN).n_tokens == 512
-    gpu = resources.gpu_cases(85e9)
-    for cases in (gpu, resources.mini_cases()):
+    assert measure.Case("llama3", "mini", "flt", 512, PLAIN).n_tokens == 512
+    gpu = measure.gpu_cases(85e9)
+    for cases in (gpu, measure.mini_cases()):
         assert len({case.name for case in cases}) == len(cases)
     names = [case.name for case in gpu]
     assert names[0] == "llama3 longrecipe T=131072 n=39321"
@@ -33,16 +34,16 @@ def test_cases_have_names_of_their_own_and_say_what_changed():
 
 def test_what_cannot_fit_is_not_tried():
     # Without checkpointing 8B needs hundreds of GB; a card of 24 GB holds none of the cases.
-    assert all(case.setup.checkpointing for case in resources.gpu_cases(85e9))
-    assert resources.gpu_cases(24e9) == []
-    for case in resources.gpu_cases(85e9):
+    assert all(case.setup.checkpointing for case in measure.gpu_cases(85e9))
+    assert measure.gpu_cases(24e9) == []
+    for case in measure.gpu_cases(85e9):
         config = models.config_of(case.model, "paper")
         assert cost.training_memory(config, case.n_tokens, case.setup).peak < 94e9
 
 
 @pytest.mark.parametrize("setup", [PLAIN, Setup(optimizer="adamw_bf16")], ids=["plain", "saving"])
 def test_a_case_is_measured_with_the_trainer(setup):
-    found = resources.measure(resources.Case("qwen2", "mini", "longrecipe", 512, setup, batch_size=2, steps=3))
+    found = measure.measure(measure.Case("qwen2", "mini", "longrecipe", 512, setup, batch_size=2, steps=3))
     assert found["seconds_per_step"] > 0 and found["host_peak_gb"] > 0.1
     assert found["tokens_per_second"] == pytest.approx(2 * 153 / found["seconds_per_step"])
 
@@ -57,17 +58,17 @@ def test_every_case_runs_in_its_own_process_and_what_is_there_is_kept(tmp_path, 
             return subprocess.CompletedProcess(command, 0, '{"error": "out of memory: 9 GB"}\n', "")
         return subprocess.CompletedProcess(command, 0, 'a line before\n{"seconds_per_step": 2.5}\n', "")
 
-    monkeypatch.setattr(resources.subprocess, "run", process)
-    cases = resources.mini_cases([512])
-    resources.run(cases[:2], path, minutes=5)
-    record = resources.run(cases, path, minutes=5)
+    monkeypatch.setattr(measure.subprocess, "run", process)
+    cases = measure.mini_cases([512])
+    measure.run(cases[:2], path, minutes=5)
+    record = measure.run(cases, path, minutes=5)
     assert asked == [case.method for case in cases]
     assert json.loads(path.read_text()) == json.loads(json.dumps(record))
     assert [each["measured"] for each in record["cases"].values()] == [
         {"seconds_per_step": 2.5} if case.method != "rpes" else {"error": "out of memory: 9 GB"} for case in cases
     ]
     # No minute left: nothing is started, nothing is lost.
-    resources.run(resources.mini_cases([512, 1024]), path, minutes=0.5)
+    measure.run(measure.mini_cases([512, 1024]), path, minutes=0.5)
     assert len(asked) == 4 and json.loads(path.read_text())["cases"].keys() == record["cases"].keys()
 
 
@@ -81,10 +82,10 @@ def test_a_case_that_failed_is_tried_again_and_named(tmp_path, monkeypatch, caps
         done = answers[method] if method in broken else (0, '{"seconds_per_step": 2.5}\n', "")
         return subprocess.CompletedProcess(command, *done)
 
-    monkeypatch.setattr(resources.subprocess, "run", process)
-    monkeypatch.setattr(resources, "mini_cases", lambda lengths=(512,), cases=resources.mini_cases: cases(lengths))
+    monkeypatch.setattr(measure.subprocess, "run", process)
+    monkeypatch.setattr(measure, "mini_cases", lambda lengths=(512,), cases=measure.mini_cases: cases(lengths))
     with pytest.raises(SystemExit) as left:
-        resources.main(["mini", "--out", str(path), "--minutes", "5"])
+        measure.main(["mini", "--out", str(path), "--minutes", "5"])
     said = capsys.readouterr().err
     assert left.value.code == 1 and "2 cases failed, and the next run tries them again: llama3 rpes T=512" in said
     assert "RuntimeError: no such thing" in said and "llama3 pose T=512 n=153 (exit status 0: no message)" in said
@@ -95,7 +96,7 @@ def test_a_case_that_failed_is_tried_again_and_named(tmp_path, monkeypatch, caps
     record["cases"][next(iter(record["cases"]))]["measured"] = {"error": "disk on fire"}
     path.write_text(json.dumps(record))
     del asked[:], broken[:]
-    resources.main(["mini", "--out", str(path), "--minutes", "5"])
+    measure.main(["mini", "--out", str(path), "--minutes", "5"])
     assert asked == ["flt", "rpes", "pose"]
     assert all("error" not in case["measured"] for case in json.loads(path.read_text())["cases"].values())
 
@@ -107,12 +108,12 @@ def test_a_damaged_record_is_refused_by_name(text, tmp_path, capsys):
     path = tmp_path / "mini.json"
     path.write_text(text)
     with pytest.raises(SystemExit) as left:
-        resources.main(["mini", "--out", str(path)])
+        measure.main(["mini", "--out", str(path)])
     said = capsys.readouterr().err
     assert (
         left.value.code == 1
         and str(path) in said
-        and "delete it, and run `python -m longrecipe.resources mini`" in said
+        and "delete it, and run `python -m longrecipe.cost.measure mini`" in said
     )
     assert path.read_text() == text
 
@@ -130,30 +131,30 @@ def test_memory_that_does_not_suffice_is_a_result(error, monkeypatch):
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(resources, "stage_trainer", fail)
-    assert resources.measure(CASE)["error"].startswith("out of memory: ")
+    monkeypatch.setattr(measure, "stage_trainer", fail)
+    assert measure.measure(CASE)["error"].startswith("out of memory: ")
 
 
 def test_another_error_is_no_result(monkeypatch):
     def fail(*args):
         raise RuntimeError("no such thing")
 
-    monkeypatch.setattr(resources, "stage_trainer", fail)
+    monkeypatch.setattr(measure, "stage_trainer", fail)
     with pytest.raises(RuntimeError, match="no such thing"):
-        resources.measure(CASE)
+        measure.measure(CASE)
 
 
 @pytest.mark.parametrize(("platform", "expected"), [("linux", 1024 * 7), ("darwin", 7), ("win32", 5)])
 def test_peak_memory_is_in_bytes_on_every_system(platform, expected, monkeypatch):
     used, info = SimpleNamespace(ru_maxrss=7), SimpleNamespace(peak_wset=5)
-    monkeypatch.setattr(resources.sys, "platform", platform)
+    monkeypatch.setattr(measure.sys, "platform", platform)
     monkeypatch.setitem(sys.modules, "resource", SimpleNamespace(getrusage=lambda who: used, RUSAGE_SELF=0))
-    monkeypatch.setattr(resources.psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: info))
-    assert resources._peak_bytes() == expected
+    monkeypatch.setattr(measure.psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: info))
+    assert measure._peak_bytes() == expected
 
 
 def test_one_case_by_the_command_line(tmp_path):
-    words = [sys.executable, "-m", "longrecipe.resources", "one", json.dumps(resources.asdict(CASE))]
+    words = [sys.executable, "-m", "longrecipe.cost.measure", "one", json.dumps(measure.asdict(CASE))]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["seconds_per_step"] > 0
 
@@ -161,10 +162,10 @@ def test_one_case_by_the_command_line(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(capsys):
     with pytest.raises(SystemExit) as left:
-        resources.main(["gpu"])
+        measure.main(["gpu"])
     assert left.value.code == 1 and "there is no GPU here" in capsys.readouterr().err
 
 
 def test_rates_are_measured():
-    found = resources.rates(models.config_of("llama3"), length=64)
+    found = measure.rates(models.config_of("llama3"), length=64)
     assert {"matmul_flops", "attention_flops", "bandwidth"} <= found.keys() and min(found.values()) > 0

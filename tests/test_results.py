@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longrecipe import params as settings
 from longrecipe import results
-from longrecipe.paths import results_dir, root
-from longrecipe.results import runs
+from longrecipe import settings as settings
+from longrecipe.experiments.summary import summary
+from longrecipe.results import store
+from longrecipe.system.paths import results_dir, root
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_saving_again_removes_the_old_metrics_first(clone, params, monkeypatch):
     def full_disk(path, text):
         raise OSError("no space left")
 
-    monkeypatch.setattr(runs, "write_text", full_disk)
+    monkeypatch.setattr(store, "write_text", full_disk)
     with pytest.raises(OSError, match="no space"):
         results.save(folder, params, {"stages": {}}, 2.0, {"a": table})
     assert not (folder / "metrics.json").exists(), "not the numbers of one run next to the tables of another"
@@ -104,14 +105,14 @@ def commit(folder, *words):
 
 def test_the_commit_is_that_of_the_code(clone, params, monkeypatch):
     folder, package = results.run_dir(params), clone / "longrecipe"
-    monkeypatch.setattr(runs, "PACKAGE", package)
+    monkeypatch.setattr(store, "PACKAGE", package)
 
     def recorded(**tables):
         results.save(folder, params, {"stages": {}}, 1.0, tables=tables)
         return results.load(folder)["git_commit"]
 
-    package.mkdir()
-    (package / "paths.py").write_text("")
+    (package / "system").mkdir(parents=True)
+    (package / "system" / "paths.py").write_text("")
     installed = f"longrecipe {version('longrecipe')}"
     assert recorded() == installed, "no repository"
     commit(clone, "init", "-q")
@@ -133,12 +134,12 @@ def test_the_commit_is_that_of_the_code(clone, params, monkeypatch):
 
 def test_a_package_inside_another_repository_records_its_version(clone, params, monkeypatch):
     package = clone / "venv" / "site-packages" / "longrecipe"
-    package.mkdir(parents=True)
-    (package / "paths.py").write_text("")
+    (package / "system").mkdir(parents=True)
+    (package / "system" / "paths.py").write_text("")
     commit(clone, "init", "-q")
     commit(clone, "add", ".")
     commit(clone, "commit", "-q", "-m", "a project with its environment")
-    monkeypatch.setattr(runs, "PACKAGE", package)
+    monkeypatch.setattr(store, "PACKAGE", package)
     results.save(results.run_dir(params), params, {"stages": {}}, 1.0)
     assert results.load(results.run_dir(params))["git_commit"] == f"longrecipe {version('longrecipe')}"
 
@@ -232,7 +233,7 @@ def test_a_damaged_run_is_left_out_with_a_warning_and_refused_by_name(damage, cl
     good, bad = (settings_of(params, seed=seed) for seed in (0, 1))
     for run in (good, bad):
         results.save(results.run_dir(run), run, {"stages": {"base": stage_numbers(0.5)}}, 1.0)
-    expected = results.summary()
+    expected = summary()
     path = results.run_dir(bad) / "metrics.json"
     path.write_text(damage(path.read_text()))
     assert [record["seed"] for _, record in results.finished("train")] == [0]
@@ -240,7 +241,7 @@ def test_a_damaged_run_is_left_out_with_a_warning_and_refused_by_name(damage, cl
     with pytest.raises(ValueError, match=r"metrics\.json .*; delete the folder .*, and run it again"):
         results.load(path.parent)
     shutil.rmtree(path.parent)
-    alone = results.summary()
+    alone = summary()
     assert alone != expected and "0.500" in alone
 
 
@@ -283,14 +284,14 @@ def rows_of(text):
 
 
 def test_summary_lists_finished_runs_only(clone, params):
-    assert len(rows_of(results.summary())) == 2, "a head and a rule without a run"
+    assert len(rows_of(summary())) == 2, "a head and a rule without a run"
     other = params.model_copy(update={"method": "rpes", "seed": 9})
     results.save(results.run_dir(params), params, {"stages": {"base": stage_numbers(0.1)}}, 1.0)
     stages = {"base": stage_numbers(0.1), "merged": stage_numbers(0.875, 0.5, 31.456)}
     results.save(results.run_dir(other), other, {"stages": stages}, 1.0)
     unfinished = results.run_dir(params.model_copy(update={"seed": 10}))
     unfinished.mkdir()
-    head, rule, *rows = rows_of(results.summary())
+    head, rule, *rows = rows_of(summary())
     assert len(head) == len(rule) == 10 and head[0] == "model"
     assert [row[:6] for row in rows] == [
         ["llama3", "pose", "1024", "text", "4", "base"],
@@ -299,14 +300,14 @@ def test_summary_lists_finished_runs_only(clone, params):
     ]
     assert rows[-1][6] == "0.875 [0.825, 0.925]" and rows[-1][7].startswith("0.500 [")
     assert rows[-1][8:] == ["7 of 8", "31.46"]
-    assert results.summary() == results.summary()
+    assert summary() == summary()
 
 
 def test_summary_puts_seeds_of_one_setting_together(clone, params):
     for seed, recall in ((0, 0.8), (1, 0.9), (2, 0.85)):
         run = params.model_copy(update={"seed": seed})
         results.save(results.run_dir(run), run, {"stages": {"base": stage_numbers(recall)}}, 1.0)
-    _, _, row = rows_of(results.summary())
+    _, _, row = rows_of(summary())
     assert row[4] == "0, 1, 2"
     # t = 4.303 at 2 degrees of freedom, standard deviation 0.05
     assert row[6] == "0.850 [0.726, 0.974]" and row[8] == "20 of 24"
@@ -340,7 +341,7 @@ def test_the_summary_puts_seeds_of_one_token_analysis_together(clone, params):
     for seed, lift in ((0, 2.0), (1, 2.5), (2, 3.0)):
         run = settings_of(params, seed=seed)
         results.save(results.run_dir(run, "tokens"), run, token_numbers(lift, 0.9 + seed / 100, 3.0 + seed), 10)
-    text = results.summary()
+    text = summary()
     # 2.5 plus or minus 4.303 * 0.5 / sqrt(3)
     assert (
         "| llama3 | logit | 3,000 | 0, 1, 2 | class | 2.50 [1.26, 3.74] | 1.25 (newline) | 0.90 at least | 4.00 |"
@@ -352,14 +353,11 @@ def test_the_summary_puts_seeds_of_one_token_analysis_together(clone, params):
 def test_one_seed_of_a_token_analysis_has_its_own_interval(clone, params):
     run = settings_of(params, analysis_score="logprob")
     results.save(results.run_dir(run, "tokens"), run, token_numbers(2.0, 0.95, 3.0), 10)
-    assert (
-        "| llama3 | logprob | 1,000 | 4 | class | 2.00 [1.50, 2.50] | 1.25 (newline) | 0.95 | 3.00 |"
-        in results.summary()
-    )
+    assert "| llama3 | logprob | 1,000 | 4 | class | 2.00 [1.50, 2.50] | 1.25 (newline) | 0.95 | 3.00 |" in summary()
 
 
 def test_without_runs_the_summary_has_no_such_parts(clone):
-    text = results.summary()
+    text = summary()
     assert "Token analysis" not in text and "Positions" not in text
 
 
@@ -369,7 +367,7 @@ def test_the_summary_lists_what_positions_cover(clone, params):
         run = settings_of(params, seed=seed)
         coverage = {"rpes": dict.fromkeys(keys, 0.5) | {"mean_distance": distance}, "flt": dict.fromkeys(keys, 1.0)}
         results.save(results.run_dir(run, "positions"), run, {"coverage": coverage}, 10)
-    text = results.summary()
+    text = summary()
     assert "| llama3 | 1024 | 0.3 | 0, 1 | rpes | 320 ± 254 | 0.5 | 0.50 | 0.500 | 0.500 | 0.50 |" in text
     assert "| llama3 | 1024 | 0.3 | 0, 1 | flt | 1 | 1.0 | 1.00 | 1.000 | 1.000 | 1.00 |" in text
     assert "Token analysis" not in text
@@ -396,4 +394,4 @@ def test_what_is_not_a_finite_number_is_null_in_metrics(clone, params):
 def test_an_analysis_whose_stability_is_unknown_is_listed(clone, params):
     run = settings_of(params)
     results.save(results.run_dir(run, "tokens"), run, token_numbers(2.0, float("nan"), 3.0), 10)
-    assert "| class | 2.00 [1.50, 2.50] | 1.25 (newline) | nan | 3.00 |" in results.summary()
+    assert "| class | 2.00 [1.50, 2.50] | 1.25 (newline) | nan | 3.00 |" in summary()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen2Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from longrecipe.rope import extend_config, head_dim, ntk_base, rope_theta, wavelengths
+from longrecipe.models.rope import extend_config, head_dim, ntk_base, rope_theta, wavelengths
 
 # (base, window, target_length) and the base printed in the paper's Table 4, all with d = 128.
 TABLE_4 = [

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from longrecipe import positions
-from longrecipe.corpus import SELECTIONS, as_it_stands, select
+from longrecipe.data.corpus import SELECTIONS, as_it_stands, select
+from longrecipe.data.samples import Collator, interleave, load, rows_of, sample_of, store, tokens_seen
+from longrecipe.data.sentences import SentenceEnds, sentence_lengths
 from longrecipe.positions import METHODS
-from longrecipe.samples import Collator, interleave, load, rows_of, sample_of, store, tokens_seen
-from longrecipe.sentences import SentenceEnds, sentence_lengths
 
 TARGET, N_TOKENS = 128, 32
 LONGRECIPE = METHODS["longrecipe"]

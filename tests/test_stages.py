@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longrecipe import params as settings
 from longrecipe import results
+from longrecipe import settings as settings
 from longrecipe.evaluate import Report
 
 COLUMNS = ["task", "length", "document", "depth", "score"]

@@ -14,13 +14,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longrecipe import params, recipe, results, stagecode, sweep
+from longrecipe import experiments, recipe, results
+from longrecipe import settings as params
 from longrecipe.cost import training_flops
 from longrecipe.evaluate import NIAH_M, OTHERS
-from longrecipe.files import BusyError
-from longrecipe.models import load
-from longrecipe.sweep import __main__ as command
-from longrecipe.sweep import grids, runs
+from longrecipe.experiments import __main__ as command
+from longrecipe.experiments import grids, runner
+from longrecipe.models.loading import load
+from longrecipe.recipe import cache
+from longrecipe.system.files import BusyError
 from longrecipe.train import Trained
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -67,7 +69,7 @@ def settings(grid, *names):
 
 
 def test_methods_holds_every_method_at_every_target(own_root):
-    grid = sweep.methods()
+    grid = experiments.methods()
     expected = {
         (model, target, seed, method)
         for model in ("llama3", "mistral", "qwen2")
@@ -78,7 +80,7 @@ def test_methods_holds_every_method_at_every_target(own_root):
     found = settings(grid, "model", "target_length", "seed", "method")
     assert len(found) == len({p.key for p in grid}) == 110 and set(found) == expected
     assert (
-        settings(sweep.methods("qwen2", [7], [512], eval_documents=3), "model", "seed", "eval_documents")
+        settings(experiments.methods("qwen2", [7], [512], eval_documents=3), "model", "seed", "eval_documents")
         == [("qwen2", 7, 3)] * 5
     )
     # All else is as the params file says.
@@ -86,7 +88,7 @@ def test_methods_holds_every_method_at_every_target(own_root):
 
 
 def test_ablation_takes_one_part_away_at_a_time(own_root):
-    found = settings(sweep.ablation(seeds=[4]), "method", "selection", "seed")
+    found = settings(experiments.ablation(seeds=[4]), "method", "selection", "seed")
     assert sorted(found) == [
         ("longrecipe", "anchored", 4),
         ("longrecipe", "first", 4),
@@ -96,21 +98,21 @@ def test_ablation_takes_one_part_away_at_a_time(own_root):
         ("none", "anchored", 4),
         ("pose", "anchored", 4),
     ]
-    assert len(set(sweep.ablation())) == 21 and {p.model for p in sweep.ablation()} == {"llama3"}
+    assert len(set(experiments.ablation())) == 21 and {p.model for p in experiments.ablation()} == {"llama3"}
 
 
 def test_ratio_trains_each_share_with_and_without_skips_and_the_whole(own_root):
-    found = settings(sweep.ratio(seeds=[0]), "method", "ratio", "train_length")
+    found = settings(experiments.ratio(seeds=[0]), "method", "ratio", "train_length")
     shares = {0.05: 204, 0.1: 409, 0.2: 819, 0.3: 1228, 0.4: 1638}
     both = [("longrecipe", *share) for share in shares.items()] + [
         ("longrecipe:max_gap=0", *share) for share in shares.items()
     ]
     assert sorted(found) == sorted([*both, ("flt", 0.3, 4096)])
-    assert len(set(sweep.ratio())) == 33
+    assert len(set(experiments.ratio())) == 33
 
 
 def test_front_trains_every_method_and_other_replays(own_root):
-    grid, default = sweep.front(seeds=[6]), params.load("llama3", seed=6)
+    grid, default = experiments.front(seeds=[6]), params.load("llama3", seed=6)
     found = settings(grid, "method", "replay_kl_weight", "replay_long_share", "replay_steps")
     usual = (default.replay_kl_weight, default.replay_long_share, default.replay_steps)
     kl_weight, share, steps = usual
@@ -119,15 +121,15 @@ def test_front_trains_every_method_and_other_replays(own_root):
         + [("longrecipe", 0.0, share, steps), ("longrecipe", kl_weight, 0.0, steps), ("longrecipe", 0.0, 0.0, steps)]
         + [("longrecipe", kl_weight, share, others) for others in (40, 80)]
     )
-    assert len(set(sweep.front())) == 27 and default in grid
+    assert len(set(experiments.front())) == 27 and default in grid
 
 
 def test_what_two_grids_ask_for_is_one_run(own_root):
-    tables = sweep.methods("llama3", [0, 1, 2]), sweep.ablation(), sweep.ratio()
+    tables = experiments.methods("llama3", [0, 1, 2]), experiments.ablation(), experiments.ratio()
     every = [p for grid in tables for p in grid]
     # 3 seeds: none, PoSE and LongRecipe are in two grids, LongRecipe in three; FLT and its contiguous control in two.
     assert (len(every), len(set(every))) == (84, 84 - 3 * 5 - 3)
-    assert len({p.key for p in every}) == len({sweep.folder_of(p) for p in every}) == len(set(every))
+    assert len({p.key for p in every}) == len({experiments.folder_of(p) for p in every}) == len(set(every))
     shared = [set(a) & set(b) for a, b in combinations(tables, 2)]
     assert [{p.method for p in each} for each in shared] == [
         {"none", "pose", "longrecipe"},
@@ -165,53 +167,53 @@ def quick(own_root, monkeypatch):
         ran.append((p, "merges"))
         results.save(folder, p, {"merges": []}, 0.0)
 
-    monkeypatch.setattr(runs, "one", one)
-    monkeypatch.setattr(runs, "merges", merges)
+    monkeypatch.setattr(runner, "one", one)
+    monkeypatch.setattr(runner, "merges", merges)
     return ran
 
 
 def test_finished_runs_are_skipped_and_force_repeats_them(quick):
-    grid = sweep.methods("llama3", [0, 1], [512])
+    grid = experiments.methods("llama3", [0, 1], [512])
     first, second = grid[:5], grid[5:]
-    folders = sweep.run([*first, first[0]])
+    folders = experiments.run([*first, first[0]])
     assert quick == [(p, "full") for p in first] and folders == [results.run_dir(p, "grid") for p in first]
-    assert sweep.run(grid) == [sweep.folder_of(p) for p in grid]
+    assert experiments.run(grid) == [experiments.folder_of(p) for p in grid]
     assert quick == [(p, "full") for p in first + second] and len(results.finished("grid")) == 10
     # A folder without metrics.json is of a run that was cut off.
     (folders[3] / "metrics.json").unlink()
-    assert [sweep.is_finished(p) for p in first] == [True, True, True, False, True]
-    sweep.run(iter(grid))
+    assert [experiments.is_finished(p) for p in first] == [True, True, True, False, True]
+    experiments.run(iter(grid))
     assert quick[10:] == [(first[3], "full")]
     trained = [recipe.prepare(p).folder(stage) / "model" for p in first[:2] for stage in ("extend", "replay")]
     for folder in trained:
         folder.mkdir(parents=True)
-    sweep.run(first[1:2] + first[:1] + first[2:], force=True)
+    experiments.run(first[1:2] + first[:1] + first[2:], force=True)
     assert not any(folder.exists() for folder in trained)
     quick[11:] = [quick[12], quick[11], *quick[13:]]
     assert quick[11:] == [(p, "full") for p in first]
 
 
 def test_a_damaged_run_is_repeated(quick, caplog):
-    grid = sweep.methods("llama3", [0], [512])[:3]
-    folders = sweep.run(grid)
+    grid = experiments.methods("llama3", [0], [512])[:3]
+    folders = experiments.run(grid)
     (folders[0] / "metrics.json").write_text("")
     metrics = folders[1] / "metrics.json"
     metrics.write_text(metrics.read_text()[:100])
-    assert [sweep.is_finished(p) for p in grid] == [False, False, True]
+    assert [experiments.is_finished(p) for p in grid] == [False, False, True]
     assert f"{metrics} is not readable JSON" in caplog.text and f"delete the folder {folders[1]}" in caplog.text
-    sweep.run(grid)
+    experiments.run(grid)
     assert quick[3:] == [(p, "full") for p in grid[:2]]
-    assert all(sweep.is_finished(p) for p in grid)
+    assert all(experiments.is_finished(p) for p in grid)
 
 
 def test_two_sweeps_at_a_time_are_refused(quick, monkeypatch, capsys):
     def again(p, folder, full):
         command.main(["ablation", "--seeds", "0"])
 
-    monkeypatch.setattr(runs, "one", again)
+    monkeypatch.setattr(runner, "one", again)
     monkeypatch.setattr(command.logging, "basicConfig", lambda **options: None)
     with pytest.raises(SystemExit) as stop:
-        sweep.run(sweep.methods("llama3", [0], [512]))
+        experiments.run(experiments.methods("llama3", [0], [512]))
     said = capsys.readouterr().err
     assert stop.value.code == 1 and "runs a sweep" in said and "The next sweep resumes.\n" in said
 
@@ -232,30 +234,31 @@ def test_settings_that_cannot_be_run_exit_with_a_message(words, message, quick, 
 
 
 def test_a_lean_run_does_not_stand_for_a_full_one(quick):
-    lean, full = sweep.ablation(seeds=[0])[1:3], sweep.ablation(seeds=[0])[2:4]
-    sweep.run(lean, "lean")
-    sweep.run(full)
+    lean, full = experiments.ablation(seeds=[0])[1:3], experiments.ablation(seeds=[0])[2:4]
+    experiments.run(lean, "lean")
+    experiments.run(full)
     assert quick == [(lean[0], "lean"), (lean[1], "lean"), (full[0], "full"), (full[1], "full")]
     # But a full one has all that is asked of a lean one.
-    sweep.run([*lean, *full], "lean")
+    experiments.run([*lean, *full], "lean")
     assert len(quick) == 4
-    assert [sweep.is_finished(p, how) for p in (lean[0], full[0]) for how in ("lean", "full")] == [True, False] + [
-        True
-    ] * 2
+    assert [experiments.is_finished(p, how) for p in (lean[0], full[0]) for how in ("lean", "full")] == [
+        True,
+        False,
+    ] + [True] * 2
 
 
 def test_merges_are_an_experiment_of_their_own(quick):
-    grid = sweep.front(seeds=[0], target_length=512)[:2]
-    folders = sweep.run(grid, "merges")
-    assert folders == [results.run_dir(p, "front") for p in grid] == [sweep.folder_of(p, "merges") for p in grid]
+    grid = experiments.front(seeds=[0], target_length=512)[:2]
+    folders = experiments.run(grid, "merges")
+    assert folders == [results.run_dir(p, "front") for p in grid] == [experiments.folder_of(p, "merges") for p in grid]
     assert [record["numbers"] for _, record in results.finished("front")] == [{"merges": []}] * 2
     # The same settings have not been run for the tables.
-    assert sweep.run(grid, "lean") == [results.run_dir(p, "grid") for p in grid]
+    assert experiments.run(grid, "lean") == [results.run_dir(p, "grid") for p in grid]
     assert quick == [(p, how) for how in ("merges", "lean") for p in grid]
 
 
 def test_a_failing_run_leaves_the_finished_ones_and_the_lock_free(quick, monkeypatch):
-    grid, one = sweep.methods("llama3", [0], [512]), runs.one
+    grid, one = experiments.methods("llama3", [0], [512]), runner.one
 
     def fail(p, folder, full):
         if p.method == "rpes":
@@ -263,22 +266,22 @@ def test_a_failing_run_leaves_the_finished_ones_and_the_lock_free(quick, monkeyp
         one(p, folder, full)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "one", fail)
+        patch.setattr(runner, "one", fail)
         with pytest.raises(OSError, match="no space"):
-            sweep.run(grid)
+            experiments.run(grid)
     assert [p.method for p, _ in quick] == ["none", "flt"]
-    sweep.run(grid)
+    experiments.run(grid)
     assert [p.method for p, _ in quick[2:]] == ["rpes", "pose", "longrecipe"]
 
 
 def test_progress_tells_runs_and_minutes_left(quick, monkeypatch, capsys, caplog):
     # The clock is read at the start and before each run; runs take 10 minutes.
     readings = [0.0, 0.0, 600.0, 1200.0, 1800.0]
-    monkeypatch.setattr(runs, "time", SimpleNamespace(perf_counter=lambda: readings.pop(0)))
-    caplog.set_level("INFO", "longrecipe.sweep")
+    monkeypatch.setattr(runner, "time", SimpleNamespace(perf_counter=lambda: readings.pop(0)))
+    caplog.set_level("INFO", "longrecipe.experiments")
     grid = [params.load("llama3", method="pose", seed=seed) for seed in range(4)]
-    sweep.run(grid[:1] + grid)
-    names = [sweep.folder_of(p).name for p in grid]
+    experiments.run(grid[:1] + grid)
+    names = [experiments.folder_of(p).name for p in grid]
     expected = [
         f"0 of 4 runs, time left not known; now {names[0]}",
         f"1 of 4 runs, 30 minutes left; now {names[1]}",
@@ -291,7 +294,7 @@ def test_progress_tells_runs_and_minutes_left(quick, monkeypatch, capsys, caplog
 
 
 def test_longer_runs_weigh_more():
-    weigh = lambda method, **changes: runs._weight(params.load("llama3", method=method, **changes), "full")  # noqa: E731
+    weigh = lambda method, **changes: runner._weight(params.load("llama3", method=method, **changes), "full")  # noqa: E731
     assert weigh("flt") > 3 * weigh("longrecipe") > 3 * weigh("longrecipe", ratio=0.1)
     assert weigh("pose") == weigh("longrecipe") > weigh("longrecipe", target_length=2560)
 
@@ -300,19 +303,19 @@ def test_longer_runs_weigh_more():
 
 
 def test_a_dry_run_lists_and_runs_nothing(quick, capsys):
-    grid = sweep.ablation(seeds=[3])
-    sweep.run(grid[1:3], "lean")
+    grid = experiments.ablation(seeds=[3])
+    experiments.run(grid[1:3], "lean")
     del quick[:]
     command.main(["ablation", "--seeds", "3", "--dry-run"])
     lines = capsys.readouterr().out.splitlines()
     states = ["left", "finished", "finished", *["left"] * 4]
     assert [line.split() for line in lines] == [
-        [state, sweep.folder_of(p).name] for state, p in zip(states, grid, strict=True)
+        [state, experiments.folder_of(p).name] for state, p in zip(states, grid, strict=True)
     ]
     # The other grid asks more of the runs that both hold.
     command.main(["methods", "--models", "llama3", "--seeds", "3", "--targets", "4096", "--dry-run"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["left"] * 5 and sweep.folder_of(grid[1]).name in lines[3]
+    assert [line.split()[0] for line in lines] == ["left"] * 5 and experiments.folder_of(grid[1]).name in lines[3]
     assert quick == [] and len(results.finished("grid")) == 2
 
 
@@ -327,36 +330,38 @@ def test_the_command_line_names_grid_models_seeds_and_targets(quick, monkeypatch
     command.main(["front", "--seeds", "0"])
     command.main(["methods", "--scale", "small", "--models", "smollm2", "-p", "profile", "cpu", "-p", "ratio", "0.2"])
     *asked, real = asked
-    assert real[0] == sweep.methods("smollm2", scale="small", profile="cpu", ratio=0.2)
+    assert real[0] == experiments.methods("smollm2", scale="small", profile="cpu", ratio=0.2)
     assert asked == [
-        (sweep.methods(["llama3", "qwen2"], [5, 6], [1024]), "full", False),
-        (sweep.methods(), "full", False),
-        (sweep.ratio("mistral"), "lean", True),
-        (sweep.ablation(seeds=[0]), "lean", False),
-        (sweep.front(seeds=[0]), "merges", False),
+        (experiments.methods(["llama3", "qwen2"], [5, 6], [1024]), "full", False),
+        (experiments.methods(), "full", False),
+        (experiments.ratio("mistral"), "lean", True),
+        (experiments.ablation(seeds=[0]), "lean", False),
+        (experiments.front(seeds=[0]), "merges", False),
     ]
 
 
 def test_a_notebook_names_its_model_seeds_and_settings(own_root):
-    grid = sweep.from_notebook("ratio", {"model": "llama3", "n_seeds": None, "target_length": None, "_": 3})
-    assert grid == sweep.ratio("llama3", range(3))
-    both = sweep.from_notebook("methods", {"model": "llama3", "n_seeds": None})
-    assert both == sweep.methods("llama3", range(5)) and both[0].target_length == 2560
-    assert sweep.from_notebook("ablation", {"model": "mistral"}) == sweep.ablation("mistral", range(3))
+    grid = experiments.from_notebook("ratio", {"model": "llama3", "n_seeds": None, "target_length": None, "_": 3})
+    assert grid == experiments.ratio("llama3", range(3))
+    both = experiments.from_notebook("methods", {"model": "llama3", "n_seeds": None})
+    assert both == experiments.methods("llama3", range(5)) and both[0].target_length == 2560
+    assert experiments.from_notebook("ablation", {"model": "mistral"}) == experiments.ablation("mistral", range(3))
     for targets in (2560, 2560.0, [2560], "[2560]"):
-        assert sweep.from_notebook("methods", {"model": "qwen2", "targets": targets}) == sweep.methods(
+        assert experiments.from_notebook("methods", {"model": "qwen2", "targets": targets}) == experiments.methods(
             "qwen2", None, 2560
         )
     # What a notebook sets itself is no parameter of it.
-    assert sweep.from_notebook("methods", {"model": "qwen2"}, targets=2560) == sweep.methods("qwen2", None, 2560)
+    assert experiments.from_notebook("methods", {"model": "qwen2"}, targets=2560) == experiments.methods(
+        "qwen2", None, 2560
+    )
     with pytest.raises(params.ParamsError, match="unknown parameter 'targets'"):
-        sweep.from_notebook("methods", {"model": "qwen2", "targets": 512}, targets=2560)
+        experiments.from_notebook("methods", {"model": "qwen2", "targets": 512}, targets=2560)
     own = own_root / "own.yaml"
     own.write_text("scale: mini\nmodel: llama3\ntarget_length: 1024\n")
-    own_grid = sweep.from_notebook("methods", {"model": str(own), "scale": "small", "n_seeds": 2})
+    own_grid = experiments.from_notebook("methods", {"model": str(own), "scale": "small", "n_seeds": 2})
     assert {(p.scale, p.target_length) for p in own_grid} == {("mini", 1024)}, "the file names its scale and its target"
     named = {"model": "qwen2", "n_seeds": 2, "eval_documents": 5, "np": np}
-    assert sweep.from_notebook("front", named) == sweep.front("qwen2", range(2), eval_documents=5)
+    assert experiments.from_notebook("front", named) == experiments.front("qwen2", range(2), eval_documents=5)
 
 
 @pytest.mark.parametrize(
@@ -383,7 +388,7 @@ def test_a_notebook_names_its_model_seeds_and_settings(own_root):
 )
 def test_a_notebook_is_told_what_a_grid_cannot_take(grid, changes, message, own_root):
     with pytest.raises(params.ParamsError, match=message):
-        sweep.from_notebook(grid, {"model": "llama3"} | changes)
+        experiments.from_notebook(grid, {"model": "llama3"} | changes)
 
 
 @pytest.mark.parametrize(
@@ -408,7 +413,7 @@ def test_the_command_line_refuses_what_it_cannot_do(words, message, quick, capsy
 def test_the_untrained_base_is_measured_and_asked_everything_inside_its_window(own_root, quick_text):
     p = params.load("llama3", method="none", **SHORT)
     # Its run is the same for every grid.
-    sweep.one(p, own_root / "none", full=False)
+    experiments.one(p, own_root / "none", full=False)
     record = results.load(own_root / "none")
     stages = record["numbers"]["stages"]
     assert list(stages) == ["base", "RoPE rule alone", "base, inside"] and record["numbers"]["full"]
@@ -446,7 +451,7 @@ def test_computation_is_counted_by_the_length_of_the_samples(ratio, kl_weight, o
     monkeypatch.setattr(recipe.Recipe, "stage_one_set", lambda self, analysis: None)
     monkeypatch.setattr(recipe.Recipe, "extend", lambda self, dataset: stages["extended"])
     monkeypatch.setattr(recipe.Recipe, "replay", lambda self, extended, analysis: stages["replayed"])
-    training = runs._train(R)[0]["training"]
+    training = runner._train(R)[0]["training"]
     assert set(training) == set(counts)
     for name, (long, short) in counts.items():
         # Where the model is kept near the original, that one reads the short text as well, forward only.
@@ -457,15 +462,15 @@ def test_computation_is_counted_by_the_length_of_the_samples(ratio, kl_weight, o
 
 def test_the_token_analysis_is_counted_and_timed_where_it_was_made(own_root, quick_text):
     R = recipe.prepare(params.load("llama3", **SHORT))
-    first = runs._train(R)[0]["training"]["token analysis"]
-    again = runs._train(R.varied(merge_weight=0.1))[0]["training"]["token analysis"]
+    first = runner._train(R)[0]["training"]["token analysis"]
+    again = runner._train(R.varied(merge_weight=0.1))[0]["training"]["token analysis"]
     assert first == again and first["seconds"] > 0
     base, length = R.base(), SHORT["probe_window"]
     flops = lambda tokens: training_flops(base.config, tokens, length)  # noqa: E731
     assert first["flops"] == pytest.approx(flops(4 * length) + 2 / 3 * flops(5 * length))
     # Found made by something else: the time is not known.
     (R.folder("analysis") / "seconds.json").unlink()
-    assert runs._train(R)[0]["training"]["token analysis"]["seconds"] is None
+    assert runner._train(R)[0]["training"]["token analysis"]["seconds"] is None
 
 
 def test_merges_of_one_training_are_measured_by_weight_and_rule(own_root, quick_text, monkeypatch):
@@ -480,7 +485,7 @@ def test_merges_of_one_training_are_measured_by_weight_and_rule(own_root, quick_
 
     monkeypatch.setattr(recipe.Recipe, "measure", measure)
     p = params.load("llama3", method="pose", **SHORT)
-    sweep.merges(p, own_root / "front")
+    experiments.merges(p, own_root / "front")
     numbers = results.load(own_root / "front")["numbers"]
     rows = {(row["rule"], row["weight"]): row["numbers"] for row in numbers["merges"]}
     expected = [("uniform", w) for w in (0.0, 0.25, 0.5, 0.75)] + [("spare_qk", w) for w in (0.25, 0.5, 0.75)]
@@ -508,7 +513,9 @@ KILLED_SWEEP = """
 import json, sys, time
 from dataclasses import replace
 import torch
-from longrecipe import corpus, params, samples, stagecode, sweep
+from longrecipe import experiments, settings as params
+from longrecipe.data import corpus, samples
+from longrecipe.recipe import cache
 
 torch.set_num_threads(1)
 load_english, text = corpus.load_english, []
@@ -521,7 +528,7 @@ def once(tokenizer, planted):
 
 corpus.load_english = once
 # Files that are edited while tests run would be other code.
-stagecode.code_hash = lambda *entries: "00000000"
+cache.code_hash = lambda *entries: "00000000"
 make_batch, calls = samples.Collator.__call__, 0
 
 def stuck(self, rows):
@@ -532,7 +539,7 @@ def stuck(self, rows):
     return make_batch(self, rows)
 
 samples.Collator.__call__ = stuck
-sweep.run([params.load("llama3", **changes) for changes in json.loads(sys.argv[1])], "lean")
+experiments.run([params.load("llama3", **changes) for changes in json.loads(sys.argv[1])], "lean")
 """
 
 
@@ -547,7 +554,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_in_one_go(
     changes = [{"method": method, **SHORT} for method in ("pose", "longrecipe")]
     grid = [params.load("llama3", **each) for each in changes]
     pose, longrecipe = folders = [results.run_dir(p, "grid") for p in grid]
-    monkeypatch.setattr(stagecode, "code_hash", lambda *entries: "00000000")
+    monkeypatch.setattr(cache, "code_hash", lambda *entries: "00000000")
     words = [sys.executable, "-c", KILLED_SWEEP, json.dumps(changes)]
     with (tmp_path / "output").open("w") as output:
         process = subprocess.Popen(words, cwd=REPOSITORY, env=os.environ, stdout=output, stderr=output)
@@ -562,7 +569,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_in_one_go(
                 BusyError,
                 match=rf"process {process.pid} runs a sweep \(.*results.*\): wait for it, or stop it\. The next",
             ):
-                sweep.run(grid)
+                experiments.run(grid)
         finally:
             process.kill()
             process.wait()
@@ -571,13 +578,13 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_in_one_go(
     before = (pose / "metrics.json").read_bytes()
 
     caplog.set_level("INFO", "longrecipe")
-    assert sweep.run(grid, "lean") == folders
+    assert experiments.run(grid, "lean") == folders
     assert "0 of 1 runs done" in caplog.text and "extend resumed from step 2" in caplog.text
     assert (pose / "metrics.json").read_bytes() == before
     killed = [(results.load(f)["numbers"], (f / "depths.csv").read_bytes()) for f in folders]
 
     monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "other"))
-    sweep.run(grid, "lean", force=True)
+    experiments.run(grid, "lean", force=True)
     whole = [(results.load(f)["numbers"], (f / "depths.csv").read_bytes()) for f in folders]
     assert (pose / "metrics.json").read_bytes() != before
     for (numbers, depths), (others, other_depths) in zip(killed, whole, strict=True):
@@ -592,7 +599,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_in_one_go(
     assert list(lean["stages"]) == ["merged"] and not lean["full"]
 
     # In full: nothing is trained anew, so that times are those of the training; more is measured, alike.
-    sweep.run(grid[1:])
+    experiments.run(grid[1:])
     full = results.load(longrecipe)["numbers"]
     assert full["full"] and full["training"] == lean["training"] and full["anchors"] == lean["anchors"]
     assert list(full["stages"]) == ["extended", "replayed", "merged"]
@@ -603,14 +610,14 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_in_one_go(
 
 # What the repository promises: notebooks 04, 06 and 07 open on finished runs.
 COMMITTED = {
-    "methods": sweep.methods,
-    "ablation": sweep.ablation,
-    "ratio": sweep.ratio,
-    "front": sweep.front,
+    "methods": experiments.methods,
+    "ablation": experiments.ablation,
+    "ratio": experiments.ratio,
+    "front": experiments.front,
 }
 
 
 @pytest.mark.parametrize("grid", COMMITTED)
 def test_the_grids_that_notebooks_show_have_finished(grid):
-    left = [p for p in COMMITTED[grid]() if not sweep.is_finished(p, sweep.HOW[grid])]
+    left = [p for p in COMMITTED[grid]() if not experiments.is_finished(p, experiments.HOW[grid])]
     assert not left

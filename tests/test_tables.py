@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longrecipe import params, plots, results, sweep
-from longrecipe.results import tables
+from longrecipe import experiments, plots, results, settings
+from longrecipe.experiments import tables
+from longrecipe.experiments.summary import summary
 
 TARGET, SEEDS = 4096, (0, 1, 2)
 # NIAH(M) at the target by method; each seed adds its number in points.
@@ -73,7 +74,7 @@ def save(p, experiment=tables.GRID, full=True):
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """A root with the paper's tables and the real params, but no runs."""
-    from longrecipe.paths import root
+    from longrecipe.system.paths import root
 
     for name in ("params", "notebooks"):
         (tmp_path / name).symlink_to(root() / name)
@@ -85,7 +86,7 @@ def root(tmp_path, monkeypatch):
 
 @pytest.fixture
 def grid(root):
-    grid = sweep.methods("llama3", SEEDS, [TARGET])
+    grid = experiments.methods("llama3", SEEDS, [TARGET])
     for p in grid:
         save(p)
     return grid
@@ -114,7 +115,7 @@ def test_training_is_that_of_all_stages_before(grid):
 
 def test_a_run_that_is_missing_is_named(grid, root):
     with pytest.raises(FileNotFoundError, match=r"seed3.* has not finished"):
-        tables.scores(sweep.methods("llama3", [3], [TARGET]))
+        tables.scores(experiments.methods("llama3", [3], [TARGET]))
     with pytest.raises(FileNotFoundError, match="run method none as well"):
         tables.scores([p for p in grid if p.method != "none"])
 
@@ -140,13 +141,13 @@ def test_runs_of_other_settings_are_no_further_seeds(grid):
     frame = pd.concat([tables.scores(grid), tables.scores(grid)], ignore_index=True)
     with pytest.raises(ValueError, match="several rows a seed: group by more than name"):
         tables.over_seeds(tables.final(frame), ["name"], ["NIAH(M)"])
-    before = results.summary()
-    for p in sweep.methods("llama3", SEEDS, [TARGET], replay_kl_weight=0.0):
+    before = summary()
+    for p in experiments.methods("llama3", SEEDS, [TARGET], replay_kl_weight=0.0):
         save(p)
     # Runs whose base has not been measured.
-    for p in sweep.ratio("llama3", [7]):
+    for p in experiments.ratio("llama3", [7]):
         save(p)
-    assert results.summary() == before
+    assert summary() == before
 
 
 def test_depths_put_all_seeds_together(grid):
@@ -157,7 +158,7 @@ def test_depths_put_all_seeds_together(grid):
 
 
 def test_variants_have_names_of_their_own(root):
-    grid = sweep.ablation("llama3", [0, 1])
+    grid = experiments.ablation("llama3", [0, 1])
     for p in grid:
         save(p, full=False)
     names = set(tables.final(tables.scores(grid))["name"])
@@ -175,11 +176,11 @@ def test_variants_have_names_of_their_own(root):
 
 
 def test_fronts_start_every_rule_at_the_replayed_model(grid):
-    front = sweep.front("llama3", SEEDS)
+    front = experiments.front("llama3", SEEDS)
     for p in front:
         save(p, tables.FRONT)
     frame = tables.fronts(tables.front_scores(front, [p for p in grid if p.method == "none"]))
-    usual = params.load("llama3")
+    usual = settings.load("llama3")
     replay = f"{usual.replay_steps} steps, {usual.replay_long_share:.0%} long, KL {usual.replay_kl_weight:g}"
     line = frame[(frame["name"] == "LongRecipe") & (frame["replay"] == replay)]
     values = line.set_index(["rule", "weight"])["NIAH(M)"]
@@ -201,8 +202,8 @@ def test_the_papers_values_stand_by_method(model, windows, niah):
 
 
 def test_every_figure_shows_what_it_is_given(grid, root):
-    front = sweep.front("llama3", SEEDS)
-    runs = [*sweep.ratio("llama3", SEEDS), *front]
+    front = experiments.front("llama3", SEEDS)
+    runs = [*experiments.ratio("llama3", SEEDS), *front]
     for p in runs:
         save(p, tables.FRONT if p in front else tables.GRID)
     final = tables.final(tables.scores(grid))
@@ -247,17 +248,17 @@ def test_tables_of_a_grid_have_a_folder_of_their_own(grid):
 
 
 def test_what_has_too_few_seeds_is_not_summed_up(grid):
-    before = results.summary()
-    for p in sweep.methods("qwen2", SEEDS[:2], [TARGET]):
+    before = summary()
+    for p in experiments.methods("qwen2", SEEDS[:2], [TARGET]):
         save(p)
-    assert results.summary() == before
-    for p in sweep.methods("qwen2", SEEDS[2:], [TARGET]):
+    assert summary() == before
+    for p in experiments.methods("qwen2", SEEDS[2:], [TARGET]):
         save(p)
-    assert "| qwen2 | 4096 | LongRecipe | 3 |" in results.summary()
+    assert "| qwen2 | 4096 | LongRecipe | 3 |" in summary()
 
 
 def test_the_summary_holds_all_tables(grid):
-    text = results.summary()
+    text = summary()
     assert "| llama3 | 4096 | LongRecipe | 3 | 80.0 ± 2.5 |" in text
     assert "| llama3 | 4096 | LongRecipe | extended | 3 |" in text
     for title in ("Table 1", "Table 2", "Table 3", "Figure 2"):
@@ -275,7 +276,7 @@ def test_a_damaged_run_is_left_out_of_the_tables(grid, caplog):
         left, whole[(whole["name"] != "PoSE") | (whole["seed"] == 2)].reset_index(drop=True), check_exact=True
     )
     assert str(runs[0] / "metrics.json") in caplog.text and str(runs[1] / "depths.csv") in caplog.text
-    assert "Table 1: methods" in results.summary()
+    assert "Table 1: methods" in summary()
     for asked in (lambda: tables.scores(grid), lambda: tables.depths(grid)):
         with pytest.raises(ValueError, match=r"(metrics\.json|depths\.csv) .*; delete the folder .*, and run it again"):
             asked()

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from longrecipe.corpus import reference_texts
+from longrecipe.data.corpus import reference_texts
 from longrecipe.evaluate import OTHERS, common_words, needles, passkey, planted, sentences, single, tracking
 from longrecipe.evaluate.tasks import NOISE
 

@@ -7,10 +7,10 @@ import cases
 import numpy as np
 import pytest
 
-from longrecipe import textwalk
-from longrecipe.encoding import encode
-from longrecipe.textcheck import check_files
-from longrecipe.textfiles import load_files
+from longrecipe.data import textwalk
+from longrecipe.data.encoding import encode
+from longrecipe.data.textcheck import check_files
+from longrecipe.data.textfiles import load_files
 
 # Kind: the number of documents, what is among them, and what the log says of skips.
 READ = {
@@ -229,7 +229,7 @@ def test_no_tokenizer_takes_plain_text_for_control_tokens(kind, request):
 
 @pytest.fixture(scope="module")
 def llama3_tokenizer():
-    from longrecipe.models import load_tokenizer
+    from longrecipe.models.loading import load_tokenizer
 
     return load_tokenizer("llama3")
 
@@ -287,7 +287,7 @@ def test_columns_that_were_read_are_reported(tmp_path, tokenizer, caplog):
 
 
 def test_a_check_reads_little_of_much(tmp_path, tokenizer, monkeypatch):
-    from longrecipe import textcheck
+    from longrecipe.data import textcheck
 
     folder = cases.write(tmp_path / "text", {f"{i:04d}.txt": f"Text {i}." for i in range(2000)})
     cases.write(folder, {"z.jsonl": cases.lines([{"body": "x"}]), "zz.txt": cases.POINTER})

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longrecipe import holdout, textfiles
-from longrecipe.holdout import held_out_documents
-from longrecipe.models import load_tokenizer
-from longrecipe.textfiles import load_files
-from longrecipe.textwalk import files_of
+from longrecipe.data import holdout, textfiles
+from longrecipe.data.holdout import held_out_documents
+from longrecipe.data.textfiles import load_files
+from longrecipe.data.textwalk import files_of
+from longrecipe.models.loading import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,8 @@ def test_killed_tokenisation_leaves_nothing_that_is_used(folder, tokenizer):
 READING = """
 import sys, time
 from pathlib import Path
-from longrecipe import models, textfiles
+from longrecipe import models
+from longrecipe.data import textfiles
 write = textfiles._write
 
 def slow(*given):

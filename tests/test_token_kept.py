@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longrecipe.corpus import SELECTIONS, select
-from longrecipe.sentences import SentenceEnds, sentence_lengths
+from longrecipe.data.corpus import SELECTIONS, select
+from longrecipe.data.sentences import SentenceEnds, sentence_lengths
 from longrecipe.tokens import Kept, densities, keep
 
 ENDS = SentenceEnds(np.arange(10) == 9)

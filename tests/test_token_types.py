@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import longrecipe.tokens.types as module
-from longrecipe.sentences import token_strings
+from longrecipe.data.sentences import token_strings
 from longrecipe.tokens import CLASSES, UNIVERSAL, TaggerError, types_by_class, types_by_pos, types_by_token
 
 TEXT = (

@@ -15,11 +15,11 @@ from torch.distributions import Categorical
 
 import longrecipe.train.stage as module
 from longrecipe import positions
-from longrecipe.attention import SkippedPositionsError
-from longrecipe.models import load
+from longrecipe.data.samples import Collator, interleave, store
+from longrecipe.models.loading import load
 from longrecipe.positions import METHODS
-from longrecipe.samples import Collator, interleave, store
 from longrecipe.train import Stage, kl_divergence, latest_checkpoint, run_stage
+from longrecipe.train.guard import SkippedPositionsError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TARGET, N_TOKENS = 128, 32
@@ -192,10 +192,10 @@ KILLED_RUN = """
 import json, sys, time
 from pathlib import Path
 import torch
-from longrecipe.models import load
+from longrecipe.models.loading import load
 from longrecipe.positions import METHODS
-from longrecipe.samples import Collator, load_from_disk
-from longrecipe.cost import Setup
+from longrecipe.data.samples import Collator, load_from_disk
+from longrecipe.settings import Setup
 from longrecipe.train import Stage, run_stage
 
 class Stuck(Collator):

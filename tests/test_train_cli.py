@@ -11,8 +11,9 @@ import yaml
 from limits import TIMEOUT
 from transformers import AutoModelForCausalLM, GPT2Config, MistralConfig
 
-from longrecipe import corpus, params, recipe
-from longrecipe.models import load_tokenizer
+from longrecipe import recipe, settings
+from longrecipe.data import corpus
+from longrecipe.models.loading import load_tokenizer
 from longrecipe.train.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,7 +106,7 @@ def test_models_of_ones_own_are_measured_in_sentences(own, monkeypatch):
     monkeypatch.setenv("LONGRECIPE_CACHE", str(own / "cache"))
     texts = corpus.english_texts(planted=False)[:100]
     (own / "long.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
-    run = recipe.prepare(params.load(str(own / "own.yaml"), eval_documents=2, eval_facts=2))
+    run = recipe.prepare(settings.load(str(own / "own.yaml"), eval_documents=2, eval_facts=2))
     report = run.measure(run.base(), lengths=[256, 512])
     assert set(report.prompts["task"]) == {"multi-key", "multi-value", "multi-query"}
     assert set(report.prompts["length"]) == {256, 512} and report.general["perplexity"] > 1

@@ -16,12 +16,12 @@ from limits import TIMEOUT
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config
 
-from longrecipe.corpus import as_it_stands
-from longrecipe.models import ARCHITECTURES, load
+from longrecipe.data.corpus import as_it_stands
+from longrecipe.data.samples import Collator, interleave, rows_of, store
+from longrecipe.models.loading import ARCHITECTURES, load
 from longrecipe.positions import METHODS
-from longrecipe.samples import Collator, interleave, rows_of, store
 from longrecipe.train import PLAIN, Context, Stage, run_stage
-from longrecipe.train.context import SplitCollator, check_splittable, cut, reading_order
+from longrecipe.train.sequence_parallel import SplitCollator, check_splittable, cut, reading_order
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLIT = replace(PLAIN, sequence_parallel=2)
@@ -39,10 +39,10 @@ PROCESS = """
 import json, sys
 from pathlib import Path
 import torch
-from longrecipe.cost import Setup
-from longrecipe.models import load
+from longrecipe.settings import Setup
+from longrecipe.models.loading import load
 from longrecipe.positions import METHODS
-from longrecipe.samples import Collator, load_from_disk
+from longrecipe.data.samples import Collator, load_from_disk
 from longrecipe.train import Stage, run_stage
 
 class Stopped(Collator):
@@ -76,8 +76,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from longrecipe.attention import SkippedPositionsError
-from longrecipe.models import load
+from longrecipe.train.guard import SkippedPositionsError
+from longrecipe.models.loading import load
 from longrecipe.train import check_context_parallel, context
 
 dist.init_process_group("gloo")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from longrecipe.files import locked
-from longrecipe.models import load
+from longrecipe.data.samples import Collator, store
+from longrecipe.models.loading import load
 from longrecipe.positions import METHODS
-from longrecipe.samples import Collator, store
+from longrecipe.system.files import locked
 from longrecipe.train import DivergedError, Stage, latest_checkpoint, run_stage
 from longrecipe.train.checkpoints import damaged, missing
 from longrecipe.train.divergence import first_not_finite, warn_if_worse

@@ -12,9 +12,9 @@ import torch
 from limits import TIMEOUT
 from safetensors.torch import load_file
 
-from longrecipe.models import load
+from longrecipe.data.samples import Collator, interleave, store
+from longrecipe.models.loading import load
 from longrecipe.positions import METHODS
-from longrecipe.samples import Collator, interleave, store
 from longrecipe.train import PLAIN, Stage, run_stage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,10 +24,10 @@ PROCESS = """
 import json, sys
 from pathlib import Path
 import torch
-from longrecipe.cost import Setup
-from longrecipe.models import load
+from longrecipe.settings import Setup
+from longrecipe.models.loading import load
 from longrecipe.positions import METHODS
-from longrecipe.samples import Collator, load_from_disk
+from longrecipe.data.samples import Collator, load_from_disk
 from longrecipe.train import Stage, run_stage
 
 torch.set_num_threads(1)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from longrecipe.cost import Setup
+from longrecipe.data.samples import Collator, store
 from longrecipe.positions import METHODS
-from longrecipe.samples import Collator, store
+from longrecipe.settings import Setup
 from longrecipe.train import PLAIN, Float32Gradients, Stage, check_installed, run_stage, trainer_options, weights_dtype
 
 STAGE = Stage("extend", steps=3, batch_size=4, learning_rate=1.0e-2, precision="fp32")

@@ -17,9 +17,9 @@ from limits import TIMEOUT
 from safetensors.torch import load_file
 from torch.distributed.fsdp.fully_sharded_data_parallel import StateDictType
 
-from longrecipe.models import load
+from longrecipe.data.samples import Collator, interleave, store
+from longrecipe.models.loading import load
 from longrecipe.positions import METHODS
-from longrecipe.samples import Collator, interleave, store
 from longrecipe.train import PLAIN, Stage, run_stage, weights_dtype
 from longrecipe.train.sharding import configure_sharding
 
@@ -35,11 +35,11 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState, DistributedType, PartialState
 from accelerate.utils import DeepSpeedPlugin
-from longrecipe.attention import SkippedPositionsError, check_skipped_positions
-from longrecipe.cost import Setup
-from longrecipe.models import load
+from longrecipe.train.guard import SkippedPositionsError, check_skipped_positions
+from longrecipe.settings import Setup
+from longrecipe.models.loading import load
 from longrecipe.positions import METHODS
-from longrecipe.samples import Collator, load_from_disk
+from longrecipe.data.samples import Collator, load_from_disk
 from longrecipe.train import Stage, StageTrainer, run_stage, weights_dtype
 
 torch.set_num_threads(1)

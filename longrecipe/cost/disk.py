@@ -3,7 +3,8 @@
 from typing import Any
 
 from longrecipe.cost.flops import counts
-from longrecipe.cost.memory import OPTIMIZER_BYTES, Setup
+from longrecipe.cost.memory import OPTIMIZER_BYTES
+from longrecipe.settings.memory import Setup
 
 # Finished stages that stay: H', extension, replay. Then the export.
 _STAGES = 3

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from longrecipe.rope import head_dim
+from longrecipe.models.rope import head_dim
 
 
 @dataclass(frozen=True)

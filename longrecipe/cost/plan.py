@@ -3,8 +3,9 @@
 import bisect
 from typing import Any
 
-from longrecipe.cost.memory import Setup, training_memory
+from longrecipe.cost.memory import training_memory
 from longrecipe.cost.time import Device, step_seconds
+from longrecipe.settings.memory import Setup
 
 # Samples of an optimizer step, the paper's.
 BATCH = 96

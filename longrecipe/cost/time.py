@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from longrecipe.cost.flops import counts, flops_per_token
-from longrecipe.cost.memory import GB, OPTIMIZER_BYTES, Setup, activation_bytes, training_memory
+from longrecipe.cost.memory import GB, OPTIMIZER_BYTES, activation_bytes, training_memory
+from longrecipe.settings.memory import Setup
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ DEVICES = {
 
 
 def device_of(record: Mapping) -> Device:
-    """The Device of the machine that a record of `longrecipe.resources.run` was measured on, by its measured rates.
+    """The Device of the machine that a record of `longrecipe.cost.measure.run` was measured on, by its measured rates.
 
     What is not measured: the peak is not a number (no MFU); a CPU's memory and bandwidth to the host are infinite.
     """

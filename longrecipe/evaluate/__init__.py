@@ -4,10 +4,10 @@
 models, `sentences` for any tokenizer and real text. Every mean carries an interval over documents.
 """
 
-from longrecipe.evaluate.general import copying, perplexity
+from longrecipe.evaluate.perplexity import copying, perplexity
 from longrecipe.evaluate.reader import Reader, to_read
 from longrecipe.evaluate.report import Report, paired, report
-from longrecipe.evaluate.suite import ask, cell, hits, interval
+from longrecipe.evaluate.scoring import ask, cell, hits, interval
 from longrecipe.evaluate.tasks import (
     NIAH_M,
     NOISE,

@@ -13,7 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from longrecipe.models import autocast_dtype
+from longrecipe.models.loading import autocast_dtype
 
 # Tokens that one batch of texts may hold; bounds memory whatever the length.
 BATCH_TOKENS = 16_384

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel
 
-from longrecipe.evaluate.general import copying, perplexity
-from longrecipe.evaluate.suite import ask, cell
+from longrecipe.evaluate.perplexity import copying, perplexity
+from longrecipe.evaluate.scoring import ask, cell
 from longrecipe.evaluate.tasks import NIAH_M, OTHERS, needles, passkey
 from longrecipe.evaluate.wording import Wording
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from longrecipe.data.facts import hide
 from longrecipe.evaluate.wording import Wording
-from longrecipe.facts import hide
 
 # What passkeys are hidden in, over and over.
 NOISE = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from longrecipe.facts import is_key, is_value
-from longrecipe.sentences import token_strings
+from longrecipe.data.facts import is_key, is_value
+from longrecipe.data.sentences import token_strings
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Wording:
 
 
 def planted(tokenizer: PreTrainedTokenizerBase) -> Wording:
-    """The mini models' own wording, as in `longrecipe.facts`: ` Note: KEY NN.`, then ` Recall: KEY`, one token each."""
+    """The mini models' own wording, as in `longrecipe.data.facts`: ` Note: KEY NN.`, then ` Recall: KEY`, one token
+    each."""
     strings = token_strings(tokenizer)
     return Wording(
         *_coder(tokenizer),

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from transformers import PreTrainedConfig
 
-from longrecipe import rope
 from longrecipe.evaluate import Report
+from longrecipe.models import rope
 from longrecipe.plots.style import STYLE, colour
 from longrecipe.train import Trained
 

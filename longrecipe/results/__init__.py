@@ -1,11 +1,7 @@
-"""Results: runs on disk, the paper's tables made from them, and results/README.md.
+"""Runs on disk, and the tables and claims of one run."""
 
-`python -m longrecipe.results` writes `results/README.md` anew from the finished runs.
-"""
-
-from longrecipe.results.runs import finished, load, load_or_warn, run_dir, save, seed_interval
 from longrecipe.results.stages import gain, stage_table, verdict
-from longrecipe.results.summary import summary
+from longrecipe.results.store import finished, load, load_or_warn, run_dir, save, seed_interval
 
 __all__ = [
     "finished",
@@ -16,6 +12,5 @@ __all__ = [
     "save",
     "seed_interval",
     "stage_table",
-    "summary",
     "verdict",
 ]

@@ -3,9 +3,9 @@
 import argparse
 
 from longrecipe.command import messages
-from longrecipe.files import write_text
-from longrecipe.paths import results_dir
-from longrecipe.results.summary import summary
+from longrecipe.experiments.summary import summary
+from longrecipe.system.files import write_text
+from longrecipe.system.paths import results_dir
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
-from longrecipe.files import read_json
-from longrecipe.params import Params
+from longrecipe.settings import Params
+from longrecipe.system.files import read_json
 
 # Numbers that `Report.numbers()` has by text length.
 BY_LENGTH = ("recall", "niah_m", "tasks")

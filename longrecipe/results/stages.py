@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from longrecipe.evaluate import NIAH_M, Report, interval, paired
-from longrecipe.params import Params
+from longrecipe.settings import Params
 
 MEASURES = {"passkey": ("passkey",), "recall": ("multi-key",), "NIAH(M)": NIAH_M}
 

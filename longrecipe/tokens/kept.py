@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from longrecipe.corpus import SELECTIONS, select
-from longrecipe.sentences import SentenceEnds, sentence_lengths
+from longrecipe.data.corpus import SELECTIONS, select
+from longrecipe.data.sentences import SentenceEnds, sentence_lengths
 
 
 @dataclass(frozen=True)

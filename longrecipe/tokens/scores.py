@@ -15,8 +15,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from longrecipe.errors import reason
-from longrecipe.files import locked, read_json, temporary_of, write_text
+from longrecipe.system.errors import reason
+from longrecipe.system.files import locked, read_json, temporary_of, write_text
 
 log = logging.getLogger(__name__)
 SCORES = ("logit", "logprob")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from longrecipe.sentences import sentence_ends, sentence_lengths, token_strings
+from longrecipe.data.sentences import sentence_ends, sentence_lengths, token_strings
 from longrecipe.tokens.taggers import UNIVERSAL, tagger
 
 CLASSES = ("number", "word", "capitalised word", "word part", "punctuation", "newline", "other")

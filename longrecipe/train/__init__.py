@@ -2,10 +2,10 @@
 
 from longrecipe.train.accumulation import Float32Gradients
 from longrecipe.train.checkpoints import damaged_model, latest_checkpoint
-from longrecipe.train.context import Context
-from longrecipe.train.context_check import check_context_parallel
 from longrecipe.train.divergence import DivergedError, first_not_finite
-from longrecipe.train.savings import attention_of, check_installed, trainer_options, weights_dtype
+from longrecipe.train.options import attention_of, check_installed, trainer_options, weights_dtype
+from longrecipe.train.sequence_parallel import Context
+from longrecipe.train.sequence_parallel_check import check_context_parallel
 from longrecipe.train.settings import PLAIN, Stage
 from longrecipe.train.sharding import shards_asked
 from longrecipe.train.stage import Trained, run_stage

@@ -13,11 +13,12 @@ import psutil
 import torch
 import transformers
 
-from longrecipe import cost, params, preflight, recipe, rundisk
+from longrecipe import cost, recipe, settings
 from longrecipe.command import messages
 from longrecipe.cost import GB
-from longrecipe.processes import is_main, n_processes
-from longrecipe.setup import rows_at_once, setup_of
+from longrecipe.recipe import disk, preflight
+from longrecipe.system.processes import is_main, n_processes
+from longrecipe.train.memory import rows_at_once, setup_of
 
 log = logging.getLogger("longrecipe.train")
 
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     work."""
     parser = argparse.ArgumentParser(prog="python -m longrecipe.train", description="Run the recipe of a params file.")
     parser.add_argument("--params", required=True, metavar="FILE", help="such as params/own.yaml")
-    params.add_settings(parser)
+    settings.add_settings(parser)
     parser.add_argument("--out", metavar="FOLDER", help="the folder of the extended model (settings key out)")
     parser.add_argument("--check", action="store_true", help="check model, text, memory and disk, and stop")
     parser.add_argument("--gpu-gb", type=float, metavar="GB", help="memory of one GPU; default: of the one here")
@@ -39,7 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
     if not is_main():
         transformers.utils.logging.set_verbosity_error()
     with messages(parser, "the same command resumes from the last checkpoint"):
-        p = params.load(chosen.params, **params.given_settings(chosen) | ({"out": chosen.out} if chosen.out else {}))
+        p = settings.load(
+            chosen.params, **settings.given_settings(chosen) | ({"out": chosen.out} if chosen.out else {})
+        )
         log.info("%s", _check(p, chosen.gpu_gb, chosen.host_gb))
         if chosen.check:
             preflight.check(p, fetch=False, here=chosen.gpu_gb is None)
@@ -48,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
             _train(recipe.prepare(p, saves_results=False))
 
 
-def _check(p: params.Params, gpu_gb: float | None, host_gb: float | None) -> str:
+def _check(p: settings.Params, gpu_gb: float | None, host_gb: float | None) -> str:
     """What the run's stage 1 needs, in words. Raises DoesNotFitError if that is more than there is."""
     # A model that the recipe cannot extend has no cost either.
     config, setup = preflight.check_config(p), setup_of(p)
@@ -67,7 +70,7 @@ def _check(p: params.Params, gpu_gb: float | None, host_gb: float | None) -> str
     return (
         f"modelled: {sizes['peak']:.1f} GB on a GPU ({there}), {sizes['host']:.1f} GB of the host's; stage 1: "
         f"{n_tokens / 1e6:,.0f}M tokens in samples of {p.train_length:,}, {flops:.2e} FLOPs; "
-        f"{rundisk.disk_need(p, config) / GB:,.1f} GB on disk"
+        f"{disk.disk_need(p, config) / GB:,.1f} GB on disk"
     )
 
 

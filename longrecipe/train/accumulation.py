@@ -7,7 +7,7 @@ class Float32Gradients:
     r"""Sum the gradients of a step's batches in float32: $g = \sum_b g_b$, rounded to the weights' dtype once.
 
     In bfloat16, of 8 significant bits, a sum that has grown to 256 times the next summand does not change any more: of
-    96 batches the last ones are mostly lost. Costs 4 bytes a parameter in place of 2 (see `cost.Setup`).
+    96 batches the last ones are mostly lost. Costs 4 bytes a parameter in place of 2 (see `Setup`).
 
     Each backward pass adds to the sums and frees the weights' own gradients; `restore` puts the sums there, as the
     optimizer reads them, and starts anew. Parameters in float32 are left alone.

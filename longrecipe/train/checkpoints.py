@@ -8,8 +8,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from longrecipe.checkpoint import MergeError, read_checkpoint
-from longrecipe.processes import is_main
+from longrecipe.models.checkpoint import MergeError, read_checkpoint
+from longrecipe.system.processes import is_main
 
 log = logging.getLogger(__name__)
 # What a checkpoint needs to resume exactly, each by one of several names: on one process or DDP, FSDP2, ZeRO-3.

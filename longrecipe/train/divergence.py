@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
-from longrecipe.attention import SkippedPositionsError, check_skipped_positions
+from longrecipe.train.guard import SkippedPositionsError, check_skipped_positions
 from longrecipe.train.settings import Stage
 
 log = logging.getLogger(__name__)

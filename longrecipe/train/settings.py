@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 
-from longrecipe.cost import Setup
+from longrecipe.settings.memory import Setup
 
 # Mixed precision in full: what small models are trained with.
 PLAIN = Setup(optimizer="adamw_fp32", fp32_weights=True, checkpointing=False, fused_loss=False)
@@ -13,7 +13,7 @@ class Stage:
     """Settings of one stage of training; learning_rate per optimizer step, batch_size in samples, kl_weight of the
     term that keeps the model near the original one on text within its window (0: none).
 
-    A step's samples are read in `accumulation` batches of equal size; setup: how memory is spent (see `cost.Setup`).
+    A step's samples are read in `accumulation` batches of equal size; setup: how memory is spent (see `Setup`).
     Raises ValueError if batch_size is no multiple of accumulation, and for a kl_weight with a fused loss.
     """
 

@@ -9,7 +9,7 @@ from torch.distributed.fsdp.fully_sharded_data_parallel import StateDictType
 from transformers import Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from longrecipe.cost import Setup
+from longrecipe.settings.memory import Setup
 
 
 def fsdp_is_asked() -> bool:

@@ -13,15 +13,15 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from longrecipe.attention import check_skipped_positions
-from longrecipe.files import locked, read_json, write_text
-from longrecipe.formats import tidy
-from longrecipe.models import load
-from longrecipe.processes import is_main, n_processes
-from longrecipe.samples import Collator, tokens_seen
+from longrecipe.data.samples import Collator, tokens_seen
+from longrecipe.models.formats import tidy
+from longrecipe.models.loading import load
+from longrecipe.system.files import locked, read_json, write_text
+from longrecipe.system.processes import is_main, n_processes
 from longrecipe.train.checkpoints import damaged_model, latest_checkpoint
 from longrecipe.train.divergence import check_trained, first_not_finite, warn_if_worse
-from longrecipe.train.savings import check_installed
+from longrecipe.train.guard import check_skipped_positions
+from longrecipe.train.options import check_installed
 from longrecipe.train.settings import Stage
 from longrecipe.train.sharding import whole_weights
 from longrecipe.train.trainer import Bar, Clock, n_readers, stage_trainer

@@ -10,17 +10,17 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from longrecipe.cost import Setup
-from longrecipe.files import write_text
-from longrecipe.loss import fuse_loss
-from longrecipe.models import autocast_dtype
-from longrecipe.processes import is_main, n_processes
-from longrecipe.samples import Collator
+from longrecipe.data.samples import Collator
+from longrecipe.models.loading import autocast_dtype
+from longrecipe.settings.memory import Setup
+from longrecipe.system.files import write_text
+from longrecipe.system.processes import is_main, n_processes
 from longrecipe.train.accumulation import Float32Gradients
-from longrecipe.train.context import SplitCollator, check_splittable, make_context, reading_order
-from longrecipe.train.context_check import SplitAttention
 from longrecipe.train.divergence import StopAtNonFinite
-from longrecipe.train.savings import trainer_options
+from longrecipe.train.loss import fuse_loss
+from longrecipe.train.options import trainer_options
+from longrecipe.train.sequence_parallel import SplitCollator, check_splittable, make_context, reading_order
+from longrecipe.train.sequence_parallel_check import SplitAttention
 from longrecipe.train.settings import Stage
 from longrecipe.train.sharding import configure_sharding, fsdp_options
 

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from longrecipe.corpus import SELECTIONS, select
+from longrecipe.data.corpus import SELECTIONS, select
 from longrecipe.positions import longrecipe
 
 ROUNDS = 50

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from longrecipe import models, params, recipe
+from longrecipe import models, recipe
+from longrecipe import settings as params
 from longrecipe.tokens import score_documents, scores
 
 ROUNDS, DOCUMENTS = 7, 16

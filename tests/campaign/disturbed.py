@@ -10,8 +10,8 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from longrecipe import params, recipe, results, sweep
-from longrecipe.models import load_tokenizer
+from longrecipe import experiments, recipe, results, settings
+from longrecipe.models.loading import load_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SETTINGS = {
@@ -123,7 +123,7 @@ def make_material(folder: Path) -> Path:
 
 def run_recipe(place: Place) -> None:
     """Every stage of one run, measured, exported and saved."""
-    p = params.load("own.yaml", out=str(place.out))
+    p = settings.load("own.yaml", out=str(place.out))
     run = recipe.prepare(p)
     analysis = run.analyse()
     extended = run.extend(run.stage_one_set(analysis))
@@ -141,8 +141,8 @@ def run_recipe(place: Place) -> None:
 def run_sweep(place: Place) -> None:
     """A sweep of two lean runs, which share the token analysis."""
     changes = {"selection": "random", "out": str(place.out), "eval_lengths": None, "target_length": 512}
-    grid = [params.load("own.yaml", method=method, **changes) for method in ("pose", "longrecipe")]
-    sweep.run(grid, "lean")
+    grid = [settings.load("own.yaml", method=method, **changes) for method in ("pose", "longrecipe")]
+    experiments.run(grid, "lean")
     found = results.finished("grid")
     assert len(found) == len(grid), f"{len(found)} of {len(grid)} runs are in results/grid"
 

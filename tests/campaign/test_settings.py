@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from campaign.judge import Verdict
-from longrecipe import params
-from longrecipe.params import Params, ParamsError
-from longrecipe.params.settings import SCALES
+from longrecipe import settings as params
+from longrecipe.settings import Params, ParamsError
+from longrecipe.settings.schema import SCALES
 from longrecipe.train.__main__ import main
 
 pytestmark = pytest.mark.campaign

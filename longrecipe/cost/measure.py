@@ -1,0 +1,307 @@
+"""What training costs where it runs: seconds and memory of steps, measured with the Trainer that the recipe uses.
+
+`python -m longrecipe.cost.measure mini` (CPU, minutes): every method over target lengths. `... ratios`: LongRecipe's
+steps by token ratio, next to FLT's, for notebook 07. `... gpu` (one GPU of 80 GB, under 9 minutes): models of the
+paper's shapes with random weights, as neither time nor memory depends on values; each saving switched off in turn.
+Each case runs in a process of its own, and results are written after each, to results/resources/<what>.json: a run that
+was cut off resumes. A case that does not fit into memory counts as measured; one that fails for another reason is tried
+again by the next run.
+"""
+
+import argparse
+import json
+import logging
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, TrainerCallback
+
+from longrecipe import cost, models, positions
+from longrecipe.command import messages
+from longrecipe.cost import GB
+from longrecipe.cost.record import OUT_OF_MEMORY, read_measured
+from longrecipe.data import samples
+from longrecipe.models.rope import extend_config, head_dim
+from longrecipe.settings.memory import Setup
+from longrecipe.system.files import write_text
+from longrecipe.system.paths import results_dir
+from longrecipe.train import PLAIN, Stage, weights_dtype
+from longrecipe.train.trainer import stage_trainer
+
+log = logging.getLogger(__name__)
+# As the paper's: 30 % of the target's tokens.
+RATIO = 0.3
+# How PyTorch's CPU allocators say that memory does not suffice, on Linux and macOS and on Windows.
+_NO_MEMORY = ("can't allocate memory", "not enough memory")
+
+
+class CasesFailedError(RuntimeError):
+    """Cases failed for another reason than memory."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement: a model by name and scale, trained by a method to a target of T tokens as a setup says."""
+
+    model: str
+    scale: str
+    method: str
+    target_length: int
+    setup: Setup = field(default_factory=Setup)
+    batch_size: int = 1
+    steps: int = 3
+    ratio: float = RATIO
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of a sample: T for methods that read whole documents, else a share of it, the ratio."""
+        whole = positions.method(self.method).text == "whole"
+        return self.target_length if whole else int(self.ratio * self.target_length)
+
+    @property
+    def name(self) -> str:
+        """A name that says what is measured, and with what changed from the default setup of its scale."""
+        usual = PLAIN if self.scale == "mini" else Setup()
+        changed = [f"{k}={v}" for k, v in asdict(self.setup).items() if v != getattr(usual, k)]
+        return " ".join([self.model, self.method, f"T={self.target_length}", f"n={self.n_tokens}", *changed])
+
+
+def mini_cases(lengths: Iterable[int] = (256, 512, 1024, 2048, 4096, 8192)) -> list[Case]:
+    """Every method of the paper over target lengths, in steps of 8 samples, as the mini recipe trains."""
+    methods = ("flt", "longrecipe", "rpes", "pose")
+    cases = [Case("llama3", "mini", method, T, PLAIN, 8, steps=12) for T in lengths for method in methods]
+    return [replace(case, steps=5) if case.n_tokens > 2500 else case for case in cases]
+
+
+def ratio_cases() -> list[Case]:
+    """FLT, PoSE and LongRecipe on each mini model to 10 and 16 windows, in steps of 8 samples; LongRecipe to 16 at
+    Figure 2's ratios."""
+    cases = []
+    for model in models.ARCHITECTURES:
+        for T, ratios in ((2560, (RATIO,)), (4096, (0.05, 0.1, 0.2, 0.3, 0.4))):
+            usual = Case(model, "mini", "longrecipe", T, PLAIN, batch_size=8, steps=6)
+            cases += [replace(usual, method="flt"), replace(usual, method="pose")]
+            cases += [replace(usual, ratio=ratio) for ratio in ratios]
+    return cases
+
+
+def gpu_cases(gpu_bytes: float) -> list[Case]:
+    """The paper's three models at 80k and 128k, each saving switched off in turn, and whole samples as far as they may
+    fit; what the cost model says needs over 1.1 times the memory is left out."""
+    base = Case("llama3", "paper", "longrecipe", 131072)
+    cases = [base, replace(base, target_length=109227), replace(base, target_length=81920)]
+    cases += [replace(base, model=name) for name in ("mistral", "qwen2")]
+    cases.append(replace(base, model="qwen2", target_length=81920))
+    changes = [change for change in cost.SAVINGS.values() if change]
+    for change in (*changes, {"fp32_accumulation": True, "offload_activations": True}):
+        cases.append(replace(base, setup=replace(base.setup, **change)))
+    away = replace(base, method="flt", setup=Setup(offload_activations=True))
+    cases += [replace(away, target_length=T) for T in (65536, 81920, 131072)]
+    return [case for case in cases if _modelled(case).peak < 1.1 * gpu_bytes]
+
+
+def _modelled(case: Case) -> cost.Memory:
+    config = models.config_of(case.model, case.scale)
+    return cost.training_memory(config, case.n_tokens, case.setup, case.batch_size)
+
+
+class _Watch(TrainerCallback):
+    """The seconds of each step, and memory's peak after the first."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.ends.append(time.perf_counter())
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+
+def measure(case: Case) -> dict:
+    """Train a few steps and return seconds of the fastest step (what else the machine does only adds), tokens a second,
+    the peak of memory in GB; `error` where memory did not suffice."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = extend_config(models.config_of(case.model, case.scale), max(case.target_length, 512))
+    config._attn_implementation = "sdpa"
+    rng, n = np.random.default_rng(0), case.n_tokens
+    lengths = np.full(n // 20, 20)
+    lengths = np.append(lengths, n - lengths.sum()) if n % 20 else lengths
+    starts = np.concatenate([[0], lengths[:-1].cumsum()])
+    rows = samples.rows_of(
+        (rng.integers(0, config.vocab_size, n), lengths, starts) for _ in range(case.steps * case.batch_size)
+    )
+    stage = Stage(
+        "measure",
+        case.steps,
+        case.batch_size,
+        5.0e-5,
+        setup=case.setup,
+        save_steps=10**6,
+        options={"save_strategy": "no"},
+    )
+    watch = _Watch()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            with torch.device(device):
+                network = AutoModelForCausalLM.from_config(config, dtype=weights_dtype(case.setup))
+            collator = samples.Collator(positions.METHODS[case.method], case.target_length, seed=0)
+            dataset = samples.store(rows, Path(folder) / "data")
+            trainer = stage_trainer(network, dataset, collator, stage, Path(folder) / "run", None)
+            trainer.add_callback(watch)
+            trainer.train()
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and not any(text in str(error) for text in _NO_MEMORY):
+            raise
+        return {"error": f"{OUT_OF_MEMORY}: {str(error).split('.')[0]}"}
+    seconds = float(np.diff(watch.ends)[1:].min())
+    found = {"seconds_per_step": seconds, "tokens_per_second": n * case.batch_size / seconds}
+    found["host_peak_gb"] = _peak_bytes() / GB
+    if device == "cuda":
+        found["peak_gb"] = torch.cuda.max_memory_allocated() / GB
+        found["reserved_gb"] = torch.cuda.max_memory_reserved() / GB
+    return found
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has held, bytes."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    # Only there on Unix; psutil knows no peak there.
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def rates(config: Any, length: int) -> dict[str, float]:
+    """What this machine reaches at a model's own shapes, for `cost.Device`: FLOP/s of the MLP's product and of causal
+    attention (both passes) for a sample of `length` tokens, the bandwidths of its memory and, on a GPU, to the host,
+    bytes a second."""
+    c = config.get_text_config()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = {"device": device, "dtype": models.autocast_dtype("auto", device)}
+    a, b = (torch.randn(size, **options) for size in ((length, c.hidden_size), (c.hidden_size, c.intermediate_size)))
+    found = {"matmul_flops": 2.0 * length * b.numel() / _fastest(lambda: a @ b)}
+    heads, width = c.num_attention_heads, head_dim(c)
+    q, k, v = (torch.randn(1, heads, length, width, requires_grad=True, **options) for _ in range(3))
+
+    def attention() -> None:
+        F.scaled_dot_product_attention(q, k, v, is_causal=True).sum().backward()
+
+    found["attention_flops"] = 6.0 * heads * width * length**2 / _fastest(attention)
+    source = torch.empty(2**28, device=device, dtype=torch.uint8)
+    found["bandwidth"] = 2.0 * source.numel() / _fastest(source.clone)
+    if device == "cuda":
+        pinned = torch.empty(2**28, dtype=torch.uint8, pin_memory=True)
+        found["host_bandwidth"] = source.numel() / _fastest(lambda: pinned.copy_(source))
+    return found
+
+
+def _fastest(work, times: int = 5) -> float:
+    best = float("inf")
+    for _ in range(times + 1):
+        start = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def run(cases: Iterable[Case], path: Path, minutes: float) -> dict:
+    """Measure every case that path does not hold yet, each in a process of its own, until the minutes are used up.
+
+    Returns the record at path. Raises ValueError if path is damaged, and at the end CasesFailedError if cases failed
+    for another reason than memory; these are not recorded.
+    """
+    start, failed = time.perf_counter(), {}
+    record = read_measured(path) if path.is_file() else _machine() | {"cases": {}}
+    for case in tqdm([case for case in cases if not _is_measured(record, case)], desc="measured"):
+        left = 60 * minutes - (time.perf_counter() - start)
+        if left < 60:
+            log.warning("%s and what follows are left for another run: the minutes are used up", case.name)
+            break
+        command = [sys.executable, "-m", "longrecipe.cost.measure", "one", json.dumps(asdict(case))]
+        try:
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=left)
+        except subprocess.TimeoutExpired:
+            log.warning("%s was cut off: the minutes are used up", case.name)
+            break
+        try:
+            found = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+        except (ValueError, IndexError):
+            found = None
+        if not isinstance(found, dict):
+            said = done.stderr.strip().splitlines() or ["no message"]
+            failed[case.name] = f"exit status {done.returncode}: {said[-1][:300]}"
+            log.warning("%s failed (%s)", case.name, failed[case.name])
+            continue
+        record["cases"][case.name] = asdict(case) | {"n_tokens": case.n_tokens, "measured": found}
+        write_text(path, json.dumps(record, indent=1) + "\n")
+    if failed:
+        listed = "; ".join(f"{name} ({why})" for name, why in failed.items())
+        raise CasesFailedError(f"{len(failed)} cases failed, and the next run tries them again: {listed}")
+    return record
+
+
+def _is_measured(record: dict, case: Case) -> bool:
+    """Whether a record holds a case: its numbers, or that memory does not suffice."""
+    found = record["cases"].get(case.name, {}).get("measured", {"error": ""})
+    return "error" not in found or OUT_OF_MEMORY in found["error"].lower()
+
+
+def _machine() -> dict:
+    about = {"label": "measured", "torch": torch.__version__, "python": platform.python_version()}
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        about |= {"device": card.name, "memory_gb": card.total_memory / GB}
+        return about | {"rates": rates(models.config_of("llama3", "paper"), 32768)}
+    about |= {"device": platform.machine(), "threads": torch.get_num_threads()}
+    return about | {"rates": rates(models.config_of("llama3"), 4096)}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line: mini, ratios, gpu, or one case as JSON (which `run` starts)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m longrecipe.cost.measure", description="Measure what training costs."
+    )
+    parser.add_argument("what", choices=("mini", "ratios", "gpu", "one"))
+    parser.add_argument("case", nargs="?", help="for one: a case as JSON")
+    parser.add_argument("--minutes", type=float, default=8.5, help="stop before so many minutes have passed")
+    parser.add_argument("--out", type=Path, help="default: results/resources/<what>.json")
+    chosen = parser.parse_args(arguments)
+    if chosen.what == "one":
+        settings = json.loads(chosen.case)
+        found = measure(Case(**settings | {"setup": Setup(**settings["setup"])}))
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    if chosen.what == "gpu" and not torch.cuda.is_available():
+        parser.exit(1, f"{parser.prog}: there is no GPU here: run `mini`, or this on a machine with one of 80 GB.\n")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    with messages(parser):
+        path = chosen.out or results_dir() / "resources" / f"{chosen.what}.json"
+        gpu = torch.cuda.get_device_properties(0).total_memory if chosen.what == "gpu" else 0
+        cases = {"mini": mini_cases, "ratios": ratio_cases, "gpu": lambda: gpu_cases(gpu)}[chosen.what]()
+        try:
+            run(cases, path, chosen.minutes)
+        except CasesFailedError as error:
+            parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What notebook 05 is asked, checked before anything is computed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from longrecipe import cost, models
+from longrecipe.cost import DEVICES, GB, Device, Memory
+from longrecipe.positions import method as method_of
+from longrecipe.settings import checked, given_in
+
+
+class Question(BaseModel):
+    """What notebook 05 is asked, checked: a model, how it is to be trained, on which GPU, at what price."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+
+    model: str = Field(description="a name that the scale knows, or a folder with a config.json")
+    scale: str = Field(description="mini, small or paper")
+    method: str = Field(description="a method of positions.METHODS that trains")
+    target_length: int = Field(ge=16, le=2**24, description="T, tokens")
+    ratio: float = Field(gt=0, le=1, description="tokens of a sample as a share of T; flt takes all of T")
+    gpu: str = Field(description="a name of cost.DEVICES")
+    host_gb: float = Field(ge=0, description="the host's memory for each GPU, GB")
+    price_per_gpu_hour: float = Field(ge=0, description="USD, yours to set")
+    tokens_millions: float = Field(gt=0, description="stage 1's tokens at this ratio; flt reads as many samples")
+
+    @model_validator(mode="after")
+    def _is_known(self) -> "Question":
+        if method_of(self.method).positions is None:
+            raise ValueError(f"method = {self.method!r}: trains nothing, so it costs nothing")
+        if self.gpu not in DEVICES:
+            raise ValueError(f"gpu = {self.gpu!r}: allowed are {', '.join(DEVICES)}")
+        try:
+            models.config_of(self.model, self.scale)
+        except FileNotFoundError as error:
+            known = f"mini: {', '.join(models.ARCHITECTURES)}; small: smollm2; paper: {', '.join(models.SHAPES)}"
+            raise ValueError(f"model = {self.model!r} at scale {self.scale!r}: there are {known}") from error
+        if self.short < 16:
+            raise ValueError(f"ratio = {self.ratio}: gives {self.short} tokens a sample; at least 16 are needed")
+        return self
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return models.config_of(self.model, self.scale)
+
+    @property
+    def device(self) -> Device:
+        """The GPU."""
+        return DEVICES[self.gpu]
+
+    @property
+    def short(self) -> int:
+        """n, tokens of a sample of the methods that read a share of the target."""
+        return int(self.ratio * self.target_length)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of one sample of the method."""
+        return self.tokens_of(self.method)
+
+    @property
+    def n_samples(self) -> float:
+        """Samples of stage 1, the same for every method."""
+        return 1e6 * self.tokens_millions / self.short
+
+    @property
+    def families(self) -> list[str]:
+        """The model, and beside it the other families of its scale."""
+        others = {"mini": models.ARCHITECTURES, "paper": models.SHAPES}.get(self.scale, ())
+        return list(dict.fromkeys([*others, self.model]))
+
+    def tokens_of(self, method: str) -> int:
+        """Tokens of one sample of another method."""
+        return self.target_length if method_of(method).text == "whole" else self.short
+
+    def check(self) -> Memory:
+        """Memory of the training asked for; raises DoesNotFitError with what would fit (`cost.check_fits`)."""
+        return cost.check_fits(self.config, self.n_tokens, self.device.memory_bytes, self.host_gb * GB)
+
+
+def from_notebook(namespace: Mapping[str, Any]) -> Question:
+    """The Question of a notebook's parameters cell (`globals()`), see `params.given_in`. Raises ParamsError that lists
+    what is allowed, and OSError if results/ cannot be written."""
+    return checked(Question, given_in(namespace, Question.model_fields), source="the notebook")

@@ -1,0 +1,1 @@
+"""Text and samples: reading, sentences, facts, selection, and the samples that a stage trains on."""

@@ -1,0 +1,143 @@
+"""Planted facts: short statements hidden in long text, and the later recalls that need them.
+
+A fact reads ` Note: KEY NN.` and a recall ` Recall: KEY NN.`, KEY one of the tokenizer's whole-word tokens and NN a
+two-digit number that is one token. Long-range dependence is thus real, exact and cheap to measure.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from longrecipe.data.corpus import excerpt
+from longrecipe.data.sentences import token_strings
+
+
+@dataclass(frozen=True)
+class FactFormat:
+    """Token ids of the parts of facts: the words before, the stop after, and the possible keys and values."""
+
+    note: np.ndarray
+    recall: np.ndarray
+    stop: np.ndarray
+    keys: np.ndarray
+    values: np.ndarray
+
+    def statement(self, opening: np.ndarray, key: int, value: int) -> np.ndarray:
+        """Ids of ` Note: KEY NN.` or ` Recall: KEY NN.`, after opening = note or recall."""
+        return np.concatenate([opening, [key, value], self.stop])
+
+
+def is_key(text: str) -> bool:
+    """Whether a token's text can be the key of a planted fact: a blank and a word of 4 letters or more."""
+    return re.fullmatch(r" [a-z]{4,}", text) is not None
+
+
+def is_value(text: str) -> bool:
+    """Whether a token's text can be the value of a planted fact: a blank and a two-digit number."""
+    return re.fullmatch(r" [1-9]\d", text) is not None
+
+
+def fact_format(tokenizer: PreTrainedTokenizerBase) -> FactFormat:
+    """The fact format of a tokenizer. Raises ValueError where it has too few one-token words or numbers."""
+    strings = token_strings(tokenizer)
+    keys = [i for i, text in enumerate(strings) if is_key(text)]
+    values = [i for i, text in enumerate(strings) if is_value(text)]
+    if len(keys) < 32 or len(values) < 32:
+        raise ValueError(
+            f"the tokenizer has {len(keys)} one-token words and {len(values)} one-token two-digit numbers; planted "
+            "facts need 32 of each. Use the tokenizer that ships with the mini models."
+        )
+    parts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (" Note:", " Recall:", ".")]
+    return FactFormat(*(np.asarray(p, dtype=np.int64) for p in (*parts, keys, values)))
+
+
+def document(
+    source: np.ndarray,
+    facts: FactFormat,
+    length: int,
+    rng: np.random.Generator,
+    filler: tuple[int, int] = (16, 80),
+    note_share: float = 0.25,
+) -> np.ndarray:
+    """A training document: running text with facts and, later, recalls of earlier facts sprinkled through it.
+
+    Between two statements lie filler[0] to filler[1] tokens of source. A note_share of the statements note a fact, for
+    a new key or, one time in four, a further value of a known one; the others recall a random known key with one of
+    its values. Returns int64 [length].
+    """
+    parts, known, total = [], {}, 0
+    while total < length:
+        parts.append(excerpt(source, int(rng.integers(filler[0], filler[1] + 1)), rng))
+        if not known or rng.random() < note_share:
+            again = known and rng.random() < 0.25
+            key = rng.choice(list(known)) if again else rng.choice(facts.keys)
+            value = rng.choice(facts.values)
+            known.setdefault(key, []).append(value)
+            parts.append(facts.statement(facts.note, key, value))
+        else:
+            key = rng.choice(list(known))
+            parts.append(facts.statement(facts.recall, key, rng.choice(known[key])))
+        total += len(parts[-1]) + len(parts[-2])
+    return np.concatenate(parts)[:length]
+
+
+def hide(
+    source: np.ndarray, needles: list[np.ndarray], length: int, rng: np.random.Generator, shuffle: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hide needles at uniform random places of a random stretch of source, in random order or (no shuffle) in theirs.
+
+    Args: needles: arrays of ids; length in tokens, needles included. Returns ids int64 [length] and the depths of the
+    needles, where each starts as a share of the length. Raises ValueError where they do not fit.
+    """
+    room = length - sum(map(len, needles))
+    if room < 0:
+        raise ValueError(f"{len(needles)} facts need {length - room} tokens, the haystack has {length}: hide fewer.")
+    text, cuts = excerpt(source, room, rng), np.sort(rng.integers(0, room + 1, size=len(needles)))
+    order = rng.permutation(len(needles)) if shuffle else np.arange(len(needles))
+    parts, depths, done, total = [], np.empty(len(needles)), 0, 0
+    for cut, which in zip(cuts, order, strict=True):
+        parts += [text[done:cut], needles[which]]
+        depths[which] = (total + cut - done) / length
+        total, done = total + cut - done + len(needles[which]), cut
+    return np.concatenate([*parts, text[done:]]), depths
+
+
+def quiz(
+    source: np.ndarray, facts: FactFormat, length: int, n_facts: int, n_questions: int, rng: np.random.Generator
+) -> np.ndarray:
+    """A training sample that ends in questions: a haystack, then n_questions recalls of random facts of it."""
+    pairs = [rng.choice(each, size=n_facts, replace=False) for each in (facts.keys, facts.values)]
+    pairs = np.stack(pairs, axis=1)
+    asked = [facts.statement(facts.recall, *pairs[i]) for i in rng.integers(0, n_facts, size=n_questions)]
+    notes = [facts.statement(facts.note, *pair) for pair in pairs]
+    ids, _ = hide(source, notes, length - sum(map(len, asked)), rng)
+    return np.concatenate([ids, *asked])
+
+
+def short_sample(
+    source: np.ndarray,
+    facts: FactFormat,
+    length: int,
+    rng: np.random.Generator,
+    fact_share: float = 0.7,
+    repeat_share: float = 0.05,
+) -> np.ndarray:
+    """A row of the mini models' general data: text with facts (document or quiz), repeated tokens, or plain text.
+
+    Args: length in tokens; fact_share and repeat_share of the draws, the rest being plain text. Returns int64 [length].
+    """
+    kind = rng.random()
+    if kind < repeat_share:
+        parts, total = [], 0
+        while total < length:
+            parts += 2 * [rng.choice(source, size=int(rng.integers(8, length // 3 + 1)))]
+            total += 2 * len(parts[-1])
+        return np.concatenate(parts)[:length]
+    if kind < repeat_share + fact_share:
+        if rng.random() < 0.5:
+            return document(source, facts, length, rng, filler=(8, 40), note_share=0.5)
+        n_facts = int(rng.integers(1, max(1, min(8, length // 24)) + 1))
+        return quiz(source, facts, length, n_facts, int(rng.integers(1, 5)), rng)
+    return excerpt(source, length, rng)

@@ -1,0 +1,138 @@
+"""Samples of training: documents cut to what a method reads, stored, ordered, stacked into batches with positions."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset, load_from_disk
+
+from longrecipe.data.corpus import Sample, as_it_stands, select
+from longrecipe.data.sentences import SentenceEnds, sentence_lengths
+from longrecipe.positions import Method
+from longrecipe.system.errors import reason
+from longrecipe.system.files import new_folder, temporary_of
+
+# The label of a token that has no loss.
+IGNORE = -100
+
+
+def sample_of(
+    ids: np.ndarray,
+    method: Method,
+    n_tokens: int,
+    ends: SentenceEnds,
+    is_anchor: np.ndarray | None,
+    rng: np.random.Generator,
+    selection: str = "anchored",
+) -> Sample:
+    """One training sample of a document: n_tokens of it, in sentences, as the method reads text.
+
+    Args: ids int64 [T]; ends, from `sentences.sentence_ends`; is_anchor bool [T]; selection, of `corpus.SELECTIONS`,
+    for methods that select sentences. Raises ValueError if the selection goes by anchors and is_anchor is None.
+    """
+    if method.text != "selected":
+        return as_it_stands(ids[:n_tokens], sentence_lengths(ids[:n_tokens], ends))
+    return select(ids, sentence_lengths(ids, ends), is_anchor, n_tokens, rng, selection)
+
+
+def rows_of(samples: Iterable[Sample], long: bool = True) -> Iterator[dict]:
+    """Dataset rows of samples; long rows get the method's positions, others 0, 1, 2, ..."""
+    for ids, lengths, starts in samples:
+        yield {"input_ids": ids, "segment_lengths": lengths, "segment_starts": starts, "long": long}
+
+
+def store(rows: Iterable[dict], folder: Path) -> Dataset:
+    """Write rows to folder with `datasets`, each with its own key, and return the stored, memory-mapped set.
+
+    Rows are read 64 at a time, so a set may be larger than the memory. Raises ValueError if there are none.
+    """
+    keyed, writer = ({"key": i, **row} for i, row in enumerate(rows)), None
+    stream = temporary_of(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        while some := list(itertools.islice(keyed, 64)):
+            table = pa.table({name: [row[name] for row in some] for name in some[0]})
+            writer = writer or pa.ipc.new_stream(str(stream), table.schema)
+            writer.write_table(table)
+        if writer is None:
+            raise ValueError(f"no rows to store in {folder}.")
+        writer.close()
+        with new_folder(folder) as temporary:
+            Dataset.from_file(str(stream)).save_to_disk(str(temporary))
+    finally:
+        stream.unlink(missing_ok=True)
+    return load(folder)
+
+
+def load(folder: Path) -> Dataset:
+    """A stored set. Raises ValueError that names the folder if its files are damaged or missing."""
+    try:
+        return load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"the samples in {folder} are damaged ({reason(error)}): delete this folder, and the same command makes "
+            "them again."
+        ) from error
+
+
+def interleave(long_rows: Iterable[dict], short_rows: Iterable[dict], batch_size: int) -> list[dict]:
+    """Order rows so that every batch is all long or all short, the long batches spread evenly among the short.
+
+    Rows of different lengths cannot share a batch without padding. Rows beyond the last whole batch are left out.
+    """
+
+    def placed(rows: list[dict]) -> list[tuple[float, list[dict]]]:
+        count = len(rows) // batch_size
+        return [((i + 0.5) / count, rows[i * batch_size : (i + 1) * batch_size]) for i in range(count)]
+
+    batches = placed(list(long_rows)) + placed(list(short_rows))
+    return [row for _, batch in sorted(batches, key=lambda b: b[0]) for row in batch]
+
+
+class Collator:
+    """Stack rows of one length into a batch, drawing each sample's positions again for every epoch.
+
+    The generator is seeded from (seed, epoch, key of the row) alone, so that any number of loader workers, and a run
+    that was resumed, give the same positions. Every batch carries an all-ones attention mask: without one,
+    transformers takes positions that jump for packed documents and cuts attention (see `longrecipe.train.guard`).
+    """
+
+    def __init__(self, method: Method, target_length: int, seed: int, epoch: int = 0):
+        self.method, self.target_length, self.seed = method, target_length, seed
+        # Shared, so that workers that outlive an epoch see the next one begin.
+        self._epoch = torch.tensor(epoch).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that positions are drawn for, in every process of the loader."""
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
+
+    def positions(self, row: dict) -> np.ndarray:
+        """position_ids int64 [n] of a row."""
+        if not row["long"]:
+            return np.arange(len(row["input_ids"]))
+        return self.method.draw(row, self.target_length, np.random.default_rng([self.seed, self.epoch, row["key"]]))
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        ids = torch.from_numpy(np.stack([np.asarray(row["input_ids"], dtype=np.int64) for row in rows]))
+        positions = torch.from_numpy(np.stack([self.positions(row) for row in rows]))
+        batch = {"input_ids": ids, "position_ids": positions, "attention_mask": torch.ones_like(ids), "labels": ids}
+        # Not for the model: the trainer takes it out again.
+        return batch | {"long": torch.tensor([bool(row["long"]) for row in rows])}
+
+
+def tokens_seen(dataset: Dataset, steps: int, batch_size: int) -> int:
+    """Tokens that a number of steps read of a set, whole batches only, round after round."""
+    tables = dataset.select_columns("input_ids").with_format("arrow").iter(1024)
+    sizes = np.concatenate([pc.list_value_length(table["input_ids"]).to_numpy() for table in tables])
+    whole = len(sizes) // batch_size * batch_size
+    rows = np.arange(steps * batch_size) % whole
+    return int(sizes[rows].sum())

@@ -1,0 +1,173 @@
+"""Tables of notebook 05: what the recipe costs, modelled, beside what was measured and what the paper's Table 4 has.
+
+Modelled: `longrecipe.cost`, one sample at a time on one GPU. Measured: what `python -m longrecipe.cost.measure` wrote;
+where it has not run, a cell says "not measured". Sizes in GB of 1e9 bytes.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+
+from longrecipe import cost, models
+from longrecipe.cost import DEVICES, GB, SAVINGS
+from longrecipe.cost.question import Question
+from longrecipe.cost.record import measured_cell
+from longrecipe.experiments.tables import NAMES, paper
+from longrecipe.results.store import to_csv
+from longrecipe.settings import key_of
+from longrecipe.settings.memory import Setup
+from longrecipe.system.files import write_text
+from longrecipe.system.paths import results_dir
+
+METHODS = ("flt", "longrecipe", "pose", "rpes")
+CARDS = {"24 GB": DEVICES["RTX 4090 24 GB"], "40 GB": DEVICES["A100 40 GB"], "80 GB": DEVICES["H100 80 GB"]}
+ALL_SAVINGS = Setup(optimizer="adamw_4bit", offload_activations=True, offload_optimizer=True)
+# The paper's families: the names of Table 4, its 80k and 128k tokens.
+_TABLE_4 = {"llama3-8b": "llama3", "qwen2-7b": "qwen2"}
+_TARGETS = {80: 81920, 128: 131072}
+
+
+def memory(question: Question, record: Mapping | None = None) -> pd.DataFrame:
+    """GB at the peak of a step by what they hold, modelled, a row for each of SAVINGS; the measured peak beside.
+
+    Of block and logits the larger counts: they are never there together. The measured peak (PyTorch's) has no runtime.
+    """
+    rows = {}
+    for name, change in SAVINGS.items():
+        setup = replace(Setup(), **change)
+        asked = {"model": question.model, "scale": question.scale, "n_tokens": question.n_tokens, "batch_size": 1}
+        row = cost.training_memory(question.config, question.n_tokens, setup).gigabytes()
+        rows[name] = row | {"measured peak": measured_cell(record, "peak_gb", setup, **asked)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setup")
+
+
+def table_4(record: Mapping | None = None) -> pd.DataFrame:
+    """The paper's Table 4 (quoted) beside ours: a column for each of its rows, a line for each quantity and source.
+
+    Ours: samples of its length, as many tokens, one sample at a time, on an A100 (the nearest to its A800) and an H100.
+    """
+    columns = {}
+    a100, h100 = DEVICES["A100 80 GB"], DEVICES["H100 80 GB"]
+    for row in paper("table4_resources").itertuples():
+        model, n = _TABLE_4[row.model], row.train_length
+        config = models.config_of(model, "paper")
+        asked = {"model": model, "method": "longrecipe", "target_length": _TARGETS[row.target_k], "scale": "paper"}
+        peak, rate = (measured_cell(record, key, Setup(), **asked) for key in ("peak_gb", "tokens_per_second"))
+        here, away = (cost.training_memory(config, n, Setup(offload_activations=x)) for x in (False, True))
+        tokens = 1e6 * row.total_tokens_m
+        took = rate if isinstance(rate, str) else tokens / rate / 3600
+        on = f"measured, {record['device']}" if record else "measured"
+        columns[f"{row.model}, {row.target_k}k"] = {
+            ("GPUs", "quoted"): row.gpus,
+            ("GPUs", "modelled, 80 GB"): cost.gpus_needed(config, n, h100),
+            ("GPU memory, GB", "quoted"): row.gpu_memory_gb,
+            ("GPU memory, GB", "modelled"): here.peak / GB,
+            ("GPU memory, GB", "modelled, offloaded"): away.peak / GB,
+            ("GPU memory, GB", on): peak,
+            ("CPU memory, GB", "quoted"): row.cpu_memory_gb,
+            ("CPU memory, GB", "modelled"): here.host / GB,
+            ("CPU memory, GB", "modelled, offloaded"): away.host / GB,
+            ("hours", "quoted, A800"): row.hours_a800,
+            ("hours", "modelled, A100"): cost.gpu_hours(config, n, tokens / n, a100),
+            ("hours", "quoted, H100"): row.hours_h100,
+            ("hours", "modelled, H100"): cost.gpu_hours(config, n, tokens / n, h100),
+            ("hours", on): took,
+        }
+    return pd.DataFrame(columns).rename_axis(["", "source"])
+
+
+def by_length(question: Question, model: str | None = None) -> pd.DataFrame:
+    """Cost of one training sample over targets, from the window to eight times the target: of FLT and at the ratio.
+
+    Columns: target, sample ("FLT" or the ratio's percentage), n (tokens), PFLOP by part (linear, attention, head,
+    recompute), PFLOP (what the model needs), hours (stage 1 on the GPU asked for).
+    """
+    config, rows = models.config_of(model or question.model, question.scale), []
+    window, T = config.get_text_config().max_position_embeddings, question.target_length
+    targets = {window * 2**k for k in range(24) if window * 2**k <= 8 * T} | {T}
+    for target in sorted(targets):
+        for sample, n in (("FLT", target), (f"{question.ratio:.0%}", int(question.ratio * target))):
+            flops = cost.flops_per_token(config, n, checkpointing=True) * n
+            parts = {key: value / 1e15 for key, value in asdict(flops).items()}
+            spent = {
+                "PFLOP": flops.model / 1e15,
+                "hours": cost.gpu_hours(config, n, question.n_samples, question.device),
+            }
+            rows.append({"target": target, "sample": sample, "n": n} | parts | spent)
+    return pd.DataFrame(rows)
+
+
+def ratios(question: Question) -> pd.DataFrame:
+    """A sample at the ratio over a whole one (FLT): in FLOPs of the model, with those of recompute, in modelled hours.
+
+    Rows: every family at the target; at scale paper also at 80k and 128k, and Table 4's own 38,400 tokens of 131,072.
+    """
+    papers = question.scale == "paper"
+    targets = sorted({question.target_length, *(_TARGETS.values() if papers else ())})
+    sizes = [(T, int(question.ratio * T)) for T in targets] + ([(131072, 38400)] if papers else [])
+    rows = {}
+    for name in question.families:
+        config = models.config_of(name, question.scale)
+        for T, n in dict.fromkeys(sizes):
+            short, whole = (cost.flops_per_token(config, length, checkpointing=True) * length for length in (n, T))
+            spent = [cost.step_seconds(config, length, question.device, batches=cost.BATCH).total for length in (n, T)]
+            rows[name, T, n] = {
+                "FLOPs": short.model / whole.model,
+                "FLOPs with recompute": short.total / whole.total,
+                "hours": spent[0] / spent[1],
+            }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "target", "n"])
+
+
+def prices(question: Question) -> pd.DataFrame:
+    """Stage 1 of each method on the GPU asked for, modelled: tokens, GPUs that hold it, GPU-hours, USD, MFU."""
+    rows = {}
+    for method in dict.fromkeys([*METHODS, question.method]):
+        n = question.tokens_of(method)
+        spent = cost.gpu_hours(question.config, n, question.n_samples, question.device)
+        seconds = 3600 * spent / question.n_samples
+        rows[NAMES.get(method, method)] = {
+            "tokens, M": n * question.n_samples / 1e6,
+            "GPUs needed": cost.gpus_needed(question.config, n, question.device),
+            "GPU-hours": spent,
+            "USD": spent * question.price_per_gpu_hour,
+            "MFU": cost.mfu(question.config, n, question.device, seconds),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
+def longest(question: Question) -> pd.DataFrame:
+    """The longest sample on cards of 24, 40 and 80 GB, tokens, modelled, and the target that it makes at the ratio.
+
+    As set up by default, and with all savings: 4-bit moments, activations and moments in the host's memory.
+    """
+    rows = {}
+    for name in question.families:
+        config = models.config_of(name, question.scale)
+        for card, device in CARDS.items():
+            room = device.memory_bytes, question.host_gb * GB
+            fits = {"as set up": Setup(), "all savings": ALL_SAVINGS}
+            found = {key: cost.longest_sample(config, *room, setup) for key, setup in fits.items()}
+            rows[name, card] = (
+                {f"sample, {key}": n for key, n in found.items()}
+                | {f"target at {question.ratio:.0%}, {key}": int(n / question.ratio) for key, n in found.items()}
+                | {f"GPUs needed, T = {question.target_length}": cost.gpus_needed(config, question.n_tokens, device)}
+            )
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "card"])
+
+
+def save(question: Question, claims: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> Path:
+    """Write a folder of results/resources: the tables as CSV, then metrics.json (question, claims). Returns it."""
+    settings = question.model_dump()
+    slug = f"{Path(question.model).name}-{question.scale}-{question.method}-{question.target_length}-{key_of(settings)}"
+    folder = results_dir() / "resources" / re.sub(r"[^\w.-]+", "-", slug)
+    for name, table in tables.items():
+        write_text(folder / f"{name}.csv", to_csv(table))
+    record = {"label": "modelled; claims say where they are not", "question": settings}
+    record["claims"] = claims.to_dict("records")
+    write_text(folder / "metrics.json", json.dumps(record, indent=1) + "\n")
+    return folder

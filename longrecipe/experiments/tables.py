@@ -1,0 +1,289 @@
+"""The paper's tables from the finished runs of the grid: ours with intervals over seeds, the paper's quoted beside.
+
+Scores are in percent, as the paper's. `scores()` is the one long table from which all others are made.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from longrecipe.evaluate import NIAH_M
+from longrecipe.merge import RULES
+from longrecipe.positions import method
+from longrecipe.results.damage import read_table
+from longrecipe.results.store import finished, load, run_dir, seed_interval, to_csv
+from longrecipe.settings import Params, key_of, profiles
+from longrecipe.settings import load as load_params
+from longrecipe.system.files import write_text
+from longrecipe.system.paths import params_dir, results_dir
+
+GRID, FRONT = "grid", "front"
+# RULER-like score: the tasks that the mini bases can do inside their own window.
+RULER = ("single", *NIAH_M)
+GENERAL = ("perplexity kept", "short recall kept", "copying kept")
+TRAINING = (
+    "stage 1 seconds",
+    "analysis and stage 1 seconds",
+    "training seconds",
+    "training tokens, M",
+    "stage 1 TFLOP",
+    "training TFLOP",
+)
+NAMES = {
+    "none": "RoPE rule alone",
+    "flt": "FLT",
+    "rpes": "RPES",
+    "pose": "PoSE",
+    "longrecipe": "LongRecipe",
+    "longrecipe:max_gap=0": "contiguous",
+}
+SELECTED = {"anchored": "", "first": ", first tokens", "random": ", random sentences"}
+# What the paper calls our models and targets: 10 and 16 windows, as its 80k and 128k for Llama-3.
+_FAMILIES = {"llama3": "llama3-8b-instruct", "mistral": "mistral-7b", "qwen2": "qwen2-7b"}
+
+
+def scores(grid: Iterable[Params] | None = None) -> pd.DataFrame:
+    """One row a run and stage: model, method, name, target, ratio, seed, threads, stage; NIAH(M), RULER-like and recall
+    at the target and NIAH(M) at the window, in percent; general scores in percent of the base's; what training took.
+
+    grid: these settings, all of which must have finished; None takes every finished run that has a base and differs
+    from its params file only in what the tables vary. General scores: the base's perplexity over the model's, and the
+    model's short recall and copying over the base's, all at the window W.
+    Raises FileNotFoundError for a run that has not finished, or whose base (method none) has not been measured.
+    """
+    records = [load(run_dir(p, GRID)) for p in grid] if grid is not None else _usual()
+    bases = {_base_key(record["params"]): record for record in records if record["params"]["method"] == "none"}
+    rows = []
+    for record in records:
+        p, stages = record["params"], record["numbers"]["stages"]
+        if _base_key(p) not in bases:
+            raise FileNotFoundError(
+                f"{p['model']}, T = {p['target_length']}, seed {p['seed']}: run method none as well."
+            )
+        base = bases[_base_key(p)]["numbers"]["stages"]["base"]
+        about = {
+            "model": p["model"],
+            "method": p["method"],
+            "name": _name(p),
+            "target": p["target_length"],
+            "ratio": 1.0 if p["method"] == "flt" else p["ratio"],
+            "seed": p["seed"],
+            "threads": record["device"].get("threads"),
+        }
+        training = record["numbers"].get("training", {})
+        for stage, measured in stages.items():
+            rows.append(
+                about | {"stage": stage} | _long(measured, p) | _kept(measured, base, p) | _trained(training, stage)
+            )
+    return pd.DataFrame(rows)
+
+
+def _usual() -> list[dict]:
+    """Finished runs by the params files but for method, selection, target, ratio and seed, whose base is measured."""
+    varied, records = ("method", "selection", "target_length", "ratio", "seed"), []
+    for _, record in finished(GRID):
+        p = Params(**record["params"])
+        if p in _by_files(p, {key: getattr(p, key) for key in varied}):
+            records.append(record)
+    bases = {_base_key(record["params"]) for record in records if record["params"]["method"] == "none"}
+    return [record for record in records if _base_key(record["params"]) in bases]
+
+
+def _by_files(p: Params, changes: Mapping) -> list[Params]:
+    """The settings of a run's params file and of its profiles, with changes; none where it has no such file."""
+    path = params_dir() / p.scale / f"{p.model}.yaml"
+    known = [None, *profiles(path)] if path.is_file() else []
+    return [load_params(p.model, p.scale, profile, **changes) for profile in known]
+
+
+def _name(p: Mapping) -> str:
+    name = NAMES.get(p["method"], p["method"])
+    selects = method(p["method"]).text == "selected"
+    return name + (SELECTED.get(p["selection"], f", {p['selection']}") if selects else "")
+
+
+def _base_key(p: Mapping) -> tuple:
+    return p["model"], p["target_length"], p["seed"]
+
+
+def _long(measured: Mapping, p: Mapping) -> dict[str, float]:
+    # The longest length measured: the target, but where the base was only asked inside its window.
+    target, window = max(measured["tasks"]), p["window"]
+    tasks = {task: cell["mean"] for task, cell in measured["tasks"][target].items()}
+    return {
+        "NIAH(M)": 100 * measured["niah_m"][target]["mean"],
+        "RULER-like": 100 * sum(tasks.get(task, float("nan")) for task in RULER) / len(RULER),
+        "recall": 100 * measured["recall"][target]["mean"],
+        "NIAH(M) at W": 100 * measured["niah_m"][window]["mean"],
+    } | {f"{task} at T": 100 * mean for task, mean in tasks.items()}
+
+
+def _kept(measured: Mapping, base: Mapping, p: Mapping) -> dict[str, float]:
+    window = p["window"]
+    return {
+        "perplexity kept": 100 * base["perplexity"] / measured["perplexity"],
+        "short recall kept": 100 * measured["recall"][window]["mean"] / base["recall"][window]["mean"],
+        "copying kept": 100 * measured["copying"] / base["copying"],
+    }
+
+
+def _trained(training: Mapping, stage: str) -> dict[str, float]:
+    """What a model took, up to its stage: of training, the token analysis with it where there is one."""
+    used = [training[name] for name in _STAGES_OF.get(stage, ()) if name in training]
+    if not used:
+        return {}
+    total = {key: sum(each[key] for each in used) for key in ("seconds", "n_tokens", "flops")}
+    analysis = training.get("token analysis", {"seconds": 0.0, "flops": 0.0})
+    analysed = float("nan") if analysis["seconds"] is None else analysis["seconds"]
+    return {
+        "stage 1 seconds": training["extended"]["seconds"],
+        "stage 1 TFLOP": training["extended"]["flops"] / 1e12,
+        "analysis and stage 1 seconds": analysed + training["extended"]["seconds"],
+        "training seconds": analysed + total["seconds"],
+        "training tokens, M": total["n_tokens"] / 1e6,
+        "training TFLOP": (analysis["flops"] + total["flops"]) / 1e12,
+    }
+
+
+_STAGES_OF = {"extended": ("extended",), "replayed": ("extended", "replayed"), "merged": ("extended", "replayed")}
+
+
+def final(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `scores` that tables compare: merged models, and the untrained base by the names of its stages."""
+    untrained = frame["method"].eq("none") & frame["stage"].isin(["base", "RoPE rule alone"])
+    rows = frame[untrained | frame["stage"].eq("merged")].copy()
+    rows.loc[rows["method"] == "none", "name"] = rows["stage"]
+    return in_order(rows)
+
+
+def in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `scores` in the order of the paper's methods; variants of LongRecipe stand behind these."""
+    order = {name: i for i, name in enumerate(["base", *NAMES.values()])}
+    return rows.sort_values(
+        "name", key=lambda names: names.map(lambda name: order.get(name, len(order))), kind="stable"
+    )
+
+
+def over_seeds(frame: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Mean of columns over the seeds of each group, in the order of first appearance, with 95 % intervals.
+
+    Columns of the result: (name, mean), (name, low), (name, high), and (seeds, number). One seed has no interval (NaN).
+    Raises ValueError where a group has several rows of one seed.
+    """
+    rows = {}
+    for key, group in frame.groupby(list(by), sort=False):
+        if not group["seed"].is_unique:
+            raise ValueError(f"{key} has several rows a seed: group by more than {', '.join(by)}.")
+        row: dict[tuple[str, str], float] = {("seeds", "number"): len(group)}
+        for column in columns:
+            values = group[column].dropna().tolist()
+            alone = (values[0] if values else float("nan"), float("nan"), float("nan"))
+            triple = seed_interval(values) if len(values) > 1 else alone
+            row |= {(column, name): value for name, value in zip(("mean", "low", "high"), triple, strict=True)}
+        rows[key] = row
+    index = pd.MultiIndex.from_tuples(rows, names=list(by))
+    table = pd.DataFrame(list(rows.values()), index=index if len(by) > 1 else index.get_level_values(0))
+    table.columns = pd.MultiIndex.from_tuples(table.columns)
+    return table
+
+
+def shown(table: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
+    """A table of `over_seeds` as text, mean ± half of the interval."""
+    names = list(dict.fromkeys(name for name, kind in table.columns if kind == "mean"))
+    columns = {"seeds": table["seeds", "number"].astype(int)} if ("seeds", "number") in table else {}
+    for name in names:
+        mean, high = table[name, "mean"], table[name, "high"]
+        columns[name] = [_plus_minus(m, h - m, digits) for m, h in zip(mean, high, strict=True)]
+    return pd.DataFrame(columns, index=table.index)
+
+
+def _plus_minus(mean: float, half: float, digits: int) -> str:
+    if pd.isna(mean):
+        return ""
+    return f"{mean:,.{digits}f}" + ("" if pd.isna(half) else f" ± {half:,.{digits}f}")
+
+
+def depths(grid: Iterable[Params], stage: str = "merged", task: str = "multi-key") -> pd.DataFrame:
+    """Scores by text length and depth of what is asked for, all seeds together: name, length, depth (fifth), score."""
+    frames = []
+    for p in grid:
+        path = run_dir(p, GRID) / "depths.csv"
+        fix = f"delete the folder {path.parent}, and run it again"
+        rows = read_table(path, fix) if path.is_file() else pd.DataFrame(columns=["stage", "task"])
+        rows = rows[(rows["stage"] == stage) & (rows["task"] == task)]
+        frames.append(rows.assign(name=NAMES.get(p.method, p.method), hits=rows.get("mean", 0) * rows.get("count", 0)))
+    sums = pd.concat(frames).groupby(["name", "length", "depth"], sort=False)[["hits", "count"]].sum()
+    return (sums["hits"] / sums["count"]).rename("score").reset_index()
+
+
+def front_scores(grid: Iterable[Params], untrained: Iterable[Params]) -> pd.DataFrame:
+    """The merges of finished front runs: name, replay, rule, weight, seed, NIAH(M) and general scores.
+
+    Weight 0 is the replayed model, the same by every rule. untrained: finished runs of method none with the same
+    targets and seeds. Raises FileNotFoundError for a run that has not finished.
+    """
+    bases = {_base_key(record["params"]): record for record in (load(run_dir(p, GRID)) for p in untrained)}
+    rows = []
+    for p in grid:
+        record = load(run_dir(p, FRONT))
+        base = bases[_base_key(record["params"])]["numbers"]["stages"]["base"]
+        replay = f"{p.replay_steps} steps, {p.replay_long_share:.0%} long, KL {p.replay_kl_weight:g}"
+        about = {"name": NAMES.get(p.method, p.method), "replay": replay, "seed": p.seed}
+        for each in record["numbers"]["merges"]:
+            scored = _long(each["numbers"], record["params"]) | _kept(each["numbers"], base, record["params"])
+            for rule in [each["rule"]] if each["weight"] else RULES:
+                rows.append(about | {"rule": rule, "weight": each["weight"]} | scored)
+    return pd.DataFrame(rows)
+
+
+def fronts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds of `front_scores`, by name, replay, rule and rising weight, and the number of seeds."""
+    by = rows.groupby(["name", "replay", "rule", "weight"], sort=False)
+    means = by[["NIAH(M)", *GENERAL]].mean()
+    return means.assign(seeds=by["seed"].count()).reset_index().sort_values("weight", kind="stable")
+
+
+def paper(table: str) -> pd.DataFrame:
+    """A table of the paper, quoted, by the name of its file in results/paper."""
+    return read_table(results_dir() / "paper" / f"{table}.csv", "take the file from the repository again")
+
+
+def paper_methods(model: str, windows: float) -> pd.DataFrame:
+    """Table 1 of the paper for a family, by method; windows: the target in windows of Llama-3, 10 (80k) or 16 (128k).
+
+    General scores are in percent of the base's too, as `<name> kept`. Qwen2's flt is the paper's FLT*, the base with
+    YaRN and DCA, untrained. No rows for a model that stands for none of the paper's families.
+    """
+    rows = paper("table1_methods")
+    rows = rows[rows["family"] == _FAMILIES.get(model)]
+    base = rows[rows["method"] == "base"].squeeze("index")
+    found = rows[rows["target_k"] == 8 * windows].set_index("method").rename({"flt_star": "flt"})
+    for name in ("mmlu", "gsm8k", "humaneval"):
+        found[f"{name} kept"] = 100 * found[name] / base[name]
+    return found.drop(columns=["family", "target_k"])
+
+
+def paper_parts() -> pd.DataFrame:
+    """Table 2 of the paper (Llama-3 to 80k), by the names of our variants."""
+    names = NAMES | {
+        "longrecipe_without_token_analysis": NAMES["longrecipe"] + SELECTED["first"],
+        "longrecipe_random_sentences": NAMES["longrecipe"] + SELECTED["random"],
+    }
+    return paper("table2_ablation").replace({"variant": names}).set_index("variant").rename_axis("name")
+
+
+def paper_stages() -> pd.DataFrame:
+    """Table 3 of the paper (Llama-3 to 80k), by method and stage, in percent of the base's."""
+    base = paper("table1_methods").set_index(["family", "method"]).loc[("llama3-8b-instruct", "base")]
+    rows = paper("table3_retention").replace({"method": NAMES}).set_index(["method", "stage"])
+    return pd.DataFrame({f"{name} kept": 100 * rows[name] / base[name] for name in ("mmlu", "gsm8k", "humaneval")})
+
+
+def save(experiment: str, grid: Sequence[Params], tables: Mapping[str, pd.DataFrame]) -> Path:
+    """Write tables made from a grid as CSV into a folder of results/<experiment>, named by the grid; returns it."""
+    key = key_of({"runs": [p.key for p in grid]})
+    folder = results_dir() / experiment / f"{grid[0].model}-{key}"
+    for name, table in tables.items():
+        write_text(folder / f"{name}.csv", to_csv(table))
+    return folder

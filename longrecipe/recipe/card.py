@@ -1,0 +1,190 @@
+"""The card of an extended model: a README.md as model hubs show it, made from the run that made the model."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import longrecipe
+from longrecipe import models
+from longrecipe.evaluate import hits
+from longrecipe.models.checkpoint import read_checkpoint
+from longrecipe.models.rope import rope_theta
+from longrecipe.models.smollm2 import HUB_ID
+from longrecipe.positions import method
+from longrecipe.settings import Params
+from longrecipe.system.files import read_json
+from longrecipe.system.paths import is_hub_id, user_path
+
+NOT_MEASURED = "Not measured: nothing has been asked of this model after it was merged."
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_LICENCE_KEYS = ("license", "license_name", "license_link")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of a base model: its name, its id on a hub or None, the licence as the keys that hubs know (none if
+    it is not stated), the dtypes of its weights, and its architecture."""
+
+    name: str
+    hub_id: str | None
+    licence: Mapping[str, Any]
+    dtype: str
+    architecture: str
+
+
+def origin(params: Params, folder: Path) -> Origin:
+    """Read from a base model's folder what the card says of it.
+
+    The hub id is the one that the run names. For a folder it is the one in its config.json, if it has the form of an
+    id. The licence is that of its README.md, else a LICENSE file.
+    """
+    settings = read_json(folder / "config.json")
+    hub_id = _asked_hub_id(params)
+    if hub_id is None:
+        written = str(settings.get("_name_or_path", ""))
+        hub_id = written if is_hub_id(written) and not Path(written).exists() else None
+    dtypes = {_DTYPES.get(dtype, dtype) for dtype in read_checkpoint(folder).dtypes.values()}
+    architecture = (settings.get("architectures") or [settings.get("model_type", "not stated")])[0]
+    name = _asked_hub_id(params) or local_name(params.source)
+    return Origin(name, hub_id, _licence(folder), ", ".join(sorted(dtypes)), architecture)
+
+
+def display_name(params: Params) -> str:
+    """The model's name as its user gave it: model, or the name of weights if model is one that the kit itself uses."""
+    kits = {*models.HUB, *models.ARCHITECTURES, "smollm2"}
+    return local_name(params.weights).split("/")[-1] if params.weights and params.model in kits else params.model
+
+
+def local_name(name: str) -> str:
+    """A hub id as it is; of a path its last part, as the rest is of no use to others."""
+    is_path = user_path(name).exists() or not is_hub_id(name)
+    return user_path(name).name if is_path else name
+
+
+def file_name(name: str) -> str:
+    """A name as one part of a path: other characters than letters, digits, dots and underscores become hyphens."""
+    return re.sub(r"[^\w.]+", "-", name).lstrip(".")
+
+
+def versions() -> dict[str, str]:
+    """The versions of the libraries that made a model."""
+    return {"longrecipe": longrecipe.__version__} | {name: version(name) for name in ("transformers", "torch")}
+
+
+def card(
+    params: Params,
+    config: Any,
+    texts: Mapping[str, str],
+    base: Origin,
+    numbers: Mapping[str, Mapping] | None = None,
+) -> str:
+    """The text of a model's README.md: what it was made from and how, and what it can do.
+
+    params: of the run; config: of the merged model; texts: the SHA-256 of each text that was read, by its use; base: of
+    the model it was made from; numbers: `evaluate.Report.numbers()` by stage, the base's among them under the name
+    base; None says that nothing was measured.
+    """
+    p, name = params, display_name(params)
+    front = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["longrecipe", "long-context"]}
+    front |= dict(base.licence) | ({"base_model": base.hub_id} if base.hub_id else {})
+    origin_row = base.name
+    if base.hub_id and base.hub_id != base.name:
+        origin_row += f" (its configuration names {base.hub_id})" if _asked_hub_id(p) is None else f" ({base.hub_id})"
+    made_with = ", ".join(f"{library} {number}" for library, number in versions().items())
+    recipe = {
+        "base model": origin_row,
+        "licence": _licence_row(base.licence),
+        "architecture": base.architecture,
+        "dtype": base.dtype,
+        "window, tokens": f"{p.window:,} to {p.target_length:,}",
+        "RoPE base": f"{rope_theta(config):,.0f}",
+        "method": f"{p.method}, samples of {p.train_length:,} tokens ({p.train_length / p.target_length:.0%} of T)",
+        **({"sentences": p.selection} if method(p.method).text == "selected" else {}),
+        "stage 1, extension": _stage(p, "extend"),
+        "stage 2, replay": f"{_stage(p, 'replay')}; {p.replay_long_share:.0%} of the steps on stage-1 samples, "
+        f"KL weight {p.replay_kl_weight:g}",
+        "stage 3, merge": f"weight of the original {p.merge_weight:g}, rule {p.merge_rule}",
+        "seed": p.seed,
+        **{f"{use}, SHA-256": f"`{digest}`" for use, digest in texts.items()},
+        "made with": made_with,
+    }
+    lines = [
+        "---",
+        yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(),
+        "---",
+        f"# {name}, {p.target_length:,} tokens",
+        "",
+        "A language model whose context window was extended by LongRecipe (arXiv 2409.00509) with the kit longrecipe.",
+        "It needs no code but transformers': the raised RoPE base and the longer window are in its config.json.",
+        "",
+        "| setting | value |",
+        "| --- | --- |",
+        *(f"| {key} | {value} |" for key, value in recipe.items()),
+        "",
+        "## Measured",
+        "",
+        *(_measured(numbers, p.eval_haystack) if numbers else [NOT_MEASURED]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _asked_hub_id(params: Params) -> str | None:
+    """The hub id that a run's settings stand for, or None for a folder and for models made here."""
+    if params.scale == "small" and params.source == "smollm2":
+        return HUB_ID
+    return models.hub_id(params.source, params.scale)
+
+
+def _licence(folder: Path) -> dict[str, Any]:
+    readme = folder / "README.md"
+    front = re.match(r"---\s*\n(.*?)\n---", readme.read_text("utf-8", "replace"), re.S) if readme.is_file() else None
+    try:
+        stated = yaml.safe_load(front[1]) if front else None
+    except yaml.YAMLError:
+        stated = None
+    if isinstance(stated, dict) and stated.get("license"):
+        return {key: stated[key] for key in _LICENCE_KEYS if stated.get(key)}
+    files = sorted(path.name for path in folder.iterdir() if re.match(r"licen[sc]e", path.name, re.I))
+    return {"license": "other", "license_link": files[0]} if files else {}
+
+
+def _licence_row(licence: Mapping[str, Any]) -> str:
+    if not licence:
+        return "not stated"
+    kind, link = licence.get("license_name") or licence["license"], licence.get("license_link")
+    kind = ", ".join(map(str, kind)) if isinstance(kind, list) else str(kind)
+    return f"{kind}, see {link}" if link else kind
+
+
+def _stage(p: Params, name: str) -> str:
+    steps, size, rate, schedule = (
+        getattr(p, f"{name}_{key}") for key in ("steps", "batch_size", "learning_rate", "schedule")
+    )
+    return f"{steps} steps of {size} samples, learning rate {rate:g}, {schedule}"
+
+
+def _measured(numbers: Mapping[str, Mapping], haystack: str) -> list[str]:
+    first = next(iter(numbers.values()))
+    lengths = sorted(first["niah_m"], key=int)
+    passkeys = [n for n in lengths if "passkey" in first["tasks"][n]]
+    columns = [f"NIAH(M), {int(n):,} tokens" for n in lengths] + [f"passkey, {int(n):,} tokens" for n in passkeys]
+    rows = [
+        "Synthetic tasks: NIAH(M), the mean of multi-key, multi-value and multi-query needles in "
+        f"{'held-out text' if haystack == 'text' else 'a passage repeated over and over'}, and passkeys where they "
+        "were asked, by length; perplexity at the shortest of them, and what is kept of it (the "
+        "base's over the model's).",
+        "",
+        f"| model | {' | '.join(columns)} | perplexity | kept |",
+        f"| --- |{' --- |' * (len(columns) + 2)}",
+    ]
+    for stage, each in numbers.items():
+        skill = [f"{each['niah_m'][n]['mean']:.3f}" if n in each["niah_m"] else "" for n in lengths]
+        skill += [hits([each["tasks"][n]["passkey"]]) if n in each["tasks"] else "" for n in passkeys]
+        kept = f"{numbers['base']['perplexity'] / each['perplexity']:.1%}" if "base" in numbers else ""
+        rows.append(f"| {stage} | {' | '.join(skill)} | {each['perplexity']:.2f} | {kept} |")
+    return rows

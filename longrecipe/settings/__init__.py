@@ -1,0 +1,31 @@
+"""Settings of a run: read from `params/<scale>/<model>.yaml`, overridden by name, checked before anything starts."""
+
+from longrecipe.settings.arguments import add_settings, given_settings
+from longrecipe.settings.errors import ParamsError, checked
+from longrecipe.settings.files import available, changed, is_file, load, profiles
+from longrecipe.settings.memory import Setup
+from longrecipe.settings.mini import MiniParams, mini_from_notebook
+from longrecipe.settings.notebook import from_notebook, given_in
+from longrecipe.settings.schema import MEMORY, SCALES, Params, key_of, read_list
+
+__all__ = [
+    "MEMORY",
+    "SCALES",
+    "MiniParams",
+    "Params",
+    "ParamsError",
+    "Setup",
+    "add_settings",
+    "available",
+    "changed",
+    "checked",
+    "from_notebook",
+    "given_in",
+    "given_settings",
+    "is_file",
+    "key_of",
+    "load",
+    "mini_from_notebook",
+    "profiles",
+    "read_list",
+]

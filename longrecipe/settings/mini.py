@@ -1,0 +1,49 @@
+"""Settings of notebook 00, which shows a mini model and can train it again."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from longrecipe.models.loading import ARCHITECTURES, folder_of
+from longrecipe.settings.errors import checked
+from longrecipe.settings.notebook import given_in
+from longrecipe.system.files import check_writable
+from longrecipe.system.paths import cache_dir, user_path
+
+
+class MiniParams(BaseModel):
+    """Which mini model notebook 00 shows, and whether it is trained again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+    model: str = Field(min_length=1, description=f"{', '.join(ARCHITECTURES)}; or a folder of one, without retrain")
+    retrain: bool = Field(False, description="train the model again, from random weights")
+    seed: int = Field(0, ge=0, lt=2**31, strict=True, description="of the retraining")
+    out_dir: str | None = Field(None, min_length=1, description="of a retrained model; None: cache/mini/<model>")
+
+    @model_validator(mode="after")
+    def _is_known(self) -> "MiniParams":
+        if self.retrain and self.model not in ARCHITECTURES:
+            raise ValueError(f"model = {self.model!r}: mini architectures are {', '.join(ARCHITECTURES)}")
+        try:
+            check_writable(self.folder, "out_dir") if self.retrain else folder_of(self.model)
+        except OSError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where the model is, or will be if it is trained again. Raises FileNotFoundError if there is no such model."""
+        if not self.retrain:
+            return folder_of(self.model)
+        return user_path(self.out_dir) if self.out_dir else cache_dir() / "mini" / self.model
+
+
+def mini_from_notebook(namespace: Mapping[str, Any]) -> MiniParams:
+    """The settings of notebook 00, from its namespace (`globals()`), see `given_in`.
+
+    Raises ParamsError for unknown names and impossible values, and OSError if results/ cannot be written.
+    """
+    return checked(MiniParams, given_in(namespace, MiniParams.model_fields), source="the notebook")

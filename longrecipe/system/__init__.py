@@ -1,0 +1,1 @@
+"""Files, folders, locks and processes: what the rest of the package asks of the machine."""
