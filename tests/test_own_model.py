@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
-from longrecipe.train.__main__ import main
+from longrecipe.cli import main
 
 # Long enough for facts in sentences, of which each takes some 40 of these short tokens.
 WINDOW, TARGET = 512, 1024
@@ -47,7 +47,7 @@ def start(tmp_path, monkeypatch, capsys, one_thread):
 
     def run(**changes):
         (tmp_path / "own.yaml").write_text(json.dumps(QUICK | changes))
-        main(["--params", "own.yaml"])
+        main(["train", "--params", "own.yaml"])
         return capsys.readouterr().out
 
     return run

@@ -1,5 +1,7 @@
+import sys
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 from longrecipe.system import paths
@@ -89,7 +91,7 @@ def test_home_folder_in_environment_variables(clone, tmp_path, monkeypatch):
     assert paths.cache_dir() == clone / "relative"
 
 
-def test_an_installed_wheel_has_its_own_params_and_writes_here(clone, tmp_path, monkeypatch):
+def test_installed_wheel_uses_its_own_params_and_the_users_cache(clone, tmp_path, monkeypatch):
     here, package = tmp_path.resolve() / "here", tmp_path.resolve() / "site-packages" / "longrecipe"
     here.mkdir()
     monkeypatch.chdir(here)
@@ -98,8 +100,14 @@ def test_an_installed_wheel_has_its_own_params_and_writes_here(clone, tmp_path, 
         paths.params_dir()
     (package / "_params").mkdir(parents=True)
     assert paths.params_dir() == package / "_params"
-    assert paths.root() == here
+    assert paths.repository() is None and paths.root() == here
     assert paths.results_dir() == here / "results"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert paths.cache_dir() == Path(platformdirs.user_cache_path("longrecipe", appauthor=False)).resolve()
+    if sys.platform == "linux":
+        assert paths.cache_dir() == tmp_path.resolve() / "home" / "longrecipe"
+    monkeypatch.setenv("LONGRECIPE_CACHE", "mine")
+    assert paths.cache_dir() == here / "mine"
 
 
 def test_environment_variables_come_first(clone, tmp_path, monkeypatch):

@@ -18,9 +18,9 @@ from transformers import (
 
 from longrecipe import cost, models, recipe
 from longrecipe import settings as params
+from longrecipe.cli import main
 from longrecipe.data import hubtext
 from longrecipe.recipe import disk, preflight
-from longrecipe.train.__main__ import main
 from longrecipe.train.memory import setup_of
 
 SMALL = {
@@ -327,12 +327,12 @@ def exit_of(capsys, *words):
     return left.value.code, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("check", [(), ("--check",)], ids=["run", "check"])
-def test_the_command_line_ends_with_status_1_and_one_message(check, folder, capsys, monkeypatch):
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_damaged_model_exits_1_with_one_message(command, folder, capsys, monkeypatch):
     monkeypatch.setattr(recipe, "load_material", lambda *given: pytest.fail("read the text before all checks"))
     settings(folder)
     drop_norm(folder)
-    code, said = exit_of(capsys, "--params", str(folder.parent / "own.yaml"), *check)
+    code, said = exit_of(capsys, command, "--params", str(folder.parent / "own.yaml"))
     assert code == 1 and said.count("\n") == 1 and "lacks model.norm.weight" in said
 
 
@@ -353,14 +353,14 @@ def test_no_mistake_on_the_command_line_ends_in_a_traceback(words, message, fold
     settings(folder)
     monkeypatch.chdir(folder.parent)
     words = words if words[0] == "--params" else ("--params", "own.yaml", *words)
-    code, said = exit_of(capsys, "--check", *words)
+    code, said = exit_of(capsys, "check", *words)
     assert code == 1 and message in said and "Traceback" not in said, said
 
 
 def test_a_check_that_passes_says_so(folder, caplog):
     caplog.set_level("INFO")
     settings(folder)
-    main(["--params", str(folder.parent / "own.yaml"), "--check"])
+    main(["check", "--params", str(folder.parent / "own.yaml")])
     assert "checked: the run can start" in caplog.text and "GB on disk" in caplog.text
 
 

@@ -1,4 +1,5 @@
 import json
+import logging
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from longrecipe import cost, models
+from longrecipe.cli import main
 from longrecipe.cost import measure
 from longrecipe.settings import Setup
 from longrecipe.train import PLAIN
@@ -14,7 +16,7 @@ from longrecipe.train import PLAIN
 
 @pytest.fixture(autouse=True)
 def pytests_own_logging(monkeypatch):
-    monkeypatch.setattr(measure.logging, "basicConfig", lambda **options: None)
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
 
 
 CASE = measure.Case("llama3", "mini", "longrecipe", 512, PLAIN, batch_size=1, steps=3)
@@ -85,7 +87,7 @@ def test_a_case_that_failed_is_tried_again_and_named(tmp_path, monkeypatch, caps
     monkeypatch.setattr(measure.subprocess, "run", process)
     monkeypatch.setattr(measure, "mini_cases", lambda lengths=(512,), cases=measure.mini_cases: cases(lengths))
     with pytest.raises(SystemExit) as left:
-        measure.main(["mini", "--out", str(path), "--minutes", "5"])
+        main(["cost", "mini", "--out", str(path), "--minutes", "5"])
     said = capsys.readouterr().err
     assert left.value.code == 1 and "2 cases failed, and the next run tries them again: llama3 rpes T=512" in said
     assert "RuntimeError: no such thing" in said and "llama3 pose T=512 n=153 (exit status 0: no message)" in said
@@ -96,7 +98,7 @@ def test_a_case_that_failed_is_tried_again_and_named(tmp_path, monkeypatch, caps
     record["cases"][next(iter(record["cases"]))]["measured"] = {"error": "disk on fire"}
     path.write_text(json.dumps(record))
     del asked[:], broken[:]
-    measure.main(["mini", "--out", str(path), "--minutes", "5"])
+    main(["cost", "mini", "--out", str(path), "--minutes", "5"])
     assert asked == ["flt", "rpes", "pose"]
     assert all("error" not in case["measured"] for case in json.loads(path.read_text())["cases"].values())
 
@@ -108,13 +110,9 @@ def test_a_damaged_record_is_refused_by_name(text, tmp_path, capsys):
     path = tmp_path / "mini.json"
     path.write_text(text)
     with pytest.raises(SystemExit) as left:
-        measure.main(["mini", "--out", str(path)])
+        main(["cost", "mini", "--out", str(path)])
     said = capsys.readouterr().err
-    assert (
-        left.value.code == 1
-        and str(path) in said
-        and "delete it, and run `python -m longrecipe.cost.measure mini`" in said
-    )
+    assert left.value.code == 1 and str(path) in said and "delete it, and run `longrecipe cost mini` again" in said
     assert path.read_text() == text
 
 
@@ -153,8 +151,8 @@ def test_peak_memory_is_in_bytes_on_every_system(platform, expected, monkeypatch
     assert measure._peak_bytes() == expected
 
 
-def test_one_case_by_the_command_line(tmp_path):
-    words = [sys.executable, "-m", "longrecipe.cost.measure", "one", json.dumps(measure.asdict(CASE))]
+def test_one_case_in_a_process_of_its_own(tmp_path):
+    words = [sys.executable, "-m", "longrecipe.cost._one_case", json.dumps(measure.asdict(CASE))]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["seconds_per_step"] > 0
 
@@ -162,7 +160,7 @@ def test_one_case_by_the_command_line(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(capsys):
     with pytest.raises(SystemExit) as left:
-        measure.main(["gpu"])
+        main(["cost", "gpu"])
     assert left.value.code == 1 and "there is no GPU here" in capsys.readouterr().err
 
 

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import re
 import signal
@@ -16,9 +17,9 @@ import pytest
 
 from longrecipe import experiments, recipe, results
 from longrecipe import settings as params
+from longrecipe.cli import main
 from longrecipe.cost import training_flops
 from longrecipe.evaluate import NIAH_M, OTHERS
-from longrecipe.experiments import __main__ as command
 from longrecipe.experiments import grids, runner
 from longrecipe.models.loading import load
 from longrecipe.recipe import cache
@@ -208,10 +209,10 @@ def test_a_damaged_run_is_repeated(quick, caplog):
 
 def test_two_sweeps_at_a_time_are_refused(quick, monkeypatch, capsys):
     def again(p, folder, full):
-        command.main(["ablation", "--seeds", "0"])
+        main(["sweep", "ablation", "--seeds", "0"])
 
     monkeypatch.setattr(runner, "one", again)
-    monkeypatch.setattr(command.logging, "basicConfig", lambda **options: None)
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
     with pytest.raises(SystemExit) as stop:
         experiments.run(experiments.methods("llama3", [0], [512]))
     said = capsys.readouterr().err
@@ -228,7 +229,7 @@ def test_two_sweeps_at_a_time_are_refused(quick, monkeypatch, capsys):
 )
 def test_settings_that_cannot_be_run_exit_with_a_message(words, message, quick, capsys):
     with pytest.raises(SystemExit) as stop:
-        command.main(words)
+        main(["sweep", *words])
     said = capsys.readouterr().err
     assert stop.value.code == 1 and message in said and quick == []
 
@@ -306,14 +307,14 @@ def test_a_dry_run_lists_and_runs_nothing(quick, capsys):
     grid = experiments.ablation(seeds=[3])
     experiments.run(grid[1:3], "lean")
     del quick[:]
-    command.main(["ablation", "--seeds", "3", "--dry-run"])
+    main(["sweep", "ablation", "--seeds", "3", "--dry-run"])
     lines = capsys.readouterr().out.splitlines()
     states = ["left", "finished", "finished", *["left"] * 4]
     assert [line.split() for line in lines] == [
         [state, experiments.folder_of(p).name] for state, p in zip(states, grid, strict=True)
     ]
     # The other grid asks more of the runs that both hold.
-    command.main(["methods", "--models", "llama3", "--seeds", "3", "--targets", "4096", "--dry-run"])
+    main(["sweep", "methods", "--models", "llama3", "--seeds", "3", "--targets", "4096", "--dry-run"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["left"] * 5 and experiments.folder_of(grid[1]).name in lines[3]
     assert quick == [] and len(results.finished("grid")) == 2
@@ -321,14 +322,14 @@ def test_a_dry_run_lists_and_runs_nothing(quick, capsys):
 
 def test_the_command_line_names_grid_models_seeds_and_targets(quick, monkeypatch):
     asked = []
-    monkeypatch.setattr(command, "run", lambda *arguments: asked.append(arguments))
-    monkeypatch.setattr(command.logging, "basicConfig", lambda **options: None)
-    command.main(["methods", "--models", "llama3", "qwen2", "--seeds", "5", "6", "--targets", "1024"])
-    command.main(["methods"])
-    command.main(["ratio", "--models", "mistral", "--force"])
-    command.main(["ablation", "--seeds", "0"])
-    command.main(["front", "--seeds", "0"])
-    command.main(["methods", "--scale", "small", "--models", "smollm2", "-p", "profile", "cpu", "-p", "ratio", "0.2"])
+    monkeypatch.setattr(runner, "run", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
+    main(["sweep", "methods", "--models", "llama3", "qwen2", "--seeds", "5", "6", "--targets", "1024"])
+    main(["sweep", "methods"])
+    main(["sweep", "ratio", "--models", "mistral", "--force"])
+    main(["sweep", "ablation", "--seeds", "0"])
+    main(["sweep", "front", "--seeds", "0"])
+    main(["sweep", "methods", "--scale", "small", "--models", "smollm2", "-p", "profile", "cpu", "-p", "ratio", "0.2"])
     *asked, real = asked
     assert real[0] == experiments.methods("smollm2", scale="small", profile="cpu", ratio=0.2)
     assert asked == [
@@ -403,7 +404,7 @@ def test_a_notebook_is_told_what_a_grid_cannot_take(grid, changes, message, own_
 )
 def test_the_command_line_refuses_what_it_cannot_do(words, message, quick, capsys):
     with pytest.raises(SystemExit) as stop:
-        command.main(words)
+        main(["sweep", *words])
     assert stop.value.code == 2 and re.search(message, capsys.readouterr().err) and quick == []
 
 

@@ -1,4 +1,4 @@
-"""The recipe by the command line, on a model and text of one's own."""
+"""`longrecipe train` and `longrecipe check`, on a model and text of your own."""
 
 import json
 import os
@@ -12,9 +12,9 @@ from limits import TIMEOUT
 from transformers import AutoModelForCausalLM, GPT2Config, MistralConfig
 
 from longrecipe import recipe, settings
+from longrecipe.cli import main
 from longrecipe.data import corpus
 from longrecipe.models.loading import load_tokenizer
-from longrecipe.train.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = str(ROOT / "params" / "paper" / "llama3.yaml")
@@ -66,11 +66,11 @@ def own(tmp_path, make_tiny):
 def start(folder, *words, launcher=()):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LONGRECIPE_ROOT": str(ROOT)}
     environment["LONGRECIPE_CACHE"] = str(folder / "cache")
-    command = [sys.executable, "-m", *launcher, "longrecipe.train", "--params", str(folder / "own.yaml"), *words]
+    command = [sys.executable, "-m", *launcher, "longrecipe", "train", "--params", str(folder / "own.yaml"), *words]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=TIMEOUT)
 
 
-def test_the_whole_recipe_on_a_model_and_text_of_ones_own(own):
+def test_train_extends_your_own_model_on_your_own_text(own):
     done = start(own)
     assert done.returncode == 0, done.stderr[-3000:]
     merged = Path(done.stdout.strip())
@@ -81,14 +81,14 @@ def test_the_whole_recipe_on_a_model_and_text_of_ones_own(own):
     assert "| window, tokens | 256 to 512 |" in card and "Not measured" in card and str(own) not in card
     assert "extend: 1,224 tokens" in done.stderr and "replay: 2,048 tokens" in done.stderr
     assert "anchors: " in done.stderr and "modelled: " in done.stderr
-    # Again: nothing is trained anew, the answer is the same.
+    # The same command again trains nothing and prints the same folder.
     again = start(own)
     assert again.stdout == done.stdout and "extend: 1,224 tokens" in again.stderr
     stages = sorted(path.parent.name for path in (own / "cache").glob("*/*/stage.json"))
     assert stages == ["extend", "probe", "replay"]
 
 
-def test_two_processes_run_it_as_one(own):
+def test_two_processes_train_as_one(own):
     launcher = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29653", "-m")
     alone = start(own)
     assert alone.returncode == 0, alone.stderr[-3000:]
@@ -101,7 +101,7 @@ def test_two_processes_run_it_as_one(own):
         assert two["losses"] == pytest.approx(one["losses"], rel=1e-4), stage
 
 
-def test_models_of_ones_own_are_measured_in_sentences(own, monkeypatch):
+def test_your_own_model_is_measured_in_sentences(own, monkeypatch):
     monkeypatch.chdir(own)
     monkeypatch.setenv("LONGRECIPE_CACHE", str(own / "cache"))
     texts = corpus.english_texts(planted=False)[:100]
@@ -119,10 +119,11 @@ def refused(capsys, *words):
     return capsys.readouterr().err
 
 
-def test_what_does_not_fit_exits_1_with_what_would(capsys):
-    said = refused(capsys, "--params", PAPER, "--check", "--gpu-gb", "24", "--host-gb", "64")
+def test_run_that_does_not_fit_exits_1_with_settings_that_fit(capsys):
+    said = refused(capsys, "check", "--params", PAPER, "--gpu-gb", "24", "--host-gb", "64")
     assert "38,400 tokens need about 62 GB on the GPU" in said and "What would fit: 4 such GPUs" in said
-    said = refused(capsys, "--params", PAPER, "-p", "offload_activations", "false", "--gpu-gb", "68", "--host-gb", "64")
+    words = ["-p", "offload_activations", "false", "--gpu-gb", "68", "--host-gb", "64"]
+    said = refused(capsys, "check", "--params", PAPER, *words)
     assert "on this GPU with checkpointing = True, offload_activations = True" in said
 
 
@@ -131,7 +132,7 @@ def test_what_does_not_fit_exits_1_with_what_would(capsys):
 def test_the_papers_recipes_fit_an_80_gb_gpu(name, target, caplog):
     caplog.set_level("INFO")
     words = ["--params", str(ROOT / "params" / "paper" / f"{name}.yaml"), "-p", "target_length", target]
-    main([*words, "--check", "--gpu-gb", "76", "--host-gb", "100"])
+    main(["check", *words, "--gpu-gb", "76", "--host-gb", "100"])
     tokens = {"131072": "383M tokens in samples of 38,400", "81920": "240M tokens in samples of 24,000"}
     assert tokens[target] in caplog.text
 
@@ -148,21 +149,21 @@ def test_the_papers_recipes_fit_an_80_gb_gpu(name, target, caplog):
         (("model", "null"), "model = null: cannot be null"),
     ],
 )
-def test_settings_that_cannot_be_run_are_named(setting, message, capsys):
-    assert message in refused(capsys, "--params", PAPER, "--check", "-p", *setting)
+def test_invalid_settings_are_named(setting, message, capsys):
+    assert message in refused(capsys, "check", "--params", PAPER, "-p", *setting)
 
 
-@pytest.mark.parametrize("check", [[], ["--check"]], ids=["run", "check"])
-def test_text_that_is_not_there_is_named(check, own, capsys, monkeypatch):
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_missing_text_is_named(command, own, capsys, monkeypatch):
     monkeypatch.chdir(own)
     for key in ("text", "replay_text"):
-        said = refused(capsys, "--params", "own.yaml", "-p", key, "./folder", *check)
+        said = refused(capsys, command, "--params", "own.yaml", "-p", key, "./folder")
         assert f"'{own / 'folder'}': there is no such file or folder" in said
 
 
-def test_models_that_the_recipe_cannot_extend_are_refused_before_anything_else(own, capsys, monkeypatch):
+def test_models_that_cannot_be_extended_are_refused_first(own, capsys, monkeypatch):
     monkeypatch.chdir(own)
-    words = ["--params", "own.yaml", "-p", "weights"]
+    words = ["train", "--params", "own.yaml", "-p", "weights"]
     GPT2Config().save_pretrained(own / "gpt2")
     assert "GPT2Config has no rope_theta" in refused(capsys, *words, str(own / "gpt2"))
     MistralConfig(sliding_window=300).save_pretrained(own / "slides")
@@ -170,7 +171,7 @@ def test_models_that_the_recipe_cannot_extend_are_refused_before_anything_else(o
     assert "no/such/model' at scale" in refused(capsys, *words, "no/such/model")
 
 
-def test_text_shorter_than_a_document_is_refused(own):
+def test_text_shorter_than_one_document_is_refused(own):
     done = start(own, "-p", "target_length", "65536", "-p", "method", "pose")
     assert done.returncode == 1
     assert "tokens to train on, and a document of target_length = 65536 needs 65,536: name more text" in done.stderr

@@ -1,14 +1,11 @@
 """What training costs where it runs: seconds and memory of steps, measured with the Trainer that the recipe uses.
 
-`python -m longrecipe.cost.measure mini` (CPU, minutes): every method over target lengths. `... ratios`: LongRecipe's
-steps by token ratio, next to FLT's, for notebook 07. `... gpu` (one GPU of 80 GB, under 9 minutes): models of the
-paper's shapes with random weights, as neither time nor memory depends on values; each saving switched off in turn.
-Each case runs in a process of its own, and results are written after each, to results/resources/<what>.json: a run that
-was cut off resumes. A case that does not fit into memory counts as measured; one that fails for another reason is tried
+`longrecipe cost` runs this. Models of the paper's shapes have random weights, as neither time nor memory depends on
+their values. Each case runs in a process of its own, and results are written after each: a run that was cut off
+resumes. A case that does not fit into memory counts as measured; one that fails for another reason is tried
 again by the next run.
 """
 
-import argparse
 import json
 import logging
 import platform
@@ -29,14 +26,12 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from longrecipe import cost, models, positions
-from longrecipe.command import messages
 from longrecipe.cost import GB
 from longrecipe.cost.record import OUT_OF_MEMORY, read_measured
 from longrecipe.data import samples
 from longrecipe.models.rope import extend_config, head_dim
 from longrecipe.settings.memory import Setup
 from longrecipe.system.files import write_text
-from longrecipe.system.paths import results_dir
 from longrecipe.train import PLAIN, Stage, weights_dtype
 from longrecipe.train.trainer import stage_trainer
 
@@ -110,6 +105,15 @@ def gpu_cases(gpu_bytes: float) -> list[Case]:
     away = replace(base, method="flt", setup=Setup(offload_activations=True))
     cases += [replace(away, target_length=T) for T in (65536, 81920, 131072)]
     return [case for case in cases if _modelled(case).peak < 1.1 * gpu_bytes]
+
+
+def cases_of(what: str) -> list[Case]:
+    """The cases of `longrecipe cost WHAT`: mini, ratios or gpu. Raises ValueError for gpu if there is no GPU."""
+    if what != "gpu":
+        return {"mini": mini_cases, "ratios": ratio_cases}[what]()
+    if not torch.cuda.is_available():
+        raise ValueError("there is no GPU here: measure `mini`, or run this on a machine with a GPU of 80 GB.")
+    return gpu_cases(torch.cuda.get_device_properties(0).total_memory)
 
 
 def _modelled(case: Case) -> cost.Memory:
@@ -236,7 +240,7 @@ def run(cases: Iterable[Case], path: Path, minutes: float) -> dict:
         if left < 60:
             log.warning("%s and what follows are left for another run: the minutes are used up", case.name)
             break
-        command = [sys.executable, "-m", "longrecipe.cost.measure", "one", json.dumps(asdict(case))]
+        command = [sys.executable, "-m", "longrecipe.cost._one_case", json.dumps(asdict(case))]
         try:
             done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=left)
         except subprocess.TimeoutExpired:
@@ -273,35 +277,3 @@ def _machine() -> dict:
         return about | {"rates": rates(models.config_of("llama3", "paper"), 32768)}
     about |= {"device": platform.machine(), "threads": torch.get_num_threads()}
     return about | {"rates": rates(models.config_of("llama3"), 4096)}
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """The command line: mini, ratios, gpu, or one case as JSON (which `run` starts)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m longrecipe.cost.measure", description="Measure what training costs."
-    )
-    parser.add_argument("what", choices=("mini", "ratios", "gpu", "one"))
-    parser.add_argument("case", nargs="?", help="for one: a case as JSON")
-    parser.add_argument("--minutes", type=float, default=8.5, help="stop before so many minutes have passed")
-    parser.add_argument("--out", type=Path, help="default: results/resources/<what>.json")
-    chosen = parser.parse_args(arguments)
-    if chosen.what == "one":
-        settings = json.loads(chosen.case)
-        found = measure(Case(**settings | {"setup": Setup(**settings["setup"])}))
-        sys.stdout.write(json.dumps(found) + "\n")
-        return
-    if chosen.what == "gpu" and not torch.cuda.is_available():
-        parser.exit(1, f"{parser.prog}: there is no GPU here: run `mini`, or this on a machine with one of 80 GB.\n")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    with messages(parser):
-        path = chosen.out or results_dir() / "resources" / f"{chosen.what}.json"
-        gpu = torch.cuda.get_device_properties(0).total_memory if chosen.what == "gpu" else 0
-        cases = {"mini": mini_cases, "ratios": ratio_cases, "gpu": lambda: gpu_cases(gpu)}[chosen.what]()
-        try:
-            run(cases, path, chosen.minutes)
-        except CasesFailedError as error:
-            parser.exit(1, f"{parser.prog}: {error}\n")
-
-
-if __name__ == "__main__":
-    main()

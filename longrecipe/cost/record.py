@@ -1,4 +1,4 @@
-"""What `longrecipe.cost.measure` measured, read from results/resources."""
+"""What `longrecipe cost` measured, read from results/resources."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -23,8 +23,8 @@ def record_of(name: str) -> dict | None:
 
 
 def read_measured(path: Path) -> dict:
-    """A file of `python -m longrecipe.cost.measure`. Raises ValueError with the file and the fix if it is damaged."""
-    fix = f"delete it, and run `python -m longrecipe.cost.measure {path.stem}` again"
+    """A file of `longrecipe cost`. Raises ValueError with the file and the fix if it is damaged."""
+    fix = f"delete it, and run `longrecipe cost {path.stem}` again"
     record = read_record(path, fix)
     try:
         record["device"], record["rates"]["matmul_flops"]

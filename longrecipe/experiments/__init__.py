@@ -1,6 +1,6 @@
 """Grids of runs, one after the other: every setting and seed that the paper's tables need, each a folder of results.
 
-`python -m longrecipe.experiments methods --models llama3 --seeds 0 1 2`; in a notebook
+`longrecipe sweep methods --models llama3 --seeds 0 1 2`; in a notebook
 `experiments.run(experiments.methods("llama3"))`.
 What is finished is skipped, a run that was killed goes on from its last checkpoint, and one sweep runs at a time.
 """

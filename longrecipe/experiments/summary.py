@@ -20,7 +20,7 @@ def summary() -> str:
     lines = [
         "# Results",
         "",
-        "Written by `python -m longrecipe.results` from the metrics.json of each run; do not edit. All rows are",
+        "Written by `longrecipe results` from the metrics.json of each run; do not edit. All rows are",
         "measured. Recall is that of one of several facts, in held-out text or in a passage repeated (noise); passkeys",
         "are those found of those asked, at T.",
         "Intervals are 95 %: of several seeds Student's t, of a single seed a bootstrap over its documents, which",
@@ -61,7 +61,7 @@ def _grid_summary() -> str:
         ),
     }
     about = (
-        "Measured by the grid (`python -m longrecipe.experiments`), in percent, general scores in percent of the\n"
+        "Measured by the grid (`longrecipe sweep`), in percent, general scores in percent of the\n"
         "base's; "
         "mean and half of the 95 % interval over seeds (Student's t); what has fewer than 3 seeds is left out.\n"
         "TFLOP are counted, not measured. Seconds compare within a seed: others may be of another machine.\n"

@@ -1,6 +1,6 @@
 """Tables of notebook 05: what the recipe costs, modelled, beside what was measured and what the paper's Table 4 has.
 
-Modelled: `longrecipe.cost`, one sample at a time on one GPU. Measured: what `python -m longrecipe.cost.measure` wrote;
+Modelled: `longrecipe.cost`, one sample at a time on one GPU. Measured: what `longrecipe cost` wrote;
 where it has not run, a cell says "not measured". Sizes in GB of 1e9 bytes.
 """
 

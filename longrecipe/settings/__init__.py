@@ -1,6 +1,5 @@
 """Settings of a run: read from `params/<scale>/<model>.yaml`, overridden by name, checked before anything starts."""
 
-from longrecipe.settings.arguments import add_settings, given_settings
 from longrecipe.settings.errors import ParamsError, checked
 from longrecipe.settings.files import available, changed, is_file, load, profiles
 from longrecipe.settings.memory import Setup
@@ -15,13 +14,11 @@ __all__ = [
     "Params",
     "ParamsError",
     "Setup",
-    "add_settings",
     "available",
     "changed",
     "checked",
     "from_notebook",
     "given_in",
-    "given_settings",
     "is_file",
     "key_of",
     "load",

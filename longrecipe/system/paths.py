@@ -1,9 +1,11 @@
-"""Where things lie: repository root, params, shipped models, results, cache. Nothing is created on import."""
+"""Where files are: repository root, params, shipped models, results, cache. Nothing here creates a folder."""
 
 import os
 import re
 import tomllib
 from pathlib import Path
+
+import platformdirs
 
 from longrecipe.system.errors import reason
 
@@ -13,20 +15,23 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def root() -> Path:
-    """The repository root: `$LONGRECIPE_ROOT`, else the nearest folder above the working directory that is a copy of
-    this repository, else the folder this package was installed from, else the working directory.
+    """The repository root, or the working directory if there is none (see `repository`)."""
+    return repository() or Path.cwd().resolve()
+
+
+def repository() -> Path | None:
+    """The root of a copy of this repository: `$LONGRECIPE_ROOT`, else the nearest folder above the working directory,
+    else the folder this package was installed from; None for an installed wheel elsewhere.
 
     papermill runs a notebook in the caller's folder and nbval in the notebook's own, so a relative path is never right.
+    Raises NotADirectoryError if `$LONGRECIPE_ROOT` does not name a folder.
     """
     if env := os.environ.get("LONGRECIPE_ROOT"):
         if not user_path(env).is_dir():
             raise NotADirectoryError(f"LONGRECIPE_ROOT={env!r} is no folder; unset it or name the repository root.")
         return user_path(env).resolve()
     here = Path.cwd().resolve()
-    for folder in (here, *here.parents, PACKAGE.parent):
-        if _is_ours(folder):
-            return folder
-    return here
+    return next((folder for folder in (here, *here.parents, PACKAGE.parent) if _is_ours(folder)), None)
 
 
 def _is_ours(folder: Path) -> bool:
@@ -70,14 +75,20 @@ def results_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """Where heavy, re-creatable files go (datasets, checkpoints, weights): `$LONGRECIPE_CACHE` or `<root>/cache`.
+    """Where large files go that can be made again (datasets, checkpoints, weights): `$LONGRECIPE_CACHE`, else `cache/`
+    of the repository, else the user's cache folder, such as ~/.cache/longrecipe on Linux.
 
-    Raises ValueError for a path that `datasets` does not take as it is.
+    Raises ValueError for a path that `datasets` does not accept.
     """
-    path = user_path(os.environ.get("LONGRECIPE_CACHE") or root() / "cache").resolve()
+    path = user_path(os.environ.get("LONGRECIPE_CACHE") or _default_cache()).resolve()
     if "::" in str(path) or str(path) != str(path).encode("utf-8", "replace").decode():
         raise ValueError(f"cache folder {str(path)!r}: must be UTF-8 and not contain `::`; set LONGRECIPE_CACHE.")
     return path
+
+
+def _default_cache() -> Path:
+    checkout = repository()
+    return checkout / "cache" if checkout else platformdirs.user_cache_path("longrecipe", appauthor=False)
 
 
 def user_path(name: str | Path) -> Path:

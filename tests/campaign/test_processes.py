@@ -28,7 +28,7 @@ MOMENTS = {
 
 
 def torchrun(place):
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "longrecipe.train"]
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "longrecipe", "train"]
     return [sys.executable, "-m", *launcher, "--params", "own.yaml", "--out", str(place.out)]
 
 

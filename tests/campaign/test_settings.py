@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from campaign.judge import Verdict
 from longrecipe import settings as params
+from longrecipe.cli import main
 from longrecipe.settings import Params, ParamsError
 from longrecipe.settings.schema import SCALES
-from longrecipe.train.__main__ import main
 
 pytestmark = pytest.mark.campaign
 FIELDS = sorted(Params.model_fields)
@@ -175,7 +175,7 @@ def test_settings_on_the_command_line(tmp_path, monkeypatch, scale, report):
 
     @drawn(scale.of("COMMANDS", 50, 400), WORDS)
     def start(words):
-        arguments = ["--params", str(path), "--check", "--gpu-gb", "80", "--host-gb", "100"]
+        arguments = ["check", "--params", str(path), "--gpu-gb", "80", "--host-gb", "100"]
         for key, value in words:
             arguments += ["-p", key, str(value)]
         said = io.StringIO()

@@ -1,0 +1,12 @@
+"""Measure one case, given as JSON, and print the result as JSON: `measure.run` starts this in a process of its own."""
+
+import json
+import sys
+
+from longrecipe.cost.measure import Case, measure
+from longrecipe.settings.memory import Setup
+
+if __name__ == "__main__":
+    settings = json.loads(sys.argv[1])
+    found = measure(Case(**settings | {"setup": Setup(**settings["setup"])}))
+    sys.stdout.write(json.dumps(found) + "\n")
