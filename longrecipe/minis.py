@@ -1,7 +1,8 @@
-"""How the mini models are made: a tokenizer, a curriculum from bare key-value pairs to text with facts, a loop.
+"""Make the mini models: a tokenizer, a curriculum and a training loop.
 
-Key-value recall does not appear by itself in models this small; a curriculum finds it in minutes. Phase A trains on
-pairs alone (2, then 4, 8, 16, the next as soon as recall passes 0.95), phase B on English text with planted facts.
+Models this small do not learn key-value recall from text, but with a curriculum they learn it in minutes. Phase A
+trains on key-value pairs only: 2, then 4, 8 and 16, the next as soon as recall passes 0.95. Phase B trains on English
+text with planted facts.
 """
 
 import json
@@ -9,7 +10,7 @@ import logging
 import math
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from longrecipe.data.corpus import Corpus, load_english, reference_texts
 from longrecipe.data.facts import FactFormat, fact_format, short_sample
 from longrecipe.data.samples import IGNORE
 from longrecipe.models.loading import VOCABULARY, WINDOW, autocast_dtype, new_mini, save
+from longrecipe.system.errors import DivergedError
 from longrecipe.system.files import write_text
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ _LOWER = "lower muon_learning_rate and adamw_learning_rate of Curriculum"
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Settings of the making of a mini model; rates are those of Muon (matrices) and AdamW (embeddings, norms)."""
+    """Settings to train a mini model, with learning rates of Muon (matrices) and AdamW (embeddings, norms)."""
 
     pairs: tuple[int, ...] = (2, 4, 8, 16)
     pass_mark: float = 0.95
@@ -48,15 +50,11 @@ class Curriculum:
 
 
 class CurriculumError(RuntimeError):
-    """Phase A did not reach its pass mark in its steps: the model did not find key-value recall."""
-
-
-class DivergedError(CurriculumError):
-    """A loss, gradient or weight is no finite number. Another initialisation does not help."""
+    """Phase A did not reach its pass mark within its steps: the model did not learn key-value recall."""
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 1024 entries trained on Python's language reference, its last 90 being " 10" to " 99"."""
+    """A byte-level BPE of 1024 entries, trained on Python's language reference. The last 90 are " 10" to " 99"."""
     numbers = [f" {i}" for i in range(10, 100)]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -72,13 +70,14 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="<s>", model_max_length=WINDOW)
 
 
-def make_mini(model: str, folder: Path, seed: int = 0, settings: Curriculum | None = None) -> pd.DataFrame:
-    """Make a mini model from nothing, tokenizer included, and write it to folder (weights as float16, safetensors).
+def make_mini(model: str, folder: Path, *, seed: int = 0, settings: Curriculum | None = None) -> pd.DataFrame:
+    """Train a mini model and its tokenizer from scratch, and save them to folder (safetensors, float16 weights).
 
-    `training.json` in the same folder says how it was made. An initialisation that does not find recall in phase A is
-    given up for the next one. Takes about 15 minutes on two cores. Returns the log of the last attempt, one row a step.
-    Raises ValueError for an unknown architecture, CurriculumError if no attempt finds recall, and DivergedError if the
-    training diverges; then nothing is written.
+    `training.json` in the folder records how the model was made. If phase A does not learn recall, it starts again with
+    another initialisation. Takes about 15 minutes on two cores. Returns the log of the last attempt, one row per step.
+
+    Raises ValueError for an unknown architecture, CurriculumError if no attempt learns recall, and DivergedError if
+    training diverges. Nothing is written then.
     """
     settings = settings or Curriculum()
     tokenizer = build_tokenizer()
@@ -87,12 +86,10 @@ def make_mini(model: str, folder: Path, seed: int = 0, settings: Curriculum | No
     for attempt in range(settings.attempts):
         network, rng = new_mini(model, seed + 1000 * attempt), np.random.default_rng(seed + 1000 * attempt)
         try:
-            rows = pretrain(network, text, facts, rng, settings)
+            rows = pretrain(network, text, facts, rng=rng, settings=settings)
             break
-        except DivergedError:
-            raise
         except CurriculumError as error:
-            # Many initialisations settle at "one of two keys" and had not left it after hundreds of steps.
+            # Many initialisations only learn "one of two keys" and make no progress for hundreds of steps.
             log.info("attempt %d: %s", attempt + 1, error)
             if attempt + 1 == settings.attempts:
                 raise
@@ -100,7 +97,7 @@ def make_mini(model: str, folder: Path, seed: int = 0, settings: Curriculum | No
     frame = pd.DataFrame(rows)
     network = network.to(torch.float16)
     if not all(weight.isfinite().all() for weight in network.parameters()):
-        raise DivergedError(f"the trained weights do not fit float16; {_LOWER}.")
+        raise DivergedError(f"the trained weights exceed the range of float16; {_LOWER}.")
     save(network, tokenizer, folder)
     record = {
         "model": model,
@@ -120,12 +117,12 @@ def make_mini(model: str, folder: Path, seed: int = 0, settings: Curriculum | No
     return frame
 
 
-def card(training: Mapping, numbers: Mapping, n_parameters: int, rope_theta: float) -> str:
-    """The card of a mini model (Markdown): how it was made (training.json), what it can do (`Report.numbers()`)."""
+def card(training: Mapping, numbers: Mapping, *, n_parameters: int, rope_theta: float) -> str:
+    """The model card (Markdown): how the model was made (training.json) and its scores (`Report.numbers()`)."""
     recall = " | ".join(f"{cell['mean']:.3f}" for cell in numbers["recall"].values())
     prompts = " | ".join(str(cell["prompts"]) for cell in numbers["recall"].values())
     lengths = list(numbers["recall"])
-    # Those made before it was recorded had two.
+    # Not recorded at first; those runs had two threads.
     steps, settings, threads = training["steps"], training["curriculum"], training.get("threads", 2)
     cores = "1 CPU core" if threads == 1 else f"{threads} CPU cores"
     return f"""---
@@ -157,18 +154,18 @@ beside 4 facts of another key:
 
 
 def pair_batch(
-    facts: FactFormat, n_pairs: int, n_tokens: int, rng: np.random.Generator
+    facts: FactFormat, n_pairs: int, n_tokens: int, *, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Phase A: rows of n_pairs bare KEY NN pairs, then as many recalls again and again; labels on recalled values only.
+    """A batch of phase A: each row has n_pairs pairs of key and value, then 2 * n_pairs pairs drawn from them.
 
-    Returns ids and labels, both int64 [rows, 6 * n_pairs], labels being -100 for tokens that are not asked.
+    Returns ids and labels, both int64 [rows, 6 * n_pairs], of about n_tokens in all. Only values of repeated pairs have
+    labels, the others are -100.
     """
     rows = max(1, n_tokens // (6 * n_pairs))
     keys = np.stack([rng.choice(facts.keys, size=n_pairs, replace=False) for _ in range(rows)])
     values = rng.choice(facts.values, size=(rows, n_pairs))
-    asked = np.concatenate([np.tile(np.arange(n_pairs), (rows, 1)), rng.integers(0, n_pairs, (rows, 2 * n_pairs))], 1)
-    pick = lambda table: np.take_along_axis(table, asked, axis=1)  # noqa: E731
-    ids = np.stack([pick(keys), pick(values)], axis=2).reshape(rows, -1)
+    order = np.concatenate([np.tile(np.arange(n_pairs), (rows, 1)), rng.integers(0, n_pairs, (rows, 2 * n_pairs))], 1)
+    ids = np.stack([np.take_along_axis(table, order, axis=1) for table in (keys, values)], axis=2).reshape(rows, -1)
     labels = np.full_like(ids, IGNORE)
     labels[:, 2 * n_pairs + 1 :: 2] = ids[:, 2 * n_pairs + 1 :: 2]
     return ids, labels
@@ -178,21 +175,22 @@ def pretrain(
     network: PreTrainedModel,
     corpus: Corpus,
     facts: FactFormat,
+    *,
     rng: np.random.Generator,
     settings: Curriculum | None = None,
 ) -> list[dict]:
-    """Train a mini model from nothing, in place, by the curriculum; returns the log, a dict for each step.
+    """Train a network with the curriculum, in place. Returns the log, a dict per step.
 
     Raises CurriculumError if phase A does not pass within its step limit, and DivergedError at the first loss or
-    gradient that is no finite number.
+    gradient that is not finite.
     """
     settings = settings or Curriculum()
     own_head = not network.config.tie_word_embeddings
     inputs, head = network.get_input_embeddings(), network.get_output_embeddings()
     if own_head:
-        # Phase A ties them all the same: with output weights of their own, seven of seven attempts found no recall.
+        # Phase A ties them anyway: with separate output weights, none of seven attempts learned recall.
         head.weight = inputs.weight
-    step, rows = _stepper(network, settings), []
+    optimizers, rows = _Optimizers(network, settings), []
     network.train()
     with tqdm(desc="phase A, pairs") as bar:
         for n_pairs in settings.pairs:
@@ -200,60 +198,68 @@ def pretrain(
             while accuracy < settings.pass_mark:
                 if len(rows) - first == settings.level_steps_at_most:
                     raise CurriculumError(
-                        f"{n_pairs} pairs: recall {accuracy:.2f} after {settings.level_steps_at_most} steps, wanted "
-                        f"{settings.pass_mark}. Try another seed, or raise level_steps_at_most."
+                        f"{n_pairs} pairs: recall {accuracy:.2f} after {settings.level_steps_at_most} steps, below the "
+                        f"pass mark of {settings.pass_mark}. Try another seed, or raise level_steps_at_most."
                     )
-                ids, labels = pair_batch(facts, n_pairs, settings.pair_tokens_per_step, rng)
-                loss, hits = step(ids, labels, min(1.0, (len(rows) + 1) / 50), f"phase A, step {len(rows) + 1}")
-                accuracy = 0.9 * accuracy + 0.1 * hits
+                ids, labels = pair_batch(facts, n_pairs, settings.pair_tokens_per_step, rng=rng)
+                step = len(rows) + 1
+                loss, share = optimizers.step(ids, labels, rate_share=min(1.0, step / 50), name=f"phase A, step {step}")
+                accuracy = 0.9 * accuracy + 0.1 * share
                 rows.append({"phase": "A", "pairs": n_pairs, "loss": loss, "accuracy": accuracy})
                 bar.update()
-            log.info("phase A: %d pairs known after %d steps", n_pairs, len(rows))
+            log.info("phase A: %d pairs learned after %d steps", n_pairs, len(rows))
     if own_head:
         head.weight = torch.nn.Parameter(inputs.weight.detach().clone())
-        step = _stepper(network, settings)
+        optimizers = _Optimizers(network, settings)
     for i in tqdm(range(settings.text_steps), desc="phase B, text"):
         done = i / settings.text_steps
         length = WINDOW // 4 if done < 0.15 else WINDOW // 2 if done < 0.35 else WINDOW
         count = settings.text_tokens_per_step // length
         ids = np.stack([short_sample(corpus.train, facts, length, rng) for _ in range(count)])
-        loss, _ = step(ids, ids, settings.text_rate_share * (1 - 0.95 * done), f"phase B, step {i + 1}")
+        rate_share = settings.text_rate_share * (1 - 0.95 * done)
+        loss, _ = optimizers.step(ids, ids, rate_share=rate_share, name=f"phase B, step {i + 1}")
         rows.append({"phase": "B", "length": length, "loss": loss})
     network.eval()
     return rows
 
 
-def _stepper(network: PreTrainedModel, settings: Curriculum) -> Callable[[np.ndarray, np.ndarray, float, str], tuple]:
-    # Muon is defined for the hidden matrices only (Jordan 2024); embeddings and norms go to AdamW.
-    matrices = [p for n, p in network.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
-    inside = set(map(id, matrices))
-    others = [p for p in network.parameters() if id(p) not in inside]
-    optimizers = [
-        (torch.optim.Muon(matrices, lr=1.0, weight_decay=0.0, momentum=0.95), settings.muon_learning_rate),
-        (torch.optim.AdamW(others, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0), settings.adamw_learning_rate),
-    ]
-    dtype = autocast_dtype()
+class _Optimizers:
+    """Muon for the matrices of a network, AdamW for the rest (embeddings, norms)."""
 
-    def step(ids: np.ndarray, labels: np.ndarray, rate_share: float, where: str) -> tuple[float, float]:
+    def __init__(self, network: PreTrainedModel, settings: Curriculum):
+        # Muon is defined for hidden matrices only (Jordan 2024).
+        matrices = [p for n, p in network.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
+        inside = set(map(id, matrices))
+        others = [p for p in network.parameters() if id(p) not in inside]
+        self.network = network
+        self.dtype = autocast_dtype()
+        self.optimizers = [
+            (torch.optim.Muon(matrices, lr=1.0, weight_decay=0.0, momentum=0.95), settings.muon_learning_rate),
+            (torch.optim.AdamW(others, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0), settings.adamw_learning_rate),
+        ]
+
+    def step(self, ids: np.ndarray, labels: np.ndarray, *, rate_share: float, name: str) -> tuple[float, float]:
+        """One training step on a batch, at a share of the learning rates; returns loss and accuracy.
+
+        ids, labels: int64 [rows, n]; name: of the step, for the error. Raises DivergedError.
+        """
         x, y = torch.from_numpy(ids), torch.from_numpy(labels)[:, 1:]
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-            logits = network(x, attention_mask=torch.ones_like(x), use_cache=False).logits[:, :-1].float()
+        with torch.autocast("cpu", dtype=self.dtype, enabled=self.dtype != torch.float32):
+            logits = self.network(x, attention_mask=torch.ones_like(x), use_cache=False).logits[:, :-1].float()
         loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORE)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-            rates = [f"{rate * rate_share:.3g}" for _, rate in optimizers]
+            muon, adamw = (f"{rate * rate_share:.3g}" for _, rate in self.optimizers)
             raise DivergedError(
-                f"{where}: loss {loss.item():g}, gradient norm {norm.item():g} at learning rates {rates[0]} (Muon) and "
-                f"{rates[1]} (AdamW); {_LOWER}."
+                f"{name}: loss {loss.item():g}, gradient norm {norm.item():g} at learning rates {muon} (Muon) and "
+                f"{adamw} (AdamW); {_LOWER}."
             )
-        for optimizer, rate in optimizers:
+        for optimizer, rate in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * rate_share
             optimizer.step()
             optimizer.zero_grad()
-        asked = y != IGNORE
-        hits = (logits.argmax(-1) == y)[asked].float().mean()
-        return loss.item(), hits.item()
-
-    return step
+        counted = y != IGNORE
+        accuracy = (logits.argmax(-1) == y)[counted].float().mean()
+        return loss.item(), accuracy.item()

@@ -176,9 +176,9 @@ class TestMemory:
 
     @pytest.mark.parametrize("config", [LLAMA, MISTRAL, QWEN])
     def test_the_papers_recipe_fits_one_gpu_of_80_gb_and_full_length_does_not(self, config):
-        assert cost.check_fits(config, 38400, 80e9, 100e9).peak < 76e9
+        assert cost.check_fits(config, 38400, gpu_bytes=80e9, host_bytes=100e9).peak < 76e9
         with pytest.raises(cost.DoesNotFitError):
-            cost.check_fits(config, 131072, 80e9, 100e9)
+            cost.check_fits(config, 131072, gpu_bytes=80e9, host_bytes=100e9)
 
     def test_unknown_setups_are_refused(self):
         with pytest.raises(ValueError, match=re.escape("optimizer = 'sgd': allowed are adamw_fp32, adamw_bf16")):
@@ -194,7 +194,7 @@ class TestAdvice:
 
     def test_names_what_is_needed_and_what_there_is(self):
         with pytest.raises(cost.DoesNotFitError) as raised:
-            cost.check_fits(LLAMA, 38400, 80e9, 100e9, self.WASTEFUL)
+            cost.check_fits(LLAMA, 38400, gpu_bytes=80e9, host_bytes=100e9, setup=self.WASTEFUL)
         message = str(raised.value)
         assert "38,400 tokens need about 452 GB" in message and "there are 80 and 100" in message
         assert "on this GPU with fused_loss = True; checkpointing = True; optimizer = adamw_8bit" in message
@@ -202,18 +202,18 @@ class TestAdvice:
     @pytest.mark.parametrize(("gpu", "tokens"), list(itertools.product((24e9, 40e9, 80e9), (8192, 38400, 131072))))
     def test_what_it_advises_fits(self, gpu, tokens):
         try:
-            cost.check_fits(LLAMA, tokens, gpu, 100e9)
+            cost.check_fits(LLAMA, tokens, gpu_bytes=gpu, host_bytes=100e9)
             return
         except cost.DoesNotFitError as error:
             message = str(error)
         advised = 0
         if found := re.search(r"samples of ([\d,]+) tokens", message):
-            assert cost.check_fits(LLAMA, int(found[1].replace(",", "")), gpu, 100e9)
+            assert cost.check_fits(LLAMA, int(found[1].replace(",", "")), gpu_bytes=gpu, host_bytes=100e9)
             advised += 1
         if found := re.search(r"on this GPU with ([^.]*?)(; or |\.)", message):
             changes = dict(each.split(" = ") for part in found[1].split("; ") for each in part.split(", "))
             values = {name: {"True": True, "False": False}.get(v, v) for name, v in changes.items()}
-            assert cost.check_fits(LLAMA, tokens, gpu, 100e9, Setup(**values))
+            assert cost.check_fits(LLAMA, tokens, gpu_bytes=gpu, host_bytes=100e9, setup=Setup(**values))
             advised += 1
         if found := re.search(r"(\d+) such GPUs", message):
             advised += 1
@@ -221,15 +221,15 @@ class TestAdvice:
 
     def test_one_sample_at_a_time_is_advised_first(self):
         with pytest.raises(cost.DoesNotFitError, match="What would fit: one sample at a time, with gradient accumul"):
-            cost.check_fits(LLAMA, 38400, 80e9, 100e9, batch_size=4)
+            cost.check_fits(LLAMA, 38400, gpu_bytes=80e9, host_bytes=100e9, batch_size=4)
 
     def test_a_full_host_is_told_too(self):
         with pytest.raises(cost.DoesNotFitError, match=r"10 GB of the host's memory; there are 80 and 5\."):
-            cost.check_fits(LLAMA, 38400, 80e9, 5e9, Setup(offload_activations=True))
+            cost.check_fits(LLAMA, 38400, gpu_bytes=80e9, host_bytes=5e9, setup=Setup(offload_activations=True))
 
     def test_where_nothing_helps_it_says_so(self):
         with pytest.raises(cost.DoesNotFitError, match="No setup known here fits"):
-            cost.check_fits(LLAMA, 131072, 2e9, 1e9)
+            cost.check_fits(LLAMA, 131072, gpu_bytes=2e9, host_bytes=1e9)
 
 
 class TestTime:
@@ -241,7 +241,7 @@ class TestTime:
         config, n = small(), 1000
         one, N = flops_per_token(config, n), cost.counts(config).total
         setup = Setup(checkpointing=False, optimizer="adamw_bf16")
-        got = cost.step_seconds(config, n, self.DEVICE, setup, batch_size=2, batches=3)
+        got = cost.step_seconds(config, n, self.DEVICE, setup=setup, batch_size=2, batches=3)
         assert got.linear == pytest.approx(6 * n * (one.linear + one.head) / 5e11)
         assert got.attention == pytest.approx(6 * n * one.attention / 2e11)
         assert got.traffic == pytest.approx(6 * n * 4 * 2 * cost.activation_bytes(config) / 1e11)
@@ -250,14 +250,20 @@ class TestTime:
         assert got.total == pytest.approx(got.linear + got.attention + got.traffic + got.optimizer)
 
     def test_what_is_recomputed_takes_time_and_is_no_use(self):
-        plain, again = (cost.step_seconds(LLAMA, 38400, self.DEVICE, Setup(checkpointing=x)) for x in (False, True))
+        plain, again = (
+            cost.step_seconds(LLAMA, 38400, self.DEVICE, setup=Setup(checkpointing=x)) for x in (False, True)
+        )
         assert again.attention == pytest.approx(plain.attention * 4 / 3)
         ideal = flops_per_token(LLAMA, 38400).model * 38400 / self.DEVICE.peak_flops
-        assert cost.mfu(LLAMA, 38400, self.DEVICE, ideal) == pytest.approx(1)
-        assert cost.mfu(LLAMA, 38400, self.DEVICE, again.total) < cost.mfu(LLAMA, 38400, self.DEVICE, plain.total) < 0.5
+        assert cost.mfu(LLAMA, 38400, self.DEVICE, seconds=ideal) == pytest.approx(1)
+        assert (
+            cost.mfu(LLAMA, 38400, self.DEVICE, seconds=again.total)
+            < cost.mfu(LLAMA, 38400, self.DEVICE, seconds=plain.total)
+            < 0.5
+        )
 
     def test_offload_copies_every_input_there_and_back(self):
-        got = cost.step_seconds(LLAMA, 38400, self.DEVICE, Setup(offload_activations=True), batches=96)
+        got = cost.step_seconds(LLAMA, 38400, self.DEVICE, setup=Setup(offload_activations=True), batches=96)
         assert got.offload == pytest.approx(96 * 2 * 32 * 4096 * 2 * 38400 / 1e10)
 
     @pytest.mark.parametrize("name", cost.DEVICES)
@@ -266,13 +272,13 @@ class TestTime:
         assert device.attention_flops < device.matmul_flops < device.peak_flops and not device.measured
         # The paper's stage 1: 104 steps of 96 samples; its own table has 30 hours on two A800 and 20 on two H100.
         seconds = cost.step_seconds(LLAMA, 38400, device, batches=96)
-        assert 0.4 < cost.mfu(LLAMA, 38400, device, seconds.total / 96) < 0.5
+        assert 0.4 < cost.mfu(LLAMA, 38400, device, seconds=seconds.total / 96) < 0.5
 
     def test_a_records_rates_make_a_device(self):
         rates = {"matmul_flops": 3e11, "attention_flops": 1e11, "bandwidth": 7e9}
         device = cost.device_of({"device": "x86_64", "rates": rates})
         assert device.measured and device.name == "x86_64"
-        step = cost.step_seconds(small(), 1000, device, Setup(checkpointing=False))
+        step = cost.step_seconds(small(), 1000, device, setup=Setup(checkpointing=False))
         assert step.linear + step.attention + step.traffic == pytest.approx(step.total - step.optimizer)
         gpu = cost.device_of({"device": "a GPU", "memory_gb": 85.0, "rates": rates | {"host_bandwidth": 5e10}})
         assert (gpu.memory_bytes, gpu.host_bandwidth) == (85e9, 5e10)
@@ -283,7 +289,7 @@ class TestPlan:
 
     def test_gpu_hours_are_those_of_all_steps(self):
         one = cost.step_seconds(LLAMA, 38400, self.H100, batches=96).total / 3600
-        assert cost.gpu_hours(LLAMA, 38400, 104 * 96, self.H100) == pytest.approx(104 * one)
+        assert cost.gpu_hours(LLAMA, 38400, 104 * 96, device=self.H100) == pytest.approx(104 * one)
 
     def test_as_many_gpus_as_hold_it_and_no_fewer(self):
         assert [cost.gpus_needed(LLAMA, n, self.H100) for n in (38400, 131072)] == [1, 2]
@@ -293,11 +299,11 @@ class TestPlan:
 
     @pytest.mark.parametrize("setup", [Setup(), Setup(offload_activations=True)])
     def test_the_longest_sample_fits_and_a_longer_one_does_not(self, setup):
-        n = cost.longest_sample(LLAMA, 80e9, 20e9, setup)
-        assert cost.check_fits(LLAMA, n, 80e9, 20e9, setup)
+        n = cost.longest_sample(LLAMA, gpu_bytes=80e9, host_bytes=20e9, setup=setup)
+        assert cost.check_fits(LLAMA, n, gpu_bytes=80e9, host_bytes=20e9, setup=setup)
         with pytest.raises(cost.DoesNotFitError):
-            cost.check_fits(LLAMA, n + 1024, 80e9, 20e9, setup)
+            cost.check_fits(LLAMA, n + 1024, gpu_bytes=80e9, host_bytes=20e9, setup=setup)
 
     def test_there_may_be_none_and_the_search_ends(self):
-        assert cost.longest_sample(LLAMA, 24e9, 100e9, Setup()) == 0
-        assert cost.longest_sample(small(), 1e15, 1e15, Setup()) == cost.LONGEST
+        assert cost.longest_sample(LLAMA, gpu_bytes=24e9, host_bytes=100e9, setup=Setup()) == 0
+        assert cost.longest_sample(small(), gpu_bytes=1e15, host_bytes=1e15, setup=Setup()) == cost.LONGEST

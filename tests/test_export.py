@@ -88,7 +88,9 @@ def test_the_rope_is_written_for_old_and_new_readers(kind, made):
     written, before = read(out), read(base)
     share = {"phi": 0.5, "stablelm": 0.5, "gptneox": 0.5}.get(kind, 1)
     width = written.get("head_dim", 8)
-    theta = ntk_base(before["rope_parameters"]["rope_theta"], int(share * width), WINDOW, TARGET)
+    theta = ntk_base(
+        before["rope_parameters"]["rope_theta"], head_dim=int(share * width), window=WINDOW, target_length=TARGET
+    )
     assert written["rope_theta"] == written["rope_parameters"]["rope_theta"] == theta
     assert written["rope_parameters"]["rope_type"] == "default"
     assert written.get("partial_rotary_factor", 1) == share
@@ -109,7 +111,9 @@ def test_an_old_configuration_stays_old_and_gets_the_new_form(made):
 
     base, out = made(change=change)
     written, before = read(out), read(base)
-    assert before["rope_theta"] == 5.0e5 and written["rope_theta"] == ntk_base(5.0e5, 8, WINDOW, TARGET)
+    assert before["rope_theta"] == 5.0e5 and written["rope_theta"] == ntk_base(
+        5.0e5, head_dim=8, window=WINDOW, target_length=TARGET
+    )
     assert written["rope_parameters"] == {"rope_type": "default", "rope_theta": written["rope_theta"]}
     assert written["rope_scaling"] is None and written["transformers_version"] == "4.43.0"
     assert written["torch_dtype"] == written["dtype"] == "float32" and written["use_cache"] is False
@@ -122,7 +126,7 @@ def test_an_old_configuration_stays_old_and_gets_the_new_form(made):
 @pytest.mark.parametrize("scaling", [{"type": "default"}, {"rope_type": "default", "rope_theta": 5.0e5}])
 def test_a_scaling_without_effect_does_not_keep_the_old_base(scaling, made):
     _, out = made(change=lambda base: cases.old_style(base, rope_scaling=scaling))
-    theta = ntk_base(5.0e5, 8, WINDOW, TARGET)
+    theta = ntk_base(5.0e5, head_dim=8, window=WINDOW, target_length=TARGET)
     assert AutoConfig.from_pretrained(out).rope_parameters["rope_theta"] == read(out)["rope_theta"] == theta
 
 
@@ -131,7 +135,10 @@ def test_a_base_that_writes_no_rope_at_all_gets_it(made):
     drop = ("rope_parameters", "dtype", "tie_word_embeddings")
     _, out = made("phi", lambda base: cases.edit_json(base / "config.json", drop=drop))
     written = read(out)
-    assert written["rope_theta"] == ntk_base(1.0e4, 4, WINDOW, TARGET) and written["partial_rotary_factor"] == 0.5
+    assert (
+        written["rope_theta"] == ntk_base(1.0e4, head_dim=4, window=WINDOW, target_length=TARGET)
+        and written["partial_rotary_factor"] == 0.5
+    )
     assert "dtype" not in written and "torch_dtype" not in written
 
 

@@ -16,11 +16,11 @@ from longrecipe.system.paths import mini_model_dir
 
 
 @pytest.mark.parametrize("kind", cases.KINDS)
-def test_both_forms_are_read_as_one(kind, tmp_path):
+def test_old_and_new_names_give_the_same_configuration(kind, tmp_path):
     config = extend_config(cases.KINDS[kind](), cases.TARGET)
     config.save_pretrained(tmp_path)
     written = readable_config(read_json(tmp_path / "config.json"), config)
-    # In place of this version's names, older versions see these.
+    # The names that older versions read.
     assert written["rope_theta"] == rope_theta(config) > 1.0e4
     assert written.get("partial_rotary_factor", 1) == rotated_share(config)
     for dropped in ((), ("rope_parameters",), ("rope_theta", "rotary_emb_base", "rotary_pct", "partial_rotary_factor")):
@@ -30,7 +30,7 @@ def test_both_forms_are_read_as_one(kind, tmp_path):
     assert readable_config(written, again) == written
 
 
-def test_other_rope_types_have_their_old_form_too():
+def test_other_rope_types_are_written_under_old_names_too():
     scaling = {"rope_type": "linear", "factor": 2.0}
     config = LlamaConfig(rope_parameters=scaling | {"rope_theta": 7.0})
     assert rope_keys(config) == {
@@ -43,13 +43,13 @@ def test_other_rope_types_have_their_old_form_too():
     assert rope_keys(config) == {}
 
 
-def test_dtypes_have_both_names():
+def test_dtype_is_written_under_both_names():
     for name in ("dtype", "torch_dtype"):
         assert readable_config({name: "float16"}, GPT2Config()) == {"dtype": "float16", "torch_dtype": "float16"}
     assert readable_config({"dtype": None}, GPT2Config()) == {"dtype": None}
 
 
-def test_tokenizers_lose_traces_of_loading():
+def test_tokenizer_settings_have_no_traces_of_loading():
     settings = {
         "tokenizer_class": "TokenizersBackend",
         "is_local": True,
@@ -63,7 +63,7 @@ def test_tokenizers_lose_traces_of_loading():
     assert readable_tokenizer(both) == {"additional_special_tokens": ["<a>", "<b>"]}
 
 
-def test_folders_that_this_package_saves_are_readable(tmp_path):
+def test_saved_folders_are_readable(tmp_path):
     network = models.load(mini_model_dir("qwen2"), target_length=512)
     tokenizer = AutoTokenizer.from_pretrained(mini_model_dir("llama3"), local_files_only=True)
     folder = models.save(network, tokenizer, tmp_path / "saved")
@@ -79,7 +79,7 @@ def test_folders_that_this_package_saves_are_readable(tmp_path):
 
 
 @pytest.mark.parametrize("model", models.ARCHITECTURES)
-def test_minis_that_ship_are_in_both_forms(model):
+def test_shipped_minis_have_old_and_new_names(model):
     settings = read_json(mini_model_dir(model) / "config.json")
     assert (
         settings["rope_theta"] == settings["rope_parameters"]["rope_theta"] == (5.0e5 if model == "llama3" else 1.0e6)
@@ -89,7 +89,7 @@ def test_minis_that_ship_are_in_both_forms(model):
     assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast" and tokenizer == readable_tokenizer(tokenizer)
 
 
-def test_json_that_cannot_be_read_is_named(tmp_path):
+def test_unreadable_json_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json is not readable JSON .*download or save it again"):
         read_json(tmp_path / "config.json")

@@ -10,13 +10,12 @@ from longrecipe import models
 from longrecipe.train.loss import chunked_cross_entropy, fuse_loss
 
 
-def problem(n=70, width=12, vocabulary=50, dtype=torch.float32, asked=True):
+def problem(*, n=70, width=12, vocabulary=50, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(n, width, generator=generator).to(dtype).requires_grad_()
     weight = torch.randn(vocabulary, width, generator=generator).to(dtype).requires_grad_()
     labels = torch.randint(0, vocabulary, (n,), generator=generator)
-    if asked:
-        labels[::7] = -100
+    labels[::7] = -100
     return hidden, weight, labels
 
 
@@ -26,20 +25,20 @@ def gradients(loss, *tensors):
 
 @pytest.mark.parametrize("chunk", [1, 16, 70, 4096])
 @pytest.mark.parametrize("n_tokens", [None, 33])
-def test_equals_full_cross_entropy_in_value_and_gradients(chunk, n_tokens):
+def test_loss_and_gradients_equal_those_of_full_logits(chunk, n_tokens):
     hidden, weight, labels = problem()
     reduced = {"reduction": "mean"} if n_tokens is None else {"reduction": "sum"}
     full = F.cross_entropy(hidden @ weight.T, labels, **reduced) / (n_tokens or 1)
-    ours = chunked_cross_entropy(hidden, weight, labels, chunk, n_tokens)
+    ours = chunked_cross_entropy(hidden, weight, labels, chunk=chunk, n_tokens=n_tokens)
     for got, wanted in zip(gradients(ours, hidden, weight), gradients(full, hidden, weight), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_gradients_are_those_of_finite_differences():
+def test_gradients_match_finite_differences():
     hidden, weight, labels = problem(n=6, width=3, vocabulary=5, dtype=torch.float64)
     # A step of 1e-3: the loss is summed in float32.
     for tensor in (hidden, weight):
-        got = torch.autograd.grad(chunked_cross_entropy(hidden, weight, labels, 4), tensor)[0]
+        got = torch.autograd.grad(chunked_cross_entropy(hidden, weight, labels, chunk=4), tensor)[0]
         step = torch.zeros_like(tensor)
         step[2, 1] = 1e-3
         args = [
@@ -49,20 +48,20 @@ def test_gradients_are_those_of_finite_differences():
         assert got[2, 1].item() == pytest.approx(((up - down) / 2e-3).item(), rel=1e-3, abs=1e-6)
 
 
-def test_what_is_not_asked_moves_nothing():
+def test_ignored_labels_have_no_gradient():
     hidden, weight, labels = problem()
-    loss, d_hidden, _ = gradients(chunked_cross_entropy(hidden, weight, labels, 16), hidden, weight)
+    loss, d_hidden, _ = gradients(chunked_cross_entropy(hidden, weight, labels, chunk=16), hidden, weight)
     assert torch.isfinite(loss)
     assert (d_hidden[labels == -100] == 0).all() and (d_hidden[labels != -100] != 0).any(dim=1).all()
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_bfloat16_is_as_close_as_full_logits_are(autocast):
+def test_bfloat16_error_is_no_larger_than_that_of_full_logits(autocast):
     exact = gradients(F.cross_entropy((p := problem(n=400))[0] @ p[1].T, p[2]), *p[:2])
     dtype = torch.float32 if autocast else torch.bfloat16
     hidden, weight, labels = problem(n=400, dtype=dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        ours = gradients(chunked_cross_entropy(hidden, weight, labels, 64), hidden, weight)
+        ours = gradients(chunked_cross_entropy(hidden, weight, labels, chunk=64), hidden, weight)
         full = gradients(F.cross_entropy(F.linear(hidden, weight).float(), labels), hidden, weight)
     assert ours[0].dtype == torch.float32 and ours[1].dtype == ours[2].dtype == dtype
     for got, usual, true in zip(ours, full, exact, strict=True):
@@ -81,7 +80,7 @@ def small(**changes):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_a_model_with_fused_loss_trains_as_without(tied, rows):
+def test_fused_loss_gives_the_loss_and_gradients_of_the_plain_model(tied, rows):
     plain, fused = small(tie_word_embeddings=tied), fuse_loss(small(tie_word_embeddings=tied), chunk=10)
     ids = torch.randint(0, 96, (rows, 33), generator=torch.Generator().manual_seed(1))
     batch = {"input_ids": ids, "position_ids": ids[:1].cumsum(1) + torch.zeros_like(ids)}
@@ -95,27 +94,27 @@ def test_a_model_with_fused_loss_trains_as_without(tied, rows):
             out.loss.backward()
         for (name, one), two in zip(plain.named_parameters(), fused.parameters(), strict=True):
             torch.testing.assert_close(two.grad, one.grad, rtol=1e-5, atol=1e-6, msg=name)
-    # What a token is asked for may be given; here the same, and nothing in the first half.
-    asked = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
-    asked[:, :16] = -100
-    part = [network(**batch, shift_labels=asked).loss for network in (plain, fused)]
+    # Labels may be given shifted; here the same ones, without the first half.
+    shifted = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
+    shifted[:, :16] = -100
+    part = [network(**batch, shift_labels=shifted).loss for network in (plain, fused)]
     torch.testing.assert_close(part[1], part[0], rtol=1e-5, atol=1e-6)
     assert not torch.isclose(part[1], losses[1].loss)
     # Without labels it gives logits, as before.
     assert torch.equal(fused(ids).logits, plain(ids).logits)
 
 
-def test_a_mini_model_saves_and_loads_as_before(tmp_path):
+def test_model_with_fused_loss_saves_and_loads_unchanged(tmp_path):
     network = fuse_loss(models.load("llama3"))
     network.save_pretrained(tmp_path)
     ids = torch.arange(9)[None]
     assert torch.equal(models.load(tmp_path)(ids).logits, models.load("llama3")(ids).logits)
 
 
-def test_heads_of_another_kind_are_refused():
+def test_heads_with_bias_or_scaled_logits_are_refused():
     shape = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
     config = CohereConfig(**shape, num_attention_heads=2, num_key_value_heads=1, logit_scale=0.5)
-    with pytest.raises(ValueError, match=r"has logit_scale, .* set fused_loss: false"):
+    with pytest.raises(ValueError, match=r"has logit_scale, (.|\n)*set fused_loss: false"):
         fuse_loss(AutoModelForCausalLM.from_config(config))
     network = small()
     network.set_output_embeddings(torch.nn.Linear(32, 96, bias=True))
@@ -141,7 +140,7 @@ print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
-def test_peak_memory_falls_by_the_logits():
+def test_peak_memory_falls_by_the_size_of_the_logits():
     peaks = {
         how: int(subprocess.run([sys.executable, "-c", PEAK, how], capture_output=True, check=True).stdout)
         for how in ("full", "chunked")

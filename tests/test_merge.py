@@ -85,7 +85,7 @@ def two_tensors(draw):
 
 
 @given(two_tensors(), dtypes)
-def test_the_ends_are_exact(tensors, dtype):
+def test_weights_0_and_1_give_the_inputs_exactly(tensors, dtype):
     original, tuned = tensors
     assert torch.equal(interpolate(original, tuned, 0.0), tuned)
     assert torch.equal(interpolate(original, tuned, 1.0), original.to(tuned.dtype))
@@ -93,10 +93,10 @@ def test_the_ends_are_exact(tensors, dtype):
 
 
 @given(two_tensors(), weights)
-def test_linear_between_the_ends(tensors, weight):
+def test_average_is_linear_in_the_weight(tensors, weight):
     original, tuned = tensors
     expected = (weight * original.double() + (1 - weight) * tuned.double()).to(tuned.dtype)
-    # float32 inside, so one unit of the last place of the result's dtype, and of float32 at the size of the ends.
+    # Computed in float32: allow one unit in the last place of the dtype, and of float32 at the size of the inputs.
     slack = 4 * torch.finfo(torch.float32).eps * torch.maximum(original.double().abs(), tuned.double().abs())
     error = (interpolate(original, tuned, weight).double() - expected.double()).abs()
     tiny_step = torch.finfo(tuned.dtype).smallest_normal * torch.finfo(tuned.dtype).eps
@@ -104,7 +104,7 @@ def test_linear_between_the_ends(tensors, weight):
 
 
 @given(two_tensors(), weights)
-def test_equal_tensors_stay(tensors, weight):
+def test_equal_tensors_are_unchanged(tensors, weight):
     assert torch.equal(interpolate(tensors[0], tensors[0].clone(), weight), tensors[0])
 
 
@@ -115,13 +115,13 @@ def test_low_precision_is_averaged_in_float32():
     assert interpolate(torch.tensor([1e-30], dtype=torch.float64), torch.zeros(1, dtype=torch.float64), 0.5) == 5e-31
 
 
-def test_inputs_are_not_changed():
+def test_average_does_not_change_its_inputs():
     original, tuned = torch.ones(3), torch.zeros(3)
     interpolate(original, tuned, 0.25)
     assert original.eq(1).all() and tuned.eq(0).all()
 
 
-def test_other_dtypes_must_be_equal():
+def test_integer_tensors_must_be_equal():
     counts = torch.arange(3)
     assert torch.equal(interpolate(counts, counts.clone(), 0.5), counts)
     for other in (counts + 1, counts.int(), counts.float()):
@@ -141,7 +141,7 @@ def test_other_dtypes_must_be_equal():
     dtype=dtypes,
     seed=st.integers(0, 99),
 )
-def test_any_sharding_and_dtype_gives_the_average(weight, shards, dtype, seed):
+def test_merge_gives_the_average_for_any_sharding_and_dtype(weight, shards, dtype, seed):
     rng = np.random.default_rng(seed)
     original = {f"w{i}": torch.tensor(rng.standard_normal((2, 3)), dtype=torch.float32) for i in range(5)}
     tuned = {f"w{i}": torch.tensor(rng.standard_normal((2, 3))).to(dtype) for i in range(5)}
@@ -151,7 +151,7 @@ def test_any_sharding_and_dtype_gives_the_average(weight, shards, dtype, seed):
         root = Path(scratch)
         first = by_hand(root / "original", original, n_shards=shards[0])
         second = by_hand(root / "tuned", tuned, n_shards=shards[1])
-        out = merge(first, second, root / "out", weight)
+        out = merge(first, second, root / "out", weight=weight)
         assert out == root / "out"
         assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in second.iterdir())
         assert read_checkpoint(out).files == read_checkpoint(second).files
@@ -163,7 +163,7 @@ def test_any_sharding_and_dtype_gives_the_average(weight, shards, dtype, seed):
 
 
 @pytest.mark.parametrize("sizes", [("1GB", "1GB"), ("50KB", "1GB"), ("1GB", "50KB"), ("50KB", "30KB")])
-def test_out_loads_and_computes_as_the_average(pair, tmp_path, sizes):
+def test_merged_model_loads_and_computes_like_the_average(pair, tmp_path, sizes):
     models = [AutoModelForCausalLM.from_pretrained(folder) for folder in pair]
     folders = [
         saved(model, tmp_path / f"{i}", max_shard_size=size)
@@ -188,15 +188,15 @@ def test_out_loads_and_computes_as_the_average(pair, tmp_path, sizes):
         torch.testing.assert_close(merged(tokens).logits, by_torch(tokens).logits)
 
 
-def test_bfloat16_tuned_gives_bfloat16(pair, tmp_path):
+def test_tuned_model_in_bfloat16_gives_bfloat16(pair, tmp_path):
     low = saved(AutoModelForCausalLM.from_pretrained(pair[1], dtype=torch.bfloat16), tmp_path / "low")
-    merged = tensors_of(merge(pair[0], low, tmp_path / "out", 1.0))
+    merged = tensors_of(merge(pair[0], low, tmp_path / "out", weight=1.0))
     original = tensors_of(pair[0])
     assert all(torch.equal(tensor, original[name].bfloat16()) for name, tensor in merged.items())
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
 
 
-def test_small_files_come_along_and_weights_do_not(pair, tmp_path):
+def test_small_files_are_copied_and_other_weights_are_not(pair, tmp_path):
     original, tuned = pair
     for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja"):
         (tuned / name).write_text(f"tuned {name}")
@@ -226,12 +226,12 @@ def test_small_files_come_along_and_weights_do_not(pair, tmp_path):
         assert file.metadata() == {"format": "pt"}
 
 
-def test_an_empty_out_dir_is_taken(pair, tmp_path):
+def test_empty_out_dir_is_allowed(pair, tmp_path):
     (tmp_path / "out").mkdir()
     assert (merge(*map(str, pair), str(tmp_path / "out")) / "config.json").is_file()
 
 
-def test_linked_files_as_in_the_hub_s_cache(pair, tmp_path):
+def test_symbolic_links_are_merged_to_real_files(pair, tmp_path):
     linked = tmp_path / "linked"
     linked.mkdir()
     for path in pair[1].iterdir():
@@ -240,18 +240,18 @@ def test_linked_files_as_in_the_hub_s_cache(pair, tmp_path):
     assert not any(path.is_symlink() for path in out.iterdir())
 
 
-def test_one_pair_of_tensors_at_a_time(pair, tmp_path, monkeypatch):
+def test_merge_holds_one_pair_of_tensors_at_a_time(pair, tmp_path, monkeypatch):
     folder = saved(AutoModelForCausalLM.from_pretrained(pair[1]), tmp_path / "shards", max_shard_size="20KB")
     files = read_checkpoint(folder).files
     largest = max(list(files.values()).count(shard) for shard in files.values())
     assert largest < len(files)
     inputs, results = [], []
 
-    def watched(original, tuned, weight, dtype):
+    def watched(original, tuned, weight, *, dtype):
         assert not any(reference() is not None for reference in inputs)
         assert sum(reference() is not None for reference in results) < largest
         inputs.extend([weakref.ref(original), weakref.ref(tuned)])
-        results.append(weakref.ref(result := interpolate(original, tuned, weight, dtype)))
+        results.append(weakref.ref(result := interpolate(original, tuned, weight, dtype=dtype)))
         return result
 
     monkeypatch.setattr(module, "interpolate", watched)
@@ -259,15 +259,15 @@ def test_one_pair_of_tensors_at_a_time(pair, tmp_path, monkeypatch):
     assert len(results) == len(files)
 
 
-# whose layout the result has
+# layout
 
 
 @pytest.mark.parametrize("rule", ["uniform", "spare_qk"])
-def test_the_layout_of_the_original(tmp_path, rule):
+def test_layout_original_keeps_its_files_and_dtypes(tmp_path, rule):
     original = saved(tiny(0).to(torch.bfloat16), tmp_path / "original", max_shard_size="20KB")
     tuned, out = saved(tiny(1), tmp_path / "tuned"), tmp_path / "out"
     out.mkdir()
-    merge_weights(original, tuned, out, 0.3, rule, layout="original")
+    merge_weights(original, tuned, out, weight=0.3, rule=rule, layout="original")
     before, (first, second) = read_checkpoint(original), map(tensors_of, (original, tuned))
     (out / "config.json").write_text("{}")
     found = read_checkpoint(out)
@@ -281,14 +281,14 @@ def test_the_layout_of_the_original(tmp_path, rule):
         merge_weights(original, tuned, out, layout="both")
 
 
-def test_values_beyond_float16_are_refused(tmp_path):
+def test_values_beyond_float16_are_an_error(tmp_path):
     original = by_hand(tmp_path / "original", {"w": torch.tensor([1.0, 2.0], dtype=torch.float16)})
     tuned = by_hand(tmp_path / "tuned", {"w": torch.tensor([2.0e5, 1.0])})
     (tmp_path / "out").mkdir()
-    with pytest.raises(MergeError, match=r"w: values up to 1e\+05 do not fit into float16.*bfloat16"):
+    with pytest.raises(MergeError, match=r"w: values up to 1e\+05 exceed the maximum of float16.*bfloat16"):
         merge_weights(original, tuned, tmp_path / "out", layout="original")
-    # What is infinite already is not its doing.
-    assert interpolate(torch.tensor([torch.inf]), torch.ones(1), 1.0, torch.float16) == torch.inf
+    # Values that are already infinite are allowed.
+    assert interpolate(torch.tensor([torch.inf]), torch.ones(1), 1.0, dtype=torch.float16) == torch.inf
 
 
 @pytest.mark.parametrize("side", [0, 1])
@@ -305,7 +305,7 @@ def test_computed_buffers_are_left_out_if_only_the_original_has_them(tmp_path, s
         assert tensors_of(merge(*folders, tmp_path / "out")).keys() == tensors.keys()
 
 
-def test_rules_are_checked_before_training(pair, tmp_path):
+def test_check_rule_rejects_models_and_rules_that_cannot_be_merged(pair, tmp_path):
     for rule in module.RULES:
         check_rule(pair[0], rule)
     fused = by_hand(tmp_path / "fused", {"layers.0.attention.query_key_value.weight": torch.ones(2, 2)})
@@ -327,7 +327,7 @@ def with_head(folder, out, head=None):
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_a_tied_head_on_one_side_is_left_out(tmp_path, side):
+def test_tied_head_of_one_model_is_left_out(tmp_path, side):
     folders = [saved(tiny(seed, tied=True), tmp_path / f"{seed}") for seed in (0, 1)]
     expected = tensors_of(merge(*folders, tmp_path / "plain"))
     folders[side] = with_head(folders[side], tmp_path / "with_head")
@@ -343,14 +343,14 @@ def test_a_tied_head_on_one_side_is_left_out(tmp_path, side):
         assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in merged.values())
 
 
-def test_a_tied_head_on_both_sides_is_averaged(tmp_path):
+def test_tied_head_of_both_models_is_averaged(tmp_path):
     folders = [saved(tiny(seed, tied=True), tmp_path / f"{seed}") for seed in (0, 1)]
     folders = [with_head(folder, tmp_path / f"{folder.name}_head") for folder in folders]
-    merged = tensors_of(merge(*folders, tmp_path / "out", 0.3))
+    merged = tensors_of(merge(*folders, tmp_path / "out", weight=0.3))
     assert torch.equal(merged["lm_head.weight"], merged["model.embed_tokens.weight"])
 
 
-def test_a_head_of_its_own_is_never_dropped(tmp_path):
+def test_untied_head_is_never_left_out(tmp_path):
     tied = [saved(tiny(seed, tied=True), tmp_path / f"{seed}") for seed in (0, 1)]
     untied = saved(tiny(2), tmp_path / "untied")
     apart = with_head(tied[1], tmp_path / "apart", head=torch.ones(96, 32))
@@ -363,12 +363,12 @@ def test_a_head_of_its_own_is_never_dropped(tmp_path):
 
 
 @pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan"), float("inf")])
-def test_weight_outside_the_range(pair, tmp_path, weight):
+def test_weight_outside_the_range_is_an_error(pair, tmp_path, weight):
     with pytest.raises(MergeError, match=f"weight is {weight}"):
-        merge(*pair, tmp_path / "out", weight)
+        merge(*pair, tmp_path / "out", weight=weight)
 
 
-def test_out_dir_in_use(pair, tmp_path):
+def test_out_dir_in_use_is_an_error(pair, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
@@ -382,7 +382,7 @@ def test_out_dir_in_use(pair, tmp_path):
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_missing_folders_and_files(pair, tmp_path, side):
+def test_missing_folders_and_files_are_named(pair, tmp_path, side):
     pair = list(pair)
 
     def refuses(message):
@@ -397,10 +397,10 @@ def test_missing_folders_and_files(pair, tmp_path, side):
     (kept / "pytorch_model.bin").unlink()
     refuses("but nothing; convert to safetensors")
     (kept / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
-    refuses("no readable safetensors")
+    refuses("not a readable safetensors")
 
 
-def test_indexes_that_do_not_fit(pair, tmp_path):
+def test_index_that_does_not_match_its_files_is_an_error(pair, tmp_path):
     folder = saved(AutoModelForCausalLM.from_pretrained(pair[1]), tmp_path / "sharded", max_shard_size="50KB")
     path = folder / "model.safetensors.index.json"
     good = json.loads(path.read_text())
@@ -410,7 +410,7 @@ def test_indexes_that_do_not_fit(pair, tmp_path):
         with pytest.raises(MergeError, match=message):
             merge(pair[0], folder, tmp_path / "out")
 
-    refuses("{", "no readable JSON")
+    refuses("{", "not readable JSON")
     for shard in ("lost.safetensors", "../tuned/model.safetensors"):
         shard_of = good["weight_map"] | {"model.norm.weight": shard}
         refuses(json.dumps({"weight_map": shard_of}), f"lists '{shard}'")
@@ -418,19 +418,19 @@ def test_indexes_that_do_not_fit(pair, tmp_path):
     refuses(json.dumps({"weight_map": shard_of}), "lacks extra.weight")
 
 
-def test_keys_that_differ_are_named_on_each_side(pair, tmp_path):
+def test_tensors_that_only_one_model_has_are_named(pair, tmp_path):
     with pytest.raises(MergeError) as caught:
         merge(pair[0], saved(tiny(3, num_hidden_layers=3), tmp_path / "deeper"), tmp_path / "out")
     assert "nothing only in" in str(caught.value)
     assert "model.layers.2.input_layernorm.weight" in str(caught.value) and "and 6 more only in" in str(caught.value)
 
 
-def test_shapes_that_differ_are_named(pair, tmp_path):
+def test_different_shapes_are_named(pair, tmp_path):
     with pytest.raises(MergeError, match=r"lm_head.weight \(96, 32\) and \(98, 32\)"):
         merge(pair[0], saved(tiny(3, vocab_size=98), tmp_path / "wider"), tmp_path / "out")
 
 
-def test_buffers_that_differ_are_named(tmp_path):
+def test_different_integer_buffers_are_named(tmp_path):
     first = by_hand(tmp_path / "first", {"w": torch.ones(2), "steps": torch.tensor([1])})
     second = by_hand(tmp_path / "second", {"w": torch.ones(2), "steps": torch.tensor([2])})
     with pytest.raises(MergeError, match=r"steps: .*int64"):
@@ -440,7 +440,7 @@ def test_buffers_that_differ_are_named(tmp_path):
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 @pytest.mark.parametrize("step", ["save_file", "shutil.copyfile", "os.replace"])
-def test_nothing_is_left_behind_after_a_failure(pair, tmp_path, monkeypatch, error, step):
+def test_failed_merge_leaves_no_files(pair, tmp_path, monkeypatch, error, step):
     folder = saved(AutoModelForCausalLM.from_pretrained(pair[1]), tmp_path / "sharded", max_shard_size="50KB")
     before = sorted(path.name for path in tmp_path.iterdir())
     contents = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -452,7 +452,7 @@ def test_nothing_is_left_behind_after_a_failure(pair, tmp_path, monkeypatch, err
     def fails(*args, **kwargs):
         calls.append(args)
         if step == "save_file" and len(calls) == 1:
-            return real(*args, **kwargs)  # so that one shard lies there already
+            return real(*args, **kwargs)  # one shard is already written
         raise error("disk full")
 
     with monkeypatch.context() as patch:

@@ -153,7 +153,9 @@ def test_a_window_of_ones_own_and_another_dtype(make_tiny, tokenizer, tmp_path):
     given = load(folder, target_length=1024, window=128, dtype=torch.bfloat16, attention="eager")
     assert given.dtype == torch.bfloat16 and given.config._attn_implementation == "eager"
     base = make_tiny(3).config
-    assert rope_theta(given.config) == pytest.approx(ntk_base(rope_theta(base), head_dim(base), 128, 1024))
+    assert rope_theta(given.config) == pytest.approx(
+        ntk_base(rope_theta(base), head_dim=head_dim(base), window=128, target_length=1024)
+    )
     assert rope_theta(given.config) > rope_theta(load(folder, target_length=1024).config)
 
 
@@ -201,7 +203,7 @@ def test_missing_tensors_are_refused_and_not_made_up(tiny, tokenizer, tmp_path):
 def test_a_longer_window_raises_the_rope_base_and_nothing_else(factor):
     base, longer = load("llama3"), load("llama3", target_length=4096, rope_factor=factor)
     width, window = head_dim(base.config), base.config.max_position_embeddings
-    expected = ntk_base(rope_theta(base.config), width, window, 4096, factor)
+    expected = ntk_base(rope_theta(base.config), head_dim=width, window=window, target_length=4096, factor=factor)
     assert rope_theta(longer.config) == expected > rope_theta(base.config)
     assert longer.config.max_position_embeddings == 4096
     # What counts is what the model turns by.

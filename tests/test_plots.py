@@ -72,10 +72,10 @@ def test_position_shares_have_a_panel_each_and_say_what_was_not_measured(analysi
     rows = analysis.ranking.set_index("type").to_dict("index")
     record = json.loads(json.dumps({"params": {"window": 50}, "numbers": {"rankings": {"pos": rows}}}, default=float))
     panels = [
-        plots.quoted_shares("quoted", pd.Series({"NUM": 0.4, "NOUN": 0.1}), 40, 200, 50),
-        plots.measured_shares("here", analysis, 50, []),
-        plots.measured_shares("kept", None, 50, [(tmp_path, record)]),
-        plots.measured_shares("absent", None, 50, []),
+        plots.quoted_shares("quoted", pd.Series({"NUM": 0.4, "NOUN": 0.1}), first=40, last=200, window=50),
+        plots.measured_shares("here", analysis, 50, runs=[]),
+        plots.measured_shares("kept", None, 50, runs=[(tmp_path, record)]),
+        plots.measured_shares("absent", None, 50, runs=[]),
     ]
     axes = plots.position_shares(panels, ["NUM", "NOUN"]).axes
     assert [axis.get_title() for axis in axes] == ["quoted", "here", "kept", "absent"]
@@ -230,7 +230,7 @@ def test_memory_stacks_to_the_peak_and_marks_what_was_measured(asked):
 
 def test_cost_by_length_and_its_parts(asked):
     table = resources.by_length(asked)
-    figure = plots.cost_by_length(table, {"llama3": table}, 131072, asked.gpu)
+    figure = plots.cost_by_length(table, {"llama3": table}, 131072, gpu=asked.gpu)
     flops, hours, ratio = figure.axes
     assert [line.get_label() for line in flops.lines[:2]] == ["FLT", "30%: LongRecipe, PoSE, RPES"]
     assert flops.lines[0].get_ydata().tolist() == table[table["sample"] == "FLT"]["PFLOP"].tolist()

@@ -41,7 +41,7 @@ def mini_record(off=1.0):
     cases = dict.fromkeys(measure.mini_cases([256, 4096]))
     device = cost.device_of(record({}))
     for case in cases:
-        step = cost.step_seconds(models.config_of("llama3"), case.n_tokens, device, PLAIN, 8)
+        step = cost.step_seconds(models.config_of("llama3"), case.n_tokens, device, setup=PLAIN, batch_size=8)
         wrong = off if case.method == "longrecipe" else 1.0
         extra = 0.05 if case.target_length == 256 else 0.0
         cases[case] = {"seconds_per_step": 1.5 * wrong * step.total + extra}

@@ -22,11 +22,13 @@ windows = st.integers(1, 1 << 17)
 
 
 @pytest.mark.parametrize(("base", "window", "target_length", "printed"), TABLE_4)
-def test_rule_gives_the_paper_s_bases(base, window, target_length, printed):
-    assert ntk_base(base, 128, window, target_length) == pytest.approx(printed, abs=0.05e6)  # printed to 0.1M
+def test_rule_gives_the_bases_of_table_4(base, window, target_length, printed):
+    assert ntk_base(base, head_dim=128, window=window, target_length=target_length) == pytest.approx(
+        printed, abs=0.05e6
+    )  # printed to 0.1M
 
 
-def test_rule_is_the_dynamic_ntk_of_transformers():
+def test_rule_equals_dynamic_ntk_of_transformers():
     config = LlamaConfig(
         hidden_size=64,
         num_attention_heads=4,
@@ -34,20 +36,26 @@ def test_rule_is_the_dynamic_ntk_of_transformers():
         rope_parameters={"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 3.0},
     )
     inv_freq, _ = ROPE_INIT_FUNCTIONS["dynamic"](config, device="cpu", seq_len=1024)
-    base = ntk_base(10_000.0, 16, 256, 1024, factor=3.0)
+    base = ntk_base(10_000.0, head_dim=16, window=256, target_length=1024, factor=3.0)
     np.testing.assert_allclose(wavelengths(base, 16), 2 * np.pi / inv_freq.numpy(), rtol=1e-5)
 
 
 @given(base=bases, d=even, window=windows, factor=st.none() | st.floats(1, 100))
-def test_the_same_window_gives_the_base_back(base, d, window, factor):
-    assert ntk_base(base, d, window, window, factor) == base
+def test_same_window_keeps_the_base(base, d, window, factor):
+    assert ntk_base(base, head_dim=d, window=window, target_length=window, factor=factor) == base
 
 
 @given(base=bases, d=even, window=windows, more=st.integers(1, 1000), factor=st.floats(1, 100))
-def test_base_rises_with_the_target_and_the_factor(base, d, window, more, factor):
+def test_base_grows_with_target_and_factor(base, d, window, more, factor):
     target_length = window + more
-    assert base < ntk_base(base, d, window, target_length) < ntk_base(base, d, window, target_length + more)
-    assert ntk_base(base, d, window, target_length, factor) <= ntk_base(base, d, window, target_length, factor + 1)
+    assert (
+        base
+        < ntk_base(base, head_dim=d, window=window, target_length=target_length)
+        < ntk_base(base, head_dim=d, window=window, target_length=target_length + more)
+    )
+    assert ntk_base(base, head_dim=d, window=window, target_length=target_length, factor=factor) <= ntk_base(
+        base, head_dim=d, window=window, target_length=target_length, factor=factor + 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,13 +72,13 @@ def test_base_rises_with_the_target_and_the_factor(base, d, window, more, factor
         ({"factor": float("nan")}, "factor is nan"),
     ],
 )
-def test_bad_values_are_refused(changes, message):
+def test_invalid_values_are_an_error(changes, message):
     arguments = {"base": 1e4, "head_dim": 32, "window": 256, "target_length": 4096} | changes
     with pytest.raises(ValueError, match=message):
         ntk_base(**arguments)
 
 
-def test_wavelengths_are_in_tokens_from_one_radian_a_token():
+def test_wavelengths_are_in_tokens():
     lambdas = wavelengths(10_000.0, 8)
     np.testing.assert_allclose(lambdas, 2 * np.pi * np.array([1, 10, 100, 1000]))
     assert lambdas.dtype == np.float64
@@ -82,7 +90,7 @@ def test_wavelengths_are_in_tokens_from_one_radian_a_token():
 
 
 @pytest.mark.parametrize("family", [LlamaConfig, MistralConfig, Qwen2Config])
-def test_extend_config_copies_and_raises(family, tmp_path):
+def test_extend_config_copies_and_raises_the_base(family, tmp_path):
     config = family(
         hidden_size=64,
         num_attention_heads=4,
@@ -93,21 +101,21 @@ def test_extend_config_copies_and_raises(family, tmp_path):
     extended = extend_config(config, 4096)
     assert config.to_dict() == before
     assert type(extended) is family
-    assert rope_theta(extended) == ntk_base(500_000.0, 16, 256, 4096)
+    assert rope_theta(extended) == ntk_base(500_000.0, head_dim=16, window=256, target_length=4096)
     assert extended.max_position_embeddings == 4096
     extended.save_pretrained(tmp_path)
     assert family.from_pretrained(tmp_path).rope_parameters == extended.rope_parameters
 
 
-def test_extend_config_takes_factor_and_window():
+def test_extend_config_uses_factor_and_window():
     config = LlamaConfig(hidden_size=64, num_attention_heads=4, max_position_embeddings=1024)
     extended = extend_config(config, 4096, factor=2.0, window=512)
-    assert rope_theta(extended) == ntk_base(10_000.0, 16, 512, 4096, factor=2.0)
+    assert rope_theta(extended) == ntk_base(10_000.0, head_dim=16, window=512, target_length=4096, factor=2.0)
     with pytest.raises(ValueError, match="below the window of 1024"):
         extend_config(config, 512)
 
 
-def test_the_model_turns_by_the_raised_base():
+def test_model_uses_the_raised_base():
     from transformers import LlamaForCausalLM
 
     small = {"vocab_size": 16, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
@@ -116,15 +124,15 @@ def test_the_model_turns_by_the_raised_base():
     np.testing.assert_allclose(2 * np.pi / inv_freq.numpy(), wavelengths(rope_theta(config), 16), rtol=1e-5)
 
 
-def test_only_the_rotated_part_of_a_head_counts():
+def test_rule_uses_the_rotated_part_of_a_head():
     from transformers import PhiConfig
 
     config = PhiConfig(hidden_size=64, num_attention_heads=2, max_position_embeddings=256)
     assert config.rope_parameters["partial_rotary_factor"] == 0.5
-    assert rope_theta(extend_config(config, 1024)) == ntk_base(10_000.0, 16, 256, 1024)
+    assert rope_theta(extend_config(config, 1024)) == ntk_base(10_000.0, head_dim=16, window=256, target_length=1024)
 
 
-def test_configurations_of_older_versions():
+def test_configurations_of_older_transformers_work():
     config = SimpleNamespace(
         rope_theta=10_000.0,
         rope_scaling=None,
@@ -134,7 +142,7 @@ def test_configurations_of_older_versions():
     )
     extended = extend_config(config, 1024)
     assert head_dim(config) == 16
-    assert extended.rope_theta == ntk_base(10_000.0, 16, 256, 1024)
+    assert extended.rope_theta == ntk_base(10_000.0, head_dim=16, window=256, target_length=1024)
     assert config.rope_theta == 10_000.0
     config.rope_scaling = {"type": "linear", "factor": 2.0}
     with pytest.raises(ValueError, match="'linear'"):
@@ -148,34 +156,34 @@ def test_configurations_of_older_versions():
         {"rope_type": "linear", "factor": 4.0},
     ],
 )
-def test_other_rope_types_are_refused_by_name(parameters):
+def test_other_rope_types_are_an_error(parameters):
     config = LlamaConfig(rope_parameters=parameters | {"rope_theta": 10_000.0}, max_position_embeddings=256)
     with pytest.raises(ValueError, match=f"rope_type is '{parameters['rope_type']}'"):
         extend_config(config, 1024)
 
 
-def test_one_rope_for_each_layer_type_is_refused():
+def test_separate_rope_for_each_layer_type_is_an_error():
     from transformers import Gemma3TextConfig
 
     with pytest.raises(ValueError, match="sliding_attention"):
         extend_config(Gemma3TextConfig(), 1 << 18)
 
 
-def test_no_rope_is_refused():
+def test_model_without_rope_is_an_error():
     with pytest.raises(ValueError, match="GPT2Config has no rope_theta"):
         extend_config(GPT2Config(), 4096)
 
 
-def test_a_sliding_window_is_refused_where_it_is_shorter_than_the_target():
+def test_sliding_window_below_the_target_is_an_error():
     config = MistralConfig(sliding_window=4096, max_position_embeddings=2048)
     with pytest.raises(ValueError, match=r"MistralConfig has a sliding window of 4096 tokens.*target_length of 4096"):
         extend_config(config, 8192)
     assert extend_config(config, 4096).max_position_embeddings == 4096
-    # Qwen2's switch: a window that is not used.
+    # Qwen2 can switch its sliding window off.
     unused = Qwen2Config(sliding_window=4096, use_sliding_window=False, max_position_embeddings=2048)
     assert extend_config(unused, 8192).max_position_embeddings == 8192
 
 
-def test_head_dim_prefers_the_stated_one():
+def test_head_dim_of_the_configuration_is_used_first():
     assert head_dim(LlamaConfig(hidden_size=64, num_attention_heads=4, head_dim=32)) == 32
     assert head_dim(SimpleNamespace(head_dim=None, hidden_size=64, num_attention_heads=4)) == 16

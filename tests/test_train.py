@@ -31,7 +31,7 @@ def collator(seed=3, **changes):
 
 
 class Recorder(Collator):
-    """A collator that keeps what it gave; for loaders without workers."""
+    """A collator that records its batches; for loaders without workers."""
 
     def __call__(self, rows):
         batch = super().__call__(rows)
@@ -45,14 +45,14 @@ STAGE = Stage("extend", steps=12, batch_size=2, learning_rate=1.0e-2, save_steps
 # a stage
 
 
-def test_a_tiny_model_learns_its_samples_by_heart(make_tiny, random_rows, tmp_path):
+def test_tiny_model_memorises_its_samples(make_tiny, random_rows, tmp_path):
     dataset = store(random_rows(2), tmp_path / "data")
     stage = replace(STAGE, steps=60, learning_rate=2.0e-2, save_steps=100)
-    trained = run_stage(make_tiny, dataset, collator(), stage, tmp_path / "stage")
+    trained = run_stage(make_tiny, dataset, collator(), stage=stage, folder=tmp_path / "stage")
     assert len(trained.losses) == 60 and trained.resumed_from is None
     assert trained.losses[0] > 5 and trained.losses[-1] < 0.5
     assert trained.n_tokens == 60 * 2 * N_TOKENS and trained.seconds > 0
-    # The folder holds what was trained, and nothing half-done beside it.
+    # The folder only holds the result.
     assert sorted(path.name for path in (tmp_path / "stage").iterdir()) == ["model", "stage.json"]
     network = trained.load()
     assert not network.training
@@ -60,9 +60,9 @@ def test_a_tiny_model_learns_its_samples_by_heart(make_tiny, random_rows, tmp_pa
         assert network(**collator(epoch=99)(list(dataset))).loss < 1
 
 
-def test_positions_are_drawn_anew_every_epoch(make_tiny, dataset, tmp_path):
+def test_positions_are_drawn_again_every_epoch(make_tiny, dataset, tmp_path):
     recorder = Recorder(LONGRECIPE, TARGET, 3)
-    run_stage(make_tiny, dataset, recorder, replace(STAGE, save_steps=100), tmp_path / "stage")
+    run_stage(make_tiny, dataset, recorder, stage=replace(STAGE, save_steps=100), folder=tmp_path / "stage")
     seen = recorder.seen
     assert [epoch for epoch, *_ in seen[:12]] == [0] * 5 + [1] * 5 + [2] * 2
     for epoch, rows, batch in seen:
@@ -72,9 +72,11 @@ def test_positions_are_drawn_anew_every_epoch(make_tiny, dataset, tmp_path):
         assert not torch.equal(first[2]["position_ids"], second[2]["position_ids"])
 
 
-def test_workers_of_the_loader_change_nothing(make_tiny, dataset, tmp_path, one_thread):
+def test_number_of_loader_workers_does_not_change_losses(make_tiny, dataset, tmp_path, one_thread):
     losses = [
-        run_stage(make_tiny, dataset, collator(), replace(STAGE, steps=7, options=options), tmp_path / name).losses
+        run_stage(
+            make_tiny, dataset, collator(), stage=replace(STAGE, steps=7, options=options), folder=tmp_path / name
+        ).losses
         for name, options in {
             "none": {},
             "two": {"dataloader_num_workers": 2},
@@ -84,36 +86,36 @@ def test_workers_of_the_loader_change_nothing(make_tiny, dataset, tmp_path, one_
     assert losses[0] == losses[1] == losses[2]
 
 
-def test_tokens_are_counted_batch_by_batch(make_tiny, random_rows, tmp_path):
+def test_tokens_are_counted_for_batches_of_mixed_length(make_tiny, random_rows, tmp_path):
     mixed = interleave(random_rows(4), random_rows(5, n_tokens=16), 2)
     dataset = store([*mixed, mixed[-1]], tmp_path / "data")
     recorder = Recorder(LONGRECIPE, TARGET, 3)
-    trained = run_stage(make_tiny, dataset, recorder, replace(STAGE, steps=5), tmp_path / "stage")
+    trained = run_stage(make_tiny, dataset, recorder, stage=replace(STAGE, steps=5), folder=tmp_path / "stage")
     sizes = [batch["input_ids"].numel() for *_, batch in recorder.seen[:5]]
     assert len(set(sizes)) == 2
     assert trained.n_tokens == sum(sizes)
 
 
-def test_the_guard_comes_before_training(make_tiny, dataset, tmp_path, monkeypatch):
+def test_skipped_positions_are_checked_before_training(make_tiny, dataset, tmp_path, monkeypatch):
     def refuse(network):
         raise SkippedPositionsError("attention is cut")
 
     monkeypatch.setattr(module, "check_skipped_positions", refuse)
     with pytest.raises(SkippedPositionsError):
-        run_stage(make_tiny, dataset, collator(), STAGE, tmp_path / "stage")
+        run_stage(make_tiny, dataset, collator(), stage=STAGE, folder=tmp_path / "stage")
     assert not (tmp_path / "stage").exists()
 
 
-def test_a_set_smaller_than_a_batch_is_refused(make_tiny, dataset, tmp_path):
-    # Trainer would drop the only batch, train nothing and say that it had finished.
+def test_dataset_smaller_than_a_batch_is_an_error(make_tiny, dataset, tmp_path):
+    # Trainer would drop the only batch and finish without training.
     with pytest.raises(ValueError, match=r"10 samples.*batch_size = 11"):
-        run_stage(make_tiny, dataset, collator(), replace(STAGE, batch_size=11), tmp_path / "stage")
+        run_stage(make_tiny, dataset, collator(), stage=replace(STAGE, batch_size=11), folder=tmp_path / "stage")
 
 
-# kept near the original
+# the KL term
 
 
-def test_the_divergence_is_that_of_the_definition():
+def test_kl_divergence_equals_its_definition():
     wanted, logits = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log() + 3
     assert kl_divergence(wanted, logits).item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
     assert kl_divergence(logits, wanted).item() == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5))
@@ -122,13 +124,13 @@ def test_the_divergence_is_that_of_the_definition():
     expected = torch.distributions.kl_divergence(Categorical(logits=wanted), Categorical(logits=logits)).mean()
     torch.testing.assert_close(kl_divergence(wanted, logits), expected)
     assert kl_divergence(wanted, wanted).item() == 0
-    # In full precision, whatever the logits are stored in.
+    # In float32, whatever the dtype of the logits.
     halves = wanted.bfloat16(), logits.bfloat16()
     found = kl_divergence(*halves)
     assert found.dtype == torch.float32 and torch.equal(found, kl_divergence(*(each.float() for each in halves)))
 
 
-def test_a_stage_with_kl_weight_stays_near_the_original(make_tiny, random_rows, tmp_path):
+def test_stage_with_kl_weight_stays_close_to_the_original(make_tiny, random_rows, tmp_path):
     dataset = store(random_rows(10, long=False), tmp_path / "data")
     held_out = collator()([row | {"key": 0} for row in random_rows(8, seed=1, long=False)])
     original = make_tiny(5)
@@ -136,19 +138,21 @@ def test_a_stage_with_kl_weight_stays_near_the_original(make_tiny, random_rows, 
     for weight in (0.0, 20.0):
         stage = replace(STAGE, save_steps=100, kl_weight=weight)
         make_original = lambda: networks.append(make_tiny(5)) or networks[-1]  # noqa: E731
-        trained = run_stage(make_tiny, dataset, collator(), stage, tmp_path / str(weight), original=make_original)
+        trained = run_stage(
+            make_tiny, dataset, collator(), stage=stage, folder=tmp_path / str(weight), original=make_original
+        )
         with torch.inference_mode():
             distances[weight] = kl_divergence(original(**held_out).logits, trained.load()(**held_out).logits)
     assert distances[20.0] < 0.8 * distances[0.0]
-    # Built only where it is needed, and not trained along.
+    # Only built if needed, and not trained.
     (kept,) = networks
     assert all(torch.equal(tensor, kept.state_dict()[name]) for name, tensor in original.state_dict().items())
     assert all(parameter.grad is None for parameter in kept.parameters())
 
 
 @pytest.mark.parametrize("name", ["endprompt", "longrecipe:max_gap=0"])
-def test_only_short_text_is_kept_near_the_original(name, make_tiny, random_rows, tmp_path):
-    # Long samples of as many tokens as the short ones, at the end of the target or inside the original's window.
+def test_kl_term_only_applies_to_short_text(name, make_tiny, random_rows, tmp_path):
+    # Samples of long text as short as the others, at the end of the target or inside the original's window.
     rows = [*random_rows(2, n_tokens=16), *random_rows(4, n_tokens=16, long=False), *random_rows(2, n_tokens=64)]
     dataset, original, seen = store(rows, tmp_path / "data"), make_tiny(5, max_position_embeddings=32), []
     original.register_forward_pre_hook(lambda _, args, given: seen.append(given), with_kwargs=True)
@@ -156,20 +160,22 @@ def test_only_short_text_is_kept_near_the_original(name, make_tiny, random_rows,
     for weight in (0.0, 2.0):
         stage = replace(STAGE, steps=4, save_steps=100, kl_weight=weight)
         skipping = Collator(positions.method(name), TARGET, seed=3)
-        trained = run_stage(make_tiny, dataset, skipping, stage, tmp_path / str(weight), original=lambda: original)
+        trained = run_stage(
+            make_tiny, dataset, skipping, stage=stage, folder=tmp_path / str(weight), original=lambda: original
+        )
         losses.append(trained.losses)
     assert [batch["input_ids"].tolist() for batch in seen] == [dataset["input_ids"][i : i + 2] for i in (2, 4)]
     assert all(torch.equal(batch["position_ids"], torch.arange(16).expand(2, 16)) for batch in seen)
     assert losses[0][0] == losses[1][0] and losses[1][1] > losses[0][1] + 0.1
 
 
-def test_accumulated_gradients_are_those_of_one_batch(make_tiny, random_rows, tmp_path, one_thread):
+def test_accumulated_gradients_equal_those_of_one_batch(make_tiny, random_rows, tmp_path, one_thread):
     dataset = store(random_rows(8, long=False), tmp_path / "data")
-    # Plain SGD, as Adam makes large steps of rounding where gradients are near 0.
+    # SGD: for gradients close to 0, Adam turns rounding into large steps.
     whole = replace(STAGE, steps=3, learning_rate=0.5, kl_weight=3.0, options={"optim": "sgd"})
     parts = replace(whole, accumulation=2)
     first, second = (
-        run_stage(make_tiny, dataset, collator(), stage, tmp_path / name, original=lambda: make_tiny(5))
+        run_stage(make_tiny, dataset, collator(), stage=stage, folder=tmp_path / name, original=lambda: make_tiny(5))
         for name, stage in {"whole": whole, "parts": parts}.items()
     )
     assert first.losses == pytest.approx(second.losses, rel=1e-5)
@@ -179,10 +185,10 @@ def test_accumulated_gradients_are_those_of_one_batch(make_tiny, random_rows, tm
     assert max((tensor - before[name]).abs().max() for name, tensor in ones.items()) > 1e-2
 
 
-def test_staying_near_needs_the_original(make_tiny, random_rows, tmp_path):
+def test_kl_weight_without_the_original_is_an_error(make_tiny, random_rows, tmp_path):
     dataset = store(random_rows(4, long=False), tmp_path / "data")
     with pytest.raises(ValueError, match=r"kl_weight = 0\.5 needs the original model"):
-        run_stage(make_tiny, dataset, collator(), replace(STAGE, kl_weight=0.5), tmp_path / "run")
+        run_stage(make_tiny, dataset, collator(), stage=replace(STAGE, kl_weight=0.5), folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -212,7 +218,7 @@ settings = json.loads(sys.argv[2])
 root, stage = Path(sys.argv[1]), Stage(**settings | {"setup": Setup(**settings["setup"])})
 stuck = Stuck(METHODS["longrecipe"], int(sys.argv[3]), seed=3)
 data = load_from_disk(str(root / "data"))
-run_stage(lambda: load(root / "start"), data, stuck, stage, root / "killed")
+run_stage(lambda: load(root / "start"), data, stuck, stage=stage, folder=root / "killed")
 """
 
 
@@ -227,10 +233,10 @@ def assert_same(trained, other):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(make_tiny, dataset, tmp_path, one_thread):
+def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(make_tiny, dataset, tmp_path, one_thread):
     make_tiny(0).save_pretrained(tmp_path / "start")
     in_one_go, afterwards = Recorder(LONGRECIPE, TARGET, 3), Recorder(LONGRECIPE, TARGET, 3)
-    whole = run_stage(lambda: load(tmp_path / "start"), dataset, in_one_go, STAGE, tmp_path / "whole")
+    whole = run_stage(lambda: load(tmp_path / "start"), dataset, in_one_go, stage=STAGE, folder=tmp_path / "whole")
     assert whole.resumed_from is None and len(whole.losses) == 12
 
     checkpoints = tmp_path / "killed" / "checkpoints"
@@ -249,8 +255,8 @@ def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(make_tiny, dataset, t
     step = int(latest_checkpoint(checkpoints).name.split("-")[1])
     assert 4 <= step < 12
 
-    # Other weights to start from: all that the run ends with must come from the checkpoint.
-    resumed = run_stage(lambda: make_tiny(1), dataset, afterwards, STAGE, tmp_path / "killed")
+    # Start from other weights: the result must depend on the checkpoint only.
+    resumed = run_stage(lambda: make_tiny(1), dataset, afterwards, stage=STAGE, folder=tmp_path / "killed")
     assert resumed.resumed_from == step
     assert_same(resumed, whole)
     drawn = [
@@ -260,19 +266,21 @@ def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(make_tiny, dataset, t
     assert len(drawn[1]) >= 12 - step and max(drawn[1]) == max(drawn[0]) and drawn[1].keys() <= drawn[0].keys()
     assert all(torch.equal(found, drawn[0][batch]) for batch, found in drawn[1].items())
 
-    third = run_stage(lambda: pytest.fail("trained again"), dataset, collator(), STAGE, tmp_path / "killed")
+    third = run_stage(
+        lambda: pytest.fail("trained again"), dataset, collator(), stage=STAGE, folder=tmp_path / "killed"
+    )
     assert third.resumed_from == 12
     assert_same(third, whole)
     assert (third.seconds, third.n_tokens) == (resumed.seconds, whole.n_tokens)
 
 
-def test_a_run_killed_after_its_last_step_only_writes_its_record(make_tiny, dataset, tmp_path, monkeypatch, one_thread):
-    whole = run_stage(make_tiny, dataset, collator(), STAGE, tmp_path / "whole")
+def test_run_killed_after_its_last_step_only_writes_its_record(make_tiny, dataset, tmp_path, monkeypatch, one_thread):
+    whole = run_stage(make_tiny, dataset, collator(), stage=STAGE, folder=tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(module.shutil, "rmtree", lambda *args, **options: None)
-        run_stage(make_tiny, dataset, collator(), STAGE, tmp_path / "stage")
+        run_stage(make_tiny, dataset, collator(), stage=STAGE, folder=tmp_path / "stage")
     (tmp_path / "stage" / "stage.json").unlink()
-    again = run_stage(make_tiny, dataset, collator(), STAGE, tmp_path / "stage")
+    again = run_stage(make_tiny, dataset, collator(), stage=STAGE, folder=tmp_path / "stage")
     assert again.resumed_from == 12
     assert_same(again, whole)
 
@@ -280,15 +288,15 @@ def test_a_run_killed_after_its_last_step_only_writes_its_record(make_tiny, data
 @pytest.mark.parametrize(
     "change", [{"learning_rate": 2.0e-2}, {"steps": 5}, {"seed": 1}, {"options": {"adam_beta1": 0}}]
 )
-def test_other_settings_need_another_folder(make_tiny, dataset, tmp_path, change):
+def test_folder_with_other_settings_is_an_error(make_tiny, dataset, tmp_path, change):
     stage = replace(STAGE, steps=1)
-    run_stage(make_tiny, dataset, collator(), stage, tmp_path / "stage")
+    run_stage(make_tiny, dataset, collator(), stage=stage, folder=tmp_path / "stage")
     with pytest.raises(ValueError, match="stage holds extend with other settings"):
-        run_stage(make_tiny, dataset, collator(), replace(stage, **change), tmp_path / "stage")
+        run_stage(make_tiny, dataset, collator(), stage=replace(stage, **change), folder=tmp_path / "stage")
 
 
 class Stopped(Collator):
-    """A collator that is interrupted where the second epoch begins."""
+    """A collator that is interrupted at the start of the second epoch."""
 
     def __call__(self, rows):
         if self.epoch:
@@ -296,29 +304,29 @@ class Stopped(Collator):
         return super().__call__(rows)
 
 
-def test_an_interrupted_stage_of_other_settings_is_not_taken_up(make_tiny, dataset, tmp_path):
+def test_interrupted_stage_with_other_settings_is_not_resumed(make_tiny, dataset, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run_stage(make_tiny, dataset, Stopped(LONGRECIPE, TARGET, 3), STAGE, tmp_path / "stage")
+        run_stage(make_tiny, dataset, Stopped(LONGRECIPE, TARGET, 3), stage=STAGE, folder=tmp_path / "stage")
     assert latest_checkpoint(tmp_path / "stage" / "checkpoints") is not None
     with pytest.raises(ValueError, match="other settings"):
-        run_stage(make_tiny, dataset, collator(), replace(STAGE, learning_rate=1.0e-3), tmp_path / "stage")
+        run_stage(make_tiny, dataset, collator(), stage=replace(STAGE, learning_rate=1.0e-3), folder=tmp_path / "stage")
 
 
-def test_seconds_before_a_kill_count(make_tiny, dataset, tmp_path, monkeypatch):
+def test_seconds_include_those_before_an_interruption(make_tiny, dataset, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
-        run_stage(make_tiny, dataset, Stopped(LONGRECIPE, TARGET, 3), STAGE, tmp_path / "stage")
+        run_stage(make_tiny, dataset, Stopped(LONGRECIPE, TARGET, 3), stage=STAGE, folder=tmp_path / "stage")
     checkpoints = tmp_path / "stage" / "checkpoints"
     assert latest_checkpoint(checkpoints).name == "checkpoint-4"
     seconds = [json.loads((checkpoints / f"checkpoint-{step}" / "seconds.json").read_text()) for step in (2, 4)]
     assert 0 < seconds[0] < seconds[1] < 500
     (checkpoints / "checkpoint-4" / "seconds.json").write_text("1000.0")
     (checkpoints / "checkpoint-2" / "seconds.json").write_text("5000.0")
-    # Keeps the checkpoints, to look at them.
+    # Keep the checkpoints, to inspect them.
     monkeypatch.setattr(module.shutil, "rmtree", lambda *args, **options: None)
-    trained = run_stage(make_tiny, dataset, collator(), STAGE, tmp_path / "stage")
+    trained = run_stage(make_tiny, dataset, collator(), stage=STAGE, folder=tmp_path / "stage")
     last = json.loads((checkpoints / "checkpoint-12" / "seconds.json").read_text())
     assert trained.resumed_from == 4 and 1000 < last <= trained.seconds < 2000
-    assert run_stage(make_tiny, dataset, collator(), STAGE, tmp_path / "stage").seconds == trained.seconds
-    # Killed once more, before its record was written.
+    assert run_stage(make_tiny, dataset, collator(), stage=STAGE, folder=tmp_path / "stage").seconds == trained.seconds
+    # As if killed again, before its record was written.
     (tmp_path / "stage" / "stage.json").unlink()
-    assert last < run_stage(make_tiny, dataset, collator(), STAGE, tmp_path / "stage").seconds < 2000
+    assert last < run_stage(make_tiny, dataset, collator(), stage=STAGE, folder=tmp_path / "stage").seconds < 2000

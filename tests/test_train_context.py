@@ -1,4 +1,4 @@
-"""The tokens of a sample split among processes (gloo, CPU) train as the whole sample does."""
+"""Samples split over several processes (gloo, CPU) train the same model as whole samples."""
 
 import json
 import os
@@ -61,11 +61,11 @@ for name, settings in cases.items():
     stage = Stage(**settings | {"setup": Setup(**settings["setup"])})
     if name == "resumed":
         try:
-            run_stage(make, data, Stopped(METHODS["longrecipe"], 128, 3), stage, root / name)
+            run_stage(make, data, Stopped(METHODS["longrecipe"], 128, 3), stage=stage, folder=root / name)
         except KeyboardInterrupt:
             pass
     positions = Collator(METHODS["longrecipe"], 128, 3)
-    got = run_stage(make, data, positions, stage, root / name, original)
+    got = run_stage(make, data, positions, stage=stage, folder=root / name, original=original)
     seen[name] = got.losses, got.n_tokens, got.resumed_from
 if torch.distributed.get_rank() == 0:
     (root / "seen.json").write_text(json.dumps(seen))
@@ -78,24 +78,29 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from longrecipe.train.guard import SkippedPositionsError
 from longrecipe.models.loading import load
-from longrecipe.train import check_context_parallel, context
+from longrecipe.train import check_sequence_parallel, sequence_parallel, sequence_parallel_check
+from transformers import AttentionInterface
 
 dist.init_process_group("gloo")
-parts = context.make_context(2)
-whole = context.gather, context.attend, context._Gather.backward
+parts = sequence_parallel.make_context(2)
+gather, backward = sequence_parallel.gather, sequence_parallel._Gather.backward
 
-def cutting(module, query, key, value, attention_mask=None, *, context, position_ids, **kwargs):
-    # Jumps are borders, as transformers takes them without a mask.
-    positions = whole[0](position_ids[:, None, :, None].float(), context.group)[:, 0, :, 0]
+def cutting(module, query, key, value, attention_mask=None, *, position_ids, **options):
+    # Jumps are borders, as in transformers without a mask.
+    positions = gather(position_ids[:, None, :, None].float(), parts.group)[:, 0, :, 0]
     segment = (positions.diff(prepend=positions[:, :1]) > 1).cumsum(1)
-    key, value = (whole[0](x, context.group).repeat_interleave(2, dim=1) for x in (key, value))
+    key, value = (gather(x, parts.group).repeat_interleave(2, dim=1) for x in (key, value))
     place = torch.arange(key.shape[2])
-    own = torch.cat([place.chunk(4)[i] for i in context.chunks])
+    own = torch.cat([place.chunk(4)[i] for i in parts.chunks])
     sees = (own[:, None] >= place) & (segment[:, own, None] == segment[:, None])
     return F.scaled_dot_product_attention(query, key, value, attn_mask=sees[:, None]).transpose(1, 2), None
 
+def split_at_jumps(network, context):
+    AttentionInterface.register(sequence_parallel.NAME, cutting)
+    network.set_attn_implementation(sequence_parallel.NAME)
+
 def misplaced(own, group):
-    early, late = context._Gather.apply(own, group).chunk(2, dim=3)
+    early, late = sequence_parallel._Gather.apply(own, group).chunk(2, dim=3)
     return torch.cat([*early, *late], dim=2)
 
 def own_only(ctx, grad):
@@ -104,7 +109,7 @@ def own_only(ctx, grad):
 def verdict(network):
     implementation, training = network.config._attn_implementation, network.training
     try:
-        check_context_parallel(network, parts)
+        check_sequence_parallel(network, parts)
     except SkippedPositionsError as error:
         return str(error)
     finally:
@@ -113,11 +118,11 @@ def verdict(network):
 found = {name: verdict(load(name)) for name in ("llama3", "mistral", "qwen2")}
 network = load("llama3")
 found["bfloat16"] = verdict(load("qwen2").to(torch.bfloat16))
-context.attend = cutting
+sequence_parallel_check.split_attention = split_at_jumps
 found["cutting"] = verdict(network)
-context.gather, context.attend, _ = misplaced, *whole[1:]
+sequence_parallel_check.split_attention, sequence_parallel.gather = sequence_parallel.split_attention, misplaced
 found["misplaced"] = verdict(network)
-context.gather, context._Gather.backward = whole[0], staticmethod(own_only)
+sequence_parallel.gather, sequence_parallel._Gather.backward = gather, staticmethod(own_only)
 found["own_only"] = verdict(network)
 (Path(sys.argv[1]) / f"{dist.get_rank()}.json").write_text(json.dumps(found))
 """
@@ -169,13 +174,13 @@ def by_four(prepared):
 
 
 @pytest.mark.parametrize("name", [*CASES, *FOUR])
-def test_split_samples_train_as_whole_ones(name, request, one_thread):
+def test_split_samples_train_the_same_model_as_whole_ones(name, request, one_thread):
     folder, seen = request.getfixturevalue("by_four" if name in FOUR else "by_two")
     stage = (CASES | FOUR)[name]
     stage = replace(stage, setup=replace(stage.setup, sequence_parallel=1))
     positions, dataset = Collator(METHODS["longrecipe"], 128, 3), load_from_disk(str(folder / "data"))
     start, original = (partial(load, folder / which) for which in ("start", "original"))
-    alone = run_stage(start, dataset, positions, stage, folder / f"{name}-alone", original)
+    alone = run_stage(start, dataset, positions, stage=stage, folder=folder / f"{name}-alone", original=original)
     losses, n_tokens, resumed_from = seen[name]
     assert losses == pytest.approx(alone.losses, rel=1e-5)
     assert n_tokens == alone.n_tokens == 2 * 4 * (N_LONG + N_SHORT)
@@ -189,18 +194,18 @@ def test_split_samples_train_as_whole_ones(name, request, one_thread):
         torch.testing.assert_close(split[key], tensor, rtol=1e-4, atol=1e-6, msg=key)
     assert max((tensor - before[key]).abs().max() for key, tensor in whole.items()) > 1e-3
     assert load(folder / name / "model").config._attn_implementation == "sdpa"
-    assert "context_parallel" not in (folder / name / "model" / "config.json").read_text()
+    assert "sequence_parallel" not in (folder / name / "model" / "config.json").read_text()
 
 
-def test_the_guard_passes_split_attention_and_nothing_else(tmp_path):
+def test_check_passes_for_split_attention_and_fails_for_faulty_ones(tmp_path):
     launch(GUARD, tmp_path, 2)
     found = [json.loads((tmp_path / f"{part}.json").read_text()) for part in range(2)]
     assert found[0] == found[1]
     for name in ("llama3", "mistral", "qwen2", "bfloat16"):
         assert found[0][name] is None, name
     for name, logits, gradients in (("cutting", True, False), ("misplaced", True, True), ("own_only", False, True)):
-        assert "is not that of the whole sample" in found[0][name], name
-        apart = [float(found[0][name].split(f"{what} ")[1].split()[0]) for what in ("differ by", "gradients by")]
+        assert "differs from that of the whole sample" in found[0][name], name
+        apart = [float(found[0][name].split(f"{what} ")[1].split()[0]) for what in ("logits differ by", "gradients by")]
         assert [number > 0.1 for number in apart] == [logits, gradients], name
 
 
@@ -212,7 +217,7 @@ def batch_of(n_tokens, n_rows=2):
     return Collator(METHODS["longrecipe"], 128, 3)(rows)
 
 
-def test_five_tokens_for_each_of_two_parts():
+def test_five_tokens_cut_into_two_parts():
     ids = torch.arange(10, 15)[None]
     batch = {"input_ids": ids, "labels": ids, "position_ids": torch.tensor([[0, 1, 7, 8, 9]])}
     batch |= {"attention_mask": torch.ones_like(ids), "long": torch.tensor([True])}
@@ -227,7 +232,7 @@ def test_five_tokens_for_each_of_two_parts():
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("n_tokens", [32, 37, 39])
-def test_the_parts_together_are_the_sample(parts, n_tokens):
+def test_parts_together_are_the_whole_sample(parts, n_tokens):
     batch = batch_of(n_tokens)
     cuts = [cut(batch, Context(part, parts)) for part in range(parts)]
     sizes = {x.shape for part in cuts for name, x in part.items() if name not in ("long", "n_tokens")}
@@ -248,16 +253,18 @@ def test_the_parts_together_are_the_sample(parts, n_tokens):
     assert all(part["attention_mask"].any() for part in cuts)
 
 
-def test_what_cannot_be_cut_is_refused():
+def test_samples_that_cannot_be_split_are_refused():
     batch = batch_of(30)
-    with pytest.raises(ValueError, match="samples of 30 tokens do not split among sequence_parallel = 16 parts"):
+    with pytest.raises(
+        ValueError, match="samples of 30 tokens are too short to split into sequence_parallel = 16 parts"
+    ):
         cut(batch, Context(0, 16))
     batch["attention_mask"][1, 3] = 0
     with pytest.raises(ValueError, match="attention_mask hides tokens"):
         cut(batch, Context(0, 2))
 
 
-def test_a_split_collator_follows_the_epochs_of_its_own():
+def test_split_collator_uses_the_epoch_of_its_inner_collator():
     inner = Collator(METHODS["longrecipe"], 128, 3)
     rows = [row | {"key": key} for key, row in enumerate(some_rows(2, 38, True))]
     outer = SplitCollator(inner, Context(1, 2, group=object()))
@@ -268,7 +275,7 @@ def test_a_split_collator_follows_the_epochs_of_its_own():
 
 
 @pytest.mark.parametrize("n_samples", [8, 11])
-def test_every_group_is_dealt_the_batches_that_one_process_would_be(n_samples):
+def test_groups_get_the_same_batches_as_single_processes(n_samples):
     assert reading_order(5, 2, 2) == [0, 1, 0, 1, 2, 3, 2, 3]
     for batch_size, parts, groups in ((2, 2, 1), (1, 3, 2), (2, 2, 2)):
         order = reading_order(n_samples, batch_size, parts)
@@ -288,23 +295,23 @@ def test_every_group_is_dealt_the_batches_that_one_process_would_be(n_samples):
 @pytest.mark.parametrize(
     ("world", "parts", "batch_size", "message"),
     [
-        (1, 2, 4, r"sequence_parallel = 2 splits each .* and 1 of them .* torchrun --nproc_per_node 2 "),
-        (3, 2, 4, r"and 3 of them .* torchrun --nproc_per_node 2 "),
-        (9, 4, 4, r"and 9 of them .* torchrun --nproc_per_node 8 "),
+        (1, 2, 4, r"sequence_parallel = 2 needs a multiple of 2 processes, but 1 are .* torchrun --nproc_per_node 2 "),
+        (3, 2, 4, r"but 3 are running: .* torchrun --nproc_per_node 2 "),
+        (9, 4, 4, r"but 9 are running: .* torchrun --nproc_per_node 8 "),
         (4, 2, 3, r"batch_size = 3 does not split among 2 groups of 2 processes"),
     ],
 )
-def test_processes_that_do_not_fit_are_refused(
+def test_wrong_number_of_processes_is_refused(
     world, parts, batch_size, message, make_tiny, dataset, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("WORLD_SIZE", str(world))
     stage = replace(STAGE, batch_size=batch_size, setup=replace(PLAIN, sequence_parallel=parts))
     with pytest.raises(ValueError, match=message):
-        run_stage(make_tiny, dataset, Collator(METHODS["flt"], 128, 3), stage, tmp_path / "run")
+        run_stage(make_tiny, dataset, Collator(METHODS["flt"], 128, 3), stage=stage, folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_models_that_do_not_split_are_refused(make_tiny):
+def test_models_without_full_attention_or_with_dynamic_rope_are_refused(make_tiny):
     for make in ARCHITECTURES.values():
         check_splittable(AutoModelForCausalLM.from_config(make()))
     shape = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}

@@ -1,4 +1,4 @@
-"""Training that fails, and files of a stage that are damaged: nothing ends well that did not."""
+"""Training that fails, and damaged files of a stage: a failure is never reported as success."""
 
 import json
 import logging
@@ -51,7 +51,7 @@ def rows(random_rows, tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(make_tiny, rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "stage"
-    run_stage(make_tiny, rows, collator(), STAGE, folder)
+    run_stage(make_tiny, rows, collator(), stage=STAGE, folder=folder)
     return folder
 
 
@@ -59,7 +59,7 @@ def undisturbed(make_tiny, rows, tmp_path_factory):
 def interrupted(make_tiny, rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("interrupted") / "stage"
     with pytest.raises(KeyboardInterrupt):
-        run_stage(make_tiny, rows, collator(Stopping), STAGE, folder)
+        run_stage(make_tiny, rows, collator(Stopping), stage=STAGE, folder=folder)
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["checkpoint-2", "checkpoint-4"]
     return folder
 
@@ -85,8 +85,8 @@ def test_damaged_checkpoint_falls_back_to_the_older_one(name, fault, interrupted
         path.unlink()
     with caplog.at_level(logging.WARNING):
         assert latest_checkpoint(tmp_path / "checkpoints").name == "checkpoint-2"
-    assert "checkpoint-4 is not whole" in caplog.text and name.split(".")[0] in caplog.text
-    assert not path.parent.exists(), "a later save must not find its files"
+    assert "checkpoint-4 is damaged or incomplete" in caplog.text and name.split(".")[0] in caplog.text
+    assert not path.parent.exists(), "its files must not be mixed with those of a later save"
 
 
 def test_run_with_a_damaged_checkpoint_equals_the_undisturbed_run(
@@ -95,19 +95,21 @@ def test_run_with_a_damaged_checkpoint_equals_the_undisturbed_run(
     folder = shutil.copytree(interrupted, tmp_path / "stage")
     path = folder / "checkpoints" / "checkpoint-4" / "optimizer.pt"
     path.write_bytes(path.read_bytes()[:1000])
-    result = run_stage(make_tiny, rows, collator(), STAGE, folder)
+    result = run_stage(make_tiny, rows, collator(), stage=STAGE, folder=folder)
     assert result.resumed_from == 2 and same(trained(folder), trained(undisturbed))
 
 
-def test_run_without_any_whole_checkpoint_starts_again(make_tiny, rows, interrupted, undisturbed, tmp_path, one_thread):
+def test_run_without_any_complete_checkpoint_starts_again(
+    make_tiny, rows, interrupted, undisturbed, tmp_path, one_thread
+):
     folder = shutil.copytree(interrupted, tmp_path / "stage")
     for path in (folder / "checkpoints").glob("*/model.safetensors"):
         path.write_bytes(b"")
-    result = run_stage(make_tiny, rows, collator(), STAGE, folder)
+    result = run_stage(make_tiny, rows, collator(), stage=STAGE, folder=folder)
     assert result.resumed_from is None and same(trained(folder), trained(undisturbed))
 
 
-def test_whole_checkpoint_has_no_missing_or_damaged_file(interrupted):
+def test_complete_checkpoint_has_no_missing_or_damaged_file(interrupted):
     for path in (interrupted / "checkpoints").iterdir():
         assert (missing(path), damaged(path)) == (None, None)
 
@@ -121,11 +123,11 @@ def test_damaged_record_resumes_from_the_checkpoint_or_names_the_folder(
 ):
     folder = shutil.copytree(interrupted, tmp_path / "stage")
     (folder / "stage.json").write_text(content)
-    assert run_stage(make_tiny, rows, collator(), STAGE, folder).resumed_from == 4
+    assert run_stage(make_tiny, rows, collator(), stage=STAGE, folder=folder).resumed_from == 4
     assert same(trained(folder), trained(undisturbed))
     (folder / "stage.json").write_text(content)
     with pytest.raises(ValueError, match=rf"stage\.json(.|\n)*delete {folder}"):
-        run_stage(make_tiny, rows, collator(), STAGE, folder)
+        run_stage(make_tiny, rows, collator(), stage=STAGE, folder=folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
@@ -138,7 +140,7 @@ def test_damaged_model_of_a_finished_stage_is_refused(name, fault, make_tiny, ro
     if fault == "cut":
         path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=rf"is damaged(.|\n)*{name}(.|\n)*delete {folder}, and the same command"):
-        run_stage(make_tiny, rows, collator(), STAGE, folder)
+        run_stage(make_tiny, rows, collator(), stage=STAGE, folder=folder)
 
 
 def test_second_run_of_a_stage_waits_for_the_first(make_tiny, rows, undisturbed, tmp_path, caplog):
@@ -147,7 +149,7 @@ def test_second_run_of_a_stage_waits_for_the_first(make_tiny, rows, undisturbed,
 
     def second():
         started.set()
-        found.append(run_stage(make_tiny, rows, collator(), STAGE, folder))
+        found.append(run_stage(make_tiny, rows, collator(), stage=STAGE, folder=folder))
 
     with caplog.at_level(logging.WARNING), locked(folder, "trains the stage extend"):
         thread = threading.Thread(target=second)
@@ -158,7 +160,7 @@ def test_second_run_of_a_stage_waits_for_the_first(make_tiny, rows, undisturbed,
             assert thread.is_alive()
         shutil.copytree(undisturbed, folder)
     thread.join(1800)
-    assert found[0].resumed_from == STAGE.steps, "what the first run trained is loaded"
+    assert found[0].resumed_from == STAGE.steps, "the model of the first run is loaded"
 
 
 # divergence
@@ -168,19 +170,19 @@ def test_first_non_finite_number_ends_a_stage(make_tiny, rows, tmp_path):
     stage = replace(STAGE, learning_rate=1.0e30, schedule="constant")
     for _ in range(2):
         with pytest.raises(DivergedError) as error:
-            run_stage(make_tiny, rows, collator(), stage, tmp_path / "stage")
-        told = str(error.value)
-        assert told.startswith("extend: the ") and "in step 2 of 6, at a learning rate of 1e+30." in told
-        assert "Lower extend_learning_rate (1e+30; try a tenth of it)" in told
+            run_stage(make_tiny, rows, collator(), stage=stage, folder=tmp_path / "stage")
+        message = str(error.value)
+        assert message.startswith("extend: the ") and "in step 2 of 6, with a learning rate of 1e+30." in message
+        assert "Lower extend_learning_rate (1e+30; try a tenth of it)" in message
         assert "losses" not in json.loads((tmp_path / "stage" / "stage.json").read_text())
         assert not (tmp_path / "stage" / "model").exists()
 
 
-def test_weights_that_are_of_no_use_are_reported_in_their_own_stage(make_tiny, rows, tmp_path):
-    # Finite numbers, but attention has become a choice of single tokens.
+def test_unusable_weights_are_reported_in_their_own_stage(make_tiny, rows, tmp_path):
+    # The numbers are finite, but attention selects single tokens.
     stage = replace(STAGE, name="replay", learning_rate=30.0, schedule="constant")
-    with pytest.raises(DivergedError, match=r"replay: the (trained model is of no use|.*nan)(.|\n)*Lower replay_learn"):
-        run_stage(make_tiny, rows, collator(), stage, tmp_path / "stage")
+    with pytest.raises(DivergedError, match=r"replay: the (trained model is unusable|.*nan)(.|\n)*Lower replay_learn"):
+        run_stage(make_tiny, rows, collator(), stage=stage, folder=tmp_path / "stage")
     assert not (tmp_path / "stage" / "model").exists()
 
 
@@ -194,7 +196,7 @@ def test_model_with_nan_is_refused_before_training(make_tiny, rows, tmp_path):
     with pytest.raises(
         ValueError, match=r"extend starts from a model whose model\.layers\.1\.mlp\.up_proj\.weight has"
     ):
-        run_stage(broken, rows, collator(), STAGE, tmp_path / "stage")
+        run_stage(broken, rows, collator(), stage=STAGE, folder=tmp_path / "stage")
     assert not (tmp_path / "stage" / "stage.json").exists()
 
 
@@ -207,7 +209,7 @@ def test_model_with_nan_is_refused_before_training(make_tiny, rows, tmp_path):
         ({"a": torch.arange(3), "b": torch.empty(0), "c": torch.tensor(1.0)}, None),
     ],
 )
-def test_first_not_finite(values, name):
+def test_first_not_finite_names_the_first_tensor(values, name):
     assert first_not_finite(values.items()) == name
 
 
@@ -224,6 +226,6 @@ def test_loss_that_ends_far_above_its_start_is_a_warning(losses, warns, caplog):
 def test_finished_stage_loads_and_loses_leftover_checkpoints(make_tiny, rows, undisturbed, interrupted, tmp_path):
     folder = shutil.copytree(undisturbed, tmp_path / "stage")
     shutil.copytree(interrupted / "checkpoints", folder / "checkpoints")
-    result = run_stage(make_tiny, rows, collator(), STAGE, folder)
+    result = run_stage(make_tiny, rows, collator(), stage=STAGE, folder=folder)
     assert result.resumed_from == 6 and load(result.folder).training is False
     assert not (folder / "checkpoints").exists()

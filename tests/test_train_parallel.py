@@ -1,4 +1,4 @@
-"""Two processes (gloo, CPU) train as one does."""
+"""Two processes (gloo, CPU) train the same model as one."""
 
 import json
 import os
@@ -34,7 +34,8 @@ torch.set_num_threads(1)
 root, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
 chosen = Stage(**settings | {"setup": Setup(**settings["setup"])})
 data, positions = load_from_disk(str(root / "data")), Collator(METHODS["longrecipe"], 128, 3)
-got = run_stage(lambda: load(root / "start"), data, positions, chosen, root / "run", lambda: load(root / "original"))
+start, original = (lambda: load(root / "start")), (lambda: load(root / "original"))
+got = run_stage(start, data, positions, stage=chosen, folder=root / "run", original=original)
 assert torch.distributed.get_world_size() == 2
 assert (got.folder / "model.safetensors").is_file()
 if torch.distributed.get_rank() == 0:
@@ -52,14 +53,16 @@ torch.distributed.destroy_process_group()
     ],
     ids=["kl", "savings"],
 )
-def test_two_processes_train_as_one(change, make_tiny, random_rows, tmp_path, one_thread):
+def test_two_processes_train_the_same_model_as_one(change, make_tiny, random_rows, tmp_path, one_thread):
     stage = replace(STAGE, **change)
     long, short = random_rows(8), random_rows(8, long=False)
     dataset = store(interleave(long, short, 4), tmp_path / "data")
     for seed, name in ((0, "start"), (5, "original")):
         make_tiny(seed).save_pretrained(tmp_path / name)
     positions, original = Collator(METHODS["longrecipe"], 128, 3), lambda: load(tmp_path / "original")
-    alone = run_stage(lambda: load(tmp_path / "start"), dataset, positions, stage, tmp_path / "alone", original)
+    alone = run_stage(
+        lambda: load(tmp_path / "start"), dataset, positions, stage=stage, folder=tmp_path / "alone", original=original
+    )
     settings = json.dumps(stage.__dict__ | {"setup": stage.setup.__dict__})
     script = tmp_path / "process.py"
     script.write_text(PROCESS)
@@ -79,9 +82,9 @@ def test_two_processes_train_as_one(change, make_tiny, random_rows, tmp_path, on
     assert max((tensor - before[name]).abs().max() for name, tensor in ones.items()) > 1e-3
 
 
-def test_batches_must_split_among_the_processes(make_tiny, random_rows, tmp_path, monkeypatch):
+def test_batch_size_that_processes_do_not_divide_is_refused(make_tiny, random_rows, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     dataset = store(random_rows(8), tmp_path / "data")
     with pytest.raises(ValueError, match="batch_size = 4 does not split among 3 processes"):
-        run_stage(make_tiny, dataset, Collator(METHODS["flt"], 128, 3), STAGE, tmp_path / "run")
+        run_stage(make_tiny, dataset, Collator(METHODS["flt"], 128, 3), stage=STAGE, folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()

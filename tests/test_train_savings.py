@@ -1,4 +1,4 @@
-"""How memory is spent in training: every saving gives the same model, or as close a one as its precision allows."""
+"""Options that save memory train the same model, or one as close as their precision allows."""
 
 import functools
 import json
@@ -19,9 +19,15 @@ STAGE = Stage("extend", steps=3, batch_size=4, learning_rate=1.0e-2, precision="
 BF16 = Setup(optimizer="adamw_bf16", checkpointing=False, fused_loss=False)
 
 
-def trained(make_tiny, rows, folder, stage=STAGE, dtype=torch.float32, method="longrecipe"):
+def trained(make_tiny, rows, folder, *, stage=STAGE, dtype=torch.float32):
     dataset = store(rows, folder / "data")
-    result = run_stage(lambda: make_tiny().to(dtype), dataset, Collator(METHODS[method], 128, 3), stage, folder / "run")
+    result = run_stage(
+        lambda: make_tiny().to(dtype),
+        dataset,
+        Collator(METHODS["longrecipe"], 128, 3),
+        stage=stage,
+        folder=folder / "run",
+    )
     return result, load_file(result.folder / "model.safetensors")
 
 
@@ -39,29 +45,29 @@ def trained(make_tiny, rows, folder, stage=STAGE, dtype=torch.float32, method="l
 def test_savings_train_the_same_model(change, make_tiny, random_rows, tmp_path):
     rows = random_rows(12)
     plain, wanted = trained(make_tiny, rows, tmp_path / "plain")
-    saving, got = trained(make_tiny, rows, tmp_path / "saving", replace(STAGE, **change))
+    saving, got = trained(make_tiny, rows, tmp_path / "saving", stage=replace(STAGE, **change))
     assert saving.losses == pytest.approx(plain.losses, rel=1e-5)
     assert saving.n_tokens == plain.n_tokens
     for name in wanted:
-        # Adam's first steps divide by gradients' own size: rounding of a small one shows.
+        # The first steps of Adam divide by the size of the gradients, which amplifies rounding of small ones.
         torch.testing.assert_close(got[name], wanted[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_what_saves_memory_is_not_in_the_saved_model(make_tiny, random_rows, tmp_path):
+def test_saved_model_has_no_trace_of_memory_options(make_tiny, random_rows, tmp_path):
     for use_cache in (True, False):
         dataset = store(random_rows(12), tmp_path / f"data-{use_cache}")
         stage = replace(STAGE, setup=replace(PLAIN, checkpointing=True))
         start, folder = functools.partial(make_tiny, use_cache=use_cache), tmp_path / f"run-{use_cache}"
-        folder = run_stage(start, dataset, Collator(METHODS["longrecipe"], 128, 3), stage, folder).folder
+        folder = run_stage(start, dataset, Collator(METHODS["longrecipe"], 128, 3), stage=stage, folder=folder).folder
         settings = json.loads((folder / "config.json").read_text())
         assert settings["use_cache"] is use_cache
         assert settings["rope_theta"] == settings["rope_parameters"]["rope_theta"] == 10_000
         assert settings["torch_dtype"] == settings["dtype"] == "float32"
-        # Of one mode, the usual one.
+        # All files have the same mode.
         assert len({stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}) == 1
 
 
-def test_float32_sums_keep_what_bfloat16_loses():
+def test_float32_sums_keep_small_gradients():
     weight = torch.nn.Parameter(torch.zeros(8, dtype=torch.bfloat16))
     module = torch.nn.Module()
     module.weight, values = weight, [1.0] + 95 * [2.0**-9]
@@ -70,7 +76,7 @@ def test_float32_sums_keep_what_bfloat16_loses():
         (weight * value).sum().backward()
     assert weight.grad is None
     sums.restore()
-    # Every summand but the first is below half of the last digit of 1.
+    # Every summand but the first is below half of the last bfloat16 digit of 1.
     assert (weight.grad.float() - sum(values)).abs().max() < 2.0**-8
     assert not sums.sums
     sums.remove()
@@ -80,14 +86,14 @@ def test_float32_sums_keep_what_bfloat16_loses():
     assert (weight.grad == 1).all()
 
 
-def test_float32_weights_are_left_alone():
+def test_float32_weights_keep_their_own_gradients():
     module = torch.nn.Linear(3, 2)
     sums = Float32Gradients(module)
     module(torch.ones(1, 3)).sum().backward()
     assert module.weight.grad is not None and not sums.sums
 
 
-def test_the_sum_of_96_batches_in_bfloat16_is_off_and_in_float32_is_not(make_tiny, random_rows):
+def test_float32_sums_of_96_batches_are_more_exact_than_bfloat16(make_tiny, random_rows):
     rows = [{"key": i, **row} for i, row in enumerate(random_rows(96))]
     plain, summed, single = (make_tiny().to(torch.bfloat16) for _ in range(3))
     sums, exact = Float32Gradients(summed), [torch.zeros_like(p, dtype=torch.float64) for p in single.parameters()]
@@ -102,18 +108,18 @@ def test_the_sum_of_96_batches_in_bfloat16_is_off_and_in_float32_is_not(make_tin
         sum((p.grad - total).norm() ** 2 for p, total in zip(network.parameters(), exact, strict=True)) ** 0.5
         for network in (plain, summed)
     ]
-    # One rounding to bfloat16 is left, of 0.4 % at most; 96 of them are several times as much.
+    # float32 sums are rounded once to bfloat16, by 0.4 % at most; 96 roundings give several times this error.
     size = sum(total.norm() ** 2 for total in exact) ** 0.5
     assert errors[1] / size < 0.003 and errors[0] > 3 * errors[1], [float(e / size) for e in errors]
 
 
 def test_bfloat16_weights_stay_bfloat16(make_tiny, random_rows, tmp_path):
     assert weights_dtype(BF16) == torch.bfloat16 and weights_dtype(PLAIN) == torch.float32
-    _, got = trained(make_tiny, random_rows(12), tmp_path, replace(STAGE, setup=BF16), weights_dtype(BF16))
+    _, got = trained(make_tiny, random_rows(12), tmp_path, stage=replace(STAGE, setup=BF16), dtype=weights_dtype(BF16))
     assert {tensor.dtype for tensor in got.values()} == {torch.bfloat16}
 
 
-def test_options_are_those_of_trainer():
+def test_trainer_options_follow_the_setup():
     assert trainer_options(PLAIN) == {"optim": "adamw_torch_fused"}
     small = trainer_options(Setup(offload_activations=True))
     assert small["optim"] == "adamw_torch_8bit" and small["optim_args"] == "bf16_stochastic_round=True"
@@ -125,53 +131,53 @@ def test_options_are_those_of_trainer():
 @pytest.mark.parametrize(
     ("setup", "message"),
     [
-        (Setup(optimizer="adamw_fp32"), "adamw_fp32 goes with fp32_weights"),
+        (Setup(optimizer="adamw_fp32"), "Use adamw_fp32 with fp32_weights"),
         (replace(BF16, fp32_weights=True), "adamw_bf16 without"),
-        (replace(BF16, offload_optimizer=True), "use accelerate's FSDP or DeepSpeed"),
+        (replace(BF16, offload_optimizer=True), "accelerate's FSDP or DeepSpeed"),
     ],
 )
-def test_what_goes_ill_together_is_refused(setup, message):
+def test_incompatible_options_are_an_error(setup, message):
     with pytest.raises(ValueError, match=message):
         check_installed(setup)
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
-def test_offload_needs_something_to_move_from():
-    with pytest.raises(ValueError, match="there is none here"):
+def test_offloading_activations_without_gpu_is_an_error():
+    with pytest.raises(ValueError, match="needs a GPU to move activations from"):
         check_installed(replace(BF16, checkpointing=True, offload_activations=True))
 
 
-def test_a_missing_package_is_named(monkeypatch):
+def test_missing_package_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=re.escape("pip install 'longrecipe[gpu]'")):
         check_installed(Setup())
 
 
-def test_fused_loss_and_a_term_that_needs_logits_are_refused():
+def test_fused_loss_with_kl_weight_is_an_error():
     with pytest.raises(ValueError, match="fused_loss makes no logits"):
         replace(STAGE, kl_weight=1.0, setup=replace(PLAIN, fused_loss=True))
 
 
-def test_what_is_missing_is_said_before_a_model_is_loaded(random_rows, tmp_path):
+def test_options_are_checked_before_the_model_is_loaded(random_rows, tmp_path):
     def never():
         raise AssertionError("the model was loaded")
 
     dataset = store(random_rows(12), tmp_path / "data")
     stage = replace(STAGE, setup=replace(BF16, offload_optimizer=True))
     with pytest.raises(ValueError, match="offload_optimizer"):
-        run_stage(never, dataset, Collator(METHODS["flt"], 128, 3), stage, tmp_path / "run")
+        run_stage(never, dataset, Collator(METHODS["flt"], 128, 3), stage=stage, folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_stage_is_the_same_however_its_work_is_split(make_tiny, random_rows, tmp_path):
+def test_stage_is_finished_whatever_the_split_of_its_work(make_tiny, random_rows, tmp_path):
     dataset, collator = store(random_rows(12), tmp_path / "data"), Collator(METHODS["flt"], 128, 3)
-    first = run_stage(make_tiny, dataset, collator, STAGE, tmp_path / "run")
+    first = run_stage(make_tiny, dataset, collator, stage=STAGE, folder=tmp_path / "run")
     many = replace(STAGE, accumulation=2, setup=replace(PLAIN, shards=8, sequence_parallel=4))
-    assert run_stage(make_tiny, dataset, collator, many, tmp_path / "run").losses == first.losses
+    assert run_stage(make_tiny, dataset, collator, stage=many, folder=tmp_path / "run").losses == first.losses
     with pytest.raises(ValueError, match="with other settings"):
-        run_stage(make_tiny, dataset, collator, replace(STAGE, setup=BF16), tmp_path / "run")
+        run_stage(make_tiny, dataset, collator, stage=replace(STAGE, setup=BF16), folder=tmp_path / "run")
 
 
-def test_batches_must_share_a_step_evenly():
+def test_accumulation_that_does_not_divide_the_batch_is_an_error():
     with pytest.raises(ValueError, match=re.escape("batch_size = 4 cannot be read in accumulation = 3 equal batches")):
         replace(STAGE, accumulation=3)

@@ -1,4 +1,4 @@
-"""Two processes (gloo, CPU) that share the weights, by FSDP2 or ZeRO-3, train as one process does."""
+"""Two processes (gloo, CPU) with sharded weights, by FSDP2 or ZeRO-3, train the same model as one process."""
 
 import json
 import os
@@ -47,20 +47,20 @@ root, settings, stop_after = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys
 plain_state, plain_step, is_sharded, cut = AcceleratorState.__init__, StageTrainer.training_step, set(), []
 
 def state_as_on_gpus(self, *args, **kwargs):
-    # The one thing that accelerate asks before it shards by FSDP: whether the processes have GPUs.
+    # Before it shards by FSDP, accelerate only checks whether the processes have GPUs.
     if PartialState().distributed_type == DistributedType.MULTI_CPU:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     plain_state(self, *args, **kwargs)
 
 def plugin_of_all_sizes(self):
-    # DeepSpeed leaves parameters below 1e5 numbers whole: here all of them.
+    # DeepSpeed does not shard parameters below 1e5 numbers, so not a single one here.
     plain_plugin(self)
     self.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
 
 def watched_step(self, model, inputs, *args, **kwargs):
     if is_sharded and not cut:
-        # In the sharded network itself: attention crosses the jumps, and the check would see it if it did not. Not
-        # before the first pass: that is where FSDP2 takes the dtypes of what is trained, and the check freezes all.
+        # In the sharded network too, attention crosses the jumps, and the check detects it if it does not. Not before
+        # the first pass, in which FSDP2 reads the dtypes of trained parameters: the check freezes all of them.
         network = self.accelerator.unwrap_model(model)
         check_skipped_positions(network)
         try:
@@ -68,11 +68,11 @@ def watched_step(self, model, inputs, *args, **kwargs):
         except SkippedPositionsError:
             cut.append(True)
     if self.state.global_step == stop_after:
-        # As a kill: nothing is tidied up.
+        # Like a kill, without any cleanup.
         torch.distributed.barrier()
         os._exit(0)
     assert {p.dtype for p in model.parameters()} == {dtype}
-    # Between passes DeepSpeed may keep what it soon needs, so before the first one.
+    # Before the first pass: between passes DeepSpeed may keep gathered parameters.
     is_sharded.update(() if is_sharded else (
         2 * p.to_local().numel() == p.numel() if hasattr(p, "to_local") else p.numel() == 0 < p.ds_tensor.numel()
         for p in model.parameters()
@@ -87,12 +87,12 @@ chosen = Stage(**settings | {"setup": Setup(**settings["setup"])})
 data, positions = load_from_disk(str(root / "data")), Collator(METHODS["longrecipe"], 128, 3)
 dtype = weights_dtype(chosen.setup)
 start, original = (partial(load, root / name, dtype=dtype) for name in ("start", "original"))
-got = run_stage(start, data, positions, chosen, root / "run", original)
+got = run_stage(start, data, positions, stage=chosen, folder=root / "run", original=original)
 assert torch.distributed.get_world_size() == 2
 assert is_sharded == {True}, is_sharded
 assert cut
 assert (got.folder / "model.safetensors").is_file()
-# A stage that follows starts from whole weights in every process.
+# The next stage starts from complete weights in every process.
 assert all(p.numel() for p in got.load().parameters())
 if torch.distributed.get_rank() == 0:
     (root / "got.json").write_text(json.dumps({"losses": got.losses, "resumed_from": got.resumed_from}))
@@ -101,8 +101,8 @@ torch.distributed.destroy_process_group()
 """
 
 
-def launch(kind, folder, stage, stop_after=-1):
-    """Two processes as `accelerate launch` starts them with a file of params/accelerate."""
+def launch(kind, folder, stage, *, stop_after=-1):
+    """Start two processes with `accelerate launch` and a file of params/accelerate."""
     if kind == "zero3":
         pytest.importorskip("deepspeed")
     script = folder / "process.py"
@@ -128,11 +128,13 @@ def prepared(make_tiny, random_rows, folder, tied=False):
 def run_alone(dataset, folder, stage):
     dtype = weights_dtype(stage.setup)
     start, original = (partial(load, folder / name, dtype=dtype) for name in ("start", "original"))
-    return run_stage(start, dataset, Collator(METHODS["longrecipe"], 128, 3), stage, folder / "alone", original)
+    return run_stage(
+        start, dataset, Collator(METHODS["longrecipe"], 128, 3), stage=stage, folder=folder / "alone", original=original
+    )
 
 
 def assert_same(alone, folder, loss=1e-5, weights=1e-4):
-    """weights: what the two may differ by, as a share of what training changed."""
+    """weights: the allowed difference, as a share of the change by training."""
     got = json.loads((folder / "got.json").read_text())
     assert got["losses"] == pytest.approx(alone.losses, rel=loss)
     assert alone.losses[-1] != pytest.approx(alone.losses[0], rel=1e-2)
@@ -155,7 +157,9 @@ def assert_same(alone, folder, loss=1e-5, weights=1e-4):
     ],
     ids=["fsdp2-savings", "fsdp2-kl-tied", "zero3-savings", "zero3-kl-tied"],
 )
-def test_sharded_processes_train_as_one(kind, tied, change, make_tiny, random_rows, tmp_path, one_thread):
+def test_sharded_processes_train_the_same_model_as_one(
+    kind, tied, change, make_tiny, random_rows, tmp_path, one_thread
+):
     stage = replace(STAGE, **change)
     alone = run_alone(prepared(make_tiny, random_rows, tmp_path, tied), tmp_path, stage)
     launch(kind, tmp_path, stage)
@@ -163,7 +167,7 @@ def test_sharded_processes_train_as_one(kind, tied, change, make_tiny, random_ro
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_killed_sharded_stage_goes_on_from_its_checkpoint(kind, make_tiny, random_rows, tmp_path, one_thread):
+def test_killed_sharded_stage_resumes_from_its_checkpoint(kind, make_tiny, random_rows, tmp_path, one_thread):
     stage = replace(STAGE, setup=SAVING)
     alone = run_alone(prepared(make_tiny, random_rows, tmp_path), tmp_path, stage)
     launch(kind, tmp_path, stage, stop_after=3)
@@ -173,22 +177,22 @@ def test_a_killed_sharded_stage_goes_on_from_its_checkpoint(kind, make_tiny, ran
 
 
 @pytest.mark.parametrize("fp32_weights", [True, False], ids=["mixed", "bfloat16"])
-def test_fsdp_keeps_the_dtypes_of_a_setup(fp32_weights, make_tiny, random_rows, tmp_path, one_thread):
+def test_fsdp_keeps_the_dtypes_of_the_setup(fp32_weights, make_tiny, random_rows, tmp_path, one_thread):
     optimizer = "adamw_fp32" if fp32_weights else "adamw_bf16"
     setup = replace(SAVING, fp32_weights=fp32_weights, optimizer=optimizer)
     stage = replace(STAGE, setup=setup, precision="bf16")
     alone = run_alone(prepared(make_tiny, random_rows, tmp_path), tmp_path, stage)
     launch("fsdp2", tmp_path, stage)
-    # Adam's first step goes the whole rate up or down, by the sign of a gradient that bfloat16 rounds in another order.
+    # Adam's first step has the size of the rate and the sign of a gradient, which rounding in bfloat16 may change.
     assert_same(alone, tmp_path, loss=2e-2, weights=0.3)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_accelerate_knows_every_key_of_its_files(kind):
+def test_accelerate_knows_all_keys_of_its_configuration_files(kind):
     path = CONFIGS[kind]
     config = load_config_from_file(str(path))
     assert config.distributed_type == {"fsdp2": "FSDP", "zero3": "DEEPSPEED"}[kind]
-    # Its loader refuses unknown keys at the top; those of a section become options of accelerate launch.
+    # Its loader refuses unknown top-level keys; keys of a section become options of accelerate launch.
     known = vars(launch_command_parser().parse_args(["script.py"]))
     assert {*config.fsdp_config, *config.deepspeed_config} <= known.keys()
     assert (config.fsdp_config or config.deepspeed_config) and config.mixed_precision == "no"
@@ -197,7 +201,7 @@ def test_accelerate_knows_every_key_of_its_files(kind):
 
 
 def a_trainer(fsdp=None, deepspeed=None, mixed="no"):
-    """What `configure_sharding` reads of a Trainer."""
+    """The attributes of a Trainer that `configure_sharding` reads."""
     state = SimpleNamespace(fsdp_plugin=fsdp, deepspeed_plugin=deepspeed)
     accelerator = SimpleNamespace(state=state, mixed_precision=mixed)
     return SimpleNamespace(
@@ -217,9 +221,9 @@ LOW_BIT = replace(SHARDED, optimizer="adamw_8bit", fp32_weights=False)
 @pytest.mark.parametrize(
     ("trainer", "setup", "message"),
     [
-        (a_trainer(), SHARDED, "shards = 2, but the weights are split among 1 of 2 processes"),
-        (a_trainer(fsdp=fsdp_plugin()), SAVING, "shards = 1, but the weights are split among 2 of 2"),
-        (a_trainer(deepspeed=ZERO3), SAVING, "shards = 1, but the weights are split among 2 of 2"),
+        (a_trainer(), SHARDED, "shards = 2, but the weights are sharded over 1 of 2 processes"),
+        (a_trainer(fsdp=fsdp_plugin()), SAVING, "shards = 1, but the weights are sharded over 2 of 2"),
+        (a_trainer(deepspeed=ZERO3), SAVING, "shards = 1, but the weights are sharded over 2 of 2"),
         (a_trainer(), replace(SAVING, fp32_accumulation=True), "fp32_accumulation = True with 2 processes"),
         (a_trainer(fsdp=fsdp_plugin(fsdp_version=1)), SHARDED, "fsdp_version = 1"),
         (
@@ -236,6 +240,6 @@ LOW_BIT = replace(SHARDED, optimizer="adamw_8bit", fp32_weights=False)
         ),
     ],
 )
-def test_setups_that_do_not_go_with_the_sharding_are_refused(trainer, setup, message):
+def test_setups_that_do_not_match_the_sharding_are_refused(trainer, setup, message):
     with pytest.raises(ValueError, match=message):
         configure_sharding(trainer, setup, 2)

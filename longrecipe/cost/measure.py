@@ -118,7 +118,7 @@ def cases_of(what: str) -> list[Case]:
 
 def _modelled(case: Case) -> cost.Memory:
     config = models.config_of(case.model, case.scale)
-    return cost.training_memory(config, case.n_tokens, case.setup, case.batch_size)
+    return cost.training_memory(config, case.n_tokens, case.setup, batch_size=case.batch_size)
 
 
 class _Watch(TrainerCallback):
@@ -165,7 +165,7 @@ def measure(case: Case) -> dict:
                 network = AutoModelForCausalLM.from_config(config, dtype=weights_dtype(case.setup))
             collator = samples.Collator(positions.METHODS[case.method], case.target_length, seed=0)
             dataset = samples.store(rows, Path(folder) / "data")
-            trainer = stage_trainer(network, dataset, collator, stage, Path(folder) / "run", None)
+            trainer = stage_trainer(network, dataset, collator, stage=stage, folder=Path(folder) / "run", original=None)
             trainer.add_callback(watch)
             trainer.train()
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

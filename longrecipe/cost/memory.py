@@ -136,10 +136,10 @@ def check_fits(
     longest samples as set up, and how many such GPUs would hold the samples as they are.
     """
     setup = setup or Setup()
-    need = training_memory(config, n_tokens, setup, batch_size)
+    need = training_memory(config, n_tokens, setup, batch_size=batch_size)
 
     def fits(changed: Setup, n: int = n_tokens, rows: int = batch_size) -> bool:
-        memory = training_memory(config, n, changed, rows)
+        memory = training_memory(config, n, changed, batch_size=rows)
         return memory.peak <= gpu_bytes and memory.host <= host_bytes
 
     if fits(setup):

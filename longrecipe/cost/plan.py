@@ -24,7 +24,7 @@ SAVINGS = {
 
 def gpu_hours(config: Any, n_tokens: int, n_samples: float, device: Device, setup: Setup | None = None) -> float:
     """Modelled GPU-hours of stage 1, in steps of 96 samples of n tokens; copies between GPUs are not counted."""
-    return step_seconds(config, n_tokens, device, setup, batches=BATCH).total * n_samples / BATCH / 3600
+    return step_seconds(config, n_tokens, device, setup=setup, batches=BATCH).total * n_samples / BATCH / 3600
 
 
 def gpus_needed(config: Any, n_tokens: int, device: Device) -> float:

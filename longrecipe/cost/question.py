@@ -78,7 +78,9 @@ class Question(BaseModel):
 
     def check(self) -> Memory:
         """Memory of the training asked for; raises DoesNotFitError with what would fit (`cost.check_fits`)."""
-        return cost.check_fits(self.config, self.n_tokens, self.device.memory_bytes, self.host_gb * GB)
+        return cost.check_fits(
+            self.config, self.n_tokens, gpu_bytes=self.device.memory_bytes, host_bytes=self.host_gb * GB
+        )
 
 
 def from_notebook(namespace: Mapping[str, Any]) -> Question:

@@ -72,9 +72,9 @@ def table_4(record: Mapping | None = None) -> pd.DataFrame:
             ("CPU memory, GB", "modelled"): here.host / GB,
             ("CPU memory, GB", "modelled, offloaded"): away.host / GB,
             ("hours", "quoted, A800"): row.hours_a800,
-            ("hours", "modelled, A100"): cost.gpu_hours(config, n, tokens / n, a100),
+            ("hours", "modelled, A100"): cost.gpu_hours(config, n, tokens / n, device=a100),
             ("hours", "quoted, H100"): row.hours_h100,
-            ("hours", "modelled, H100"): cost.gpu_hours(config, n, tokens / n, h100),
+            ("hours", "modelled, H100"): cost.gpu_hours(config, n, tokens / n, device=h100),
             ("hours", on): took,
         }
     return pd.DataFrame(columns).rename_axis(["", "source"])
@@ -95,7 +95,7 @@ def by_length(question: Question, model: str | None = None) -> pd.DataFrame:
             parts = {key: value / 1e15 for key, value in asdict(flops).items()}
             spent = {
                 "PFLOP": flops.model / 1e15,
-                "hours": cost.gpu_hours(config, n, question.n_samples, question.device),
+                "hours": cost.gpu_hours(config, n, question.n_samples, device=question.device),
             }
             rows.append({"target": target, "sample": sample, "n": n} | parts | spent)
     return pd.DataFrame(rows)
@@ -128,14 +128,14 @@ def prices(question: Question) -> pd.DataFrame:
     rows = {}
     for method in dict.fromkeys([*METHODS, question.method]):
         n = question.tokens_of(method)
-        spent = cost.gpu_hours(question.config, n, question.n_samples, question.device)
+        spent = cost.gpu_hours(question.config, n, question.n_samples, device=question.device)
         seconds = 3600 * spent / question.n_samples
         rows[NAMES.get(method, method)] = {
             "tokens, M": n * question.n_samples / 1e6,
             "GPUs needed": cost.gpus_needed(question.config, n, question.device),
             "GPU-hours": spent,
             "USD": spent * question.price_per_gpu_hour,
-            "MFU": cost.mfu(question.config, n, question.device, seconds),
+            "MFU": cost.mfu(question.config, n, question.device, seconds=seconds),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 

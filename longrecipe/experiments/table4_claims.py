@@ -26,7 +26,7 @@ def mini_steps(record: Mapping | None) -> pd.DataFrame:
         if case["scale"] != "mini" or "error" in case["measured"]:
             continue
         config, n, batch = models.config_of(case["model"]), case["n_tokens"], case["batch_size"]
-        step = cost.step_seconds(config, n, cost.device_of(record), Setup(**case["setup"]), batch)
+        step = cost.step_seconds(config, n, cost.device_of(record), setup=Setup(**case["setup"]), batch_size=batch)
         flops = cost.training_flops(config, n * batch, n) / 1e9
         found = case["measured"]["seconds_per_step"]
         rows.append((NAMES.get(case["method"], case["method"]), case["target_length"], n, found, step.total, flops))

@@ -1,4 +1,4 @@
-"""Model folders on disk: which safetensors file holds each tensor, read by headers, one tensor at a time."""
+"""Read model folders: which safetensors file holds each tensor, from the headers, and single tensors."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# What is not copied with the merged weights: weights in any form, trainer states, and lists of shards.
+# Files that are not copied along with merged weights: weights in any format, trainer states, lists of shards.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".gguf", ".onnx", ".index.json")
 
 
@@ -22,7 +22,7 @@ class MergeError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model folder: which of its safetensors files holds each tensor, its shape, and its dtype as in BF16."""
+    """The tensors of a model folder: the file, shape and dtype (such as "BF16") of each."""
 
     folder: Path
     files: dict[str, str]
@@ -31,13 +31,13 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Find the tensors of a model folder, in one file or by the index, as transformers would; reads headers only.
+    """Find the tensors of a model folder, in one file or from the index, as transformers does. Only reads headers.
 
     Raises:
-        MergeError: no such folder, no config.json, no safetensors, or an index that does not fit its files.
+        MergeError: no such folder, no config.json, no safetensors, or an index that does not match the files.
     """
     if not (folder / "config.json").is_file():
-        raise MergeError(f"{folder} has no config.json; pass a model folder, as written by save_pretrained")
+        raise MergeError(f"{folder} has no config.json; pass a model folder, as saved by save_pretrained")
     if (folder / SINGLE).is_file():
         files = None
     elif (folder / INDEX).is_file():
@@ -45,12 +45,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     else:
         found = few(path.name for path in folder.iterdir() if path.name.endswith(WEIGHTS))
         raise MergeError(
-            f"{folder} has neither {SINGLE} nor {INDEX}, but {found}; convert to safetensors: load the model with "
-            "transformers, for an adapter call merge_and_unload, then save_pretrained"
+            f"{folder} has neither {SINGLE} nor {INDEX}, but {found}; convert the model to safetensors: load it with "
+            "transformers, call merge_and_unload if it is an adapter, then save_pretrained"
         )
     shapes, dtypes = {}, {}
     for shard in sorted(set(files.values())) if files is not None else [SINGLE]:
-        # An index is a download: the names in it are written to as well, so they must stay in the folder.
+        # The index may be downloaded, and files with these names are written, so they must not leave the folder.
         if Path(shard).name != shard or not (folder / shard).is_file():
             raise MergeError(f"{folder / INDEX} lists {shard!r}, which is not in the folder; download the model again")
         with _opened(folder / shard) as file:
@@ -60,7 +60,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if files is None:
         files = dict.fromkeys(shapes, SINGLE)
     if lost := files.keys() - shapes.keys():
-        raise MergeError(f"{folder} lacks {few(lost)}, which {INDEX} promises; download or save the model again")
+        raise MergeError(f"{folder} lacks {few(lost)}, listed in {INDEX}; download or save the model again")
     return Checkpoint(folder, files, shapes, dtypes)
 
 
@@ -71,10 +71,10 @@ def load_tensor(model: Checkpoint, name: str) -> torch.Tensor:
 
 
 def fingerprint(folder: Path) -> str:
-    """A short hash that tells models apart: settings and tokenizer in full, 512 bytes of every tensor.
+    """A hash that identifies a model, of its settings and tokenizer and of 512 bytes of every tensor.
 
-    Training changes every tensor, so that weights which were trained again in the same folder are another model. Does
-    not depend on the files' times, which differ between copies. Takes milliseconds at any size.
+    Training changes every tensor, so a model that was trained again in the same folder gets another hash. File times
+    do not matter, as they differ between copies. Takes milliseconds at any size.
     """
     digest = hashlib.sha256()
     for path in sorted(each for each in folder.iterdir() if each.suffix in (".json", ".model", ".safetensors")):
@@ -96,7 +96,7 @@ def _samples(path: Path) -> Iterator[bytes]:
         try:
             tensors = [value["data_offsets"] for name, value in json.loads(header).items() if name != "__metadata__"]
         except (ValueError, KeyError, TypeError, AttributeError):
-            # Not a whole file: whoever loads it says so.
+            # A damaged file, which is reported when it is loaded.
             return
         for start, end in sorted(tensors):
             for place in (start, (start + end) // 2):
@@ -109,21 +109,23 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         opened = safe_open(path, framework="pt")
     except SafetensorError as error:
-        raise MergeError(f"{path} is no readable safetensors file ({error}); download or save it again") from error
+        raise MergeError(f"{path} is not a readable safetensors file ({error}); download or save it again") from error
     with opened as file:
         yield file
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a sharded model. Raises MergeError if it is no JSON."""
+    """The index of a sharded model. Raises MergeError if it is not valid JSON."""
     try:
         return json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise MergeError(f"{folder / INDEX} is no readable JSON ({error}); download or save the model again") from error
+        raise MergeError(
+            f"{folder / INDEX} is not readable JSON ({error}); download or save the model again"
+        ) from error
 
 
 def few(names: Iterable[str], limit: int = 3) -> str:
-    """The first names of many, for a message."""
+    """The first few names, for a message."""
     names = sorted(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return (", ".join(names[:limit]) or "nothing") + more

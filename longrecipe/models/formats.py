@@ -1,28 +1,28 @@
-"""Settings files of a model folder, written so that transformers 4 and 5 and other tools read the same from them."""
+"""Settings files of a model folder, in a form that transformers 4 and 5 and other tools read alike."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from longrecipe.models.rope import rope_keys
 from longrecipe.system.files import read_json, write_json
 
-# What transformers 5 writes about the way a tokenizer was loaded, and where from: no property of the tokenizer.
+# How and from where transformers 5 loaded a tokenizer, which is not a property of the tokenizer.
 _OF_LOADING = ("is_local", "local_files_only", "_name_or_path", "name_or_path")
 
 
-def readable_config(settings: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """Copy the settings of a config.json, with its RoPE and its dtype under the old names and the new ones.
+def readable_config(settings: Mapping[str, Any], config: PreTrainedConfig) -> dict[str, Any]:
+    """Copy the settings of a config.json, with RoPE and dtype under their old and new names.
 
-    settings: the file's content, of which all other keys are kept. config: the transformers configuration whose RoPE is
-    written; defaults of its class included, which a file may leave out.
+    Args: settings: the content of the file; other keys are kept. config: the configuration whose RoPE is written,
+    including defaults of its class, which the file may leave out.
     """
     result = dict(settings) | rope_keys(config)
     if scaling := settings.get("rope_scaling"):
-        # transformers 5 prefers this dictionary, so what it repeats of the RoPE must not be older.
+        # transformers 5 prefers this dictionary, so its RoPE values must be updated too.
         result["rope_scaling"] = scaling | {k: v for k, v in config.rope_parameters.items() if k in scaling}
     dtype = settings.get("dtype", settings.get("torch_dtype"))
     if dtype is not None:
@@ -31,21 +31,21 @@ def readable_config(settings: Mapping[str, Any], config: Any) -> dict[str, Any]:
 
 
 def readable_tokenizer(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy the settings of a tokenizer_config.json, without traces of loading, in names that transformers 4 knows."""
+    """Copy the settings of a tokenizer_config.json under names that transformers 4 knows, without traces of loading."""
     result = {key: value for key, value in settings.items() if key not in _OF_LOADING}
     if result.get("tokenizer_class") == "TokenizersBackend":
         result["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(result.get("extra_special_tokens"), list):
-        # transformers 4 fails at a list under this name, and both read the older one.
+        # transformers 4 fails if this is a list; both versions read the older name.
         extra = result.pop("extra_special_tokens")
         result["additional_special_tokens"] = [*(result.get("additional_special_tokens") or []), *extra]
     return result
 
 
 def tidy(folder: Path, **changes: Any) -> Path:
-    """Rewrite the settings files of a folder that save_pretrained made, in place, and open its files to readers.
+    """Rewrite the settings files of a folder saved by save_pretrained, and set the usual file modes.
 
-    changes: keys of config.json to set, such as use_cache. Returns the folder.
+    Args: changes: keys of config.json to set, such as use_cache. Returns the folder.
     """
     path = folder / "config.json"
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -59,7 +59,7 @@ def tidy(folder: Path, **changes: Any) -> Path:
 
 
 def share(path: Path) -> None:
-    """Give a file the mode that any new file has here, by the umask: safetensors makes files that only we can read."""
+    """Set the mode of a file from the umask, as for any new file; safetensors lets only the owner read it."""
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(0o666 & ~umask)

@@ -141,7 +141,7 @@ def _export(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        merge_weights(base, replayed_dir, part, params.merge_weight, params.merge_rule, layout="original")
+        merge_weights(base, replayed_dir, part, weight=params.merge_weight, rule=params.merge_rule, layout="original")
         config = AutoConfig.from_pretrained(replayed_dir, local_files_only=True)
         length = config.max_position_embeddings
         write_json(part / "config.json", config_at(read_json(base / "config.json"), config))

@@ -78,7 +78,7 @@ def check_config(p: Params) -> PreTrainedConfig:
             f"window = {p.window}: the model's own is {own} (max_position_embeddings in config.json), and W is what "
             f"the model was trained on; give {own} or less, or null."
         )
-    extend_config(config, p.target_length, p.rope_factor, p.window)
+    extend_config(config, p.target_length, factor=p.rope_factor, window=p.window)
     return config
 
 

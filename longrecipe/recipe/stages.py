@@ -83,8 +83,8 @@ class Recipe:
             lambda: self._load(p.probe_window),
             self._stored("analysis", "probe", self.material.probe_rows),
             samples.Collator(method, p.probe_window, p.seed),
-            stage,
-            self.folder("analysis") / "probe",
+            stage=stage,
+            folder=self.folder("analysis") / "probe",
         )
 
     @reports_full_disk
@@ -151,7 +151,9 @@ class Recipe:
         """Stage 1, extension: train the model with raised RoPE base on the stage-1 set, at the method's positions."""
         p = self.params
         stage = self._stage("extend", p.extend_steps, p.extend_batch_size, p.extend_learning_rate, p.extend_schedule)
-        return train.run_stage(self.raised, dataset, self.collator(0), stage, self.folder("extend") / "extend")
+        return train.run_stage(
+            self.raised, dataset, self.collator(0), stage=stage, folder=self.folder("extend") / "extend"
+        )
 
     @reports_full_disk
     def replay(self, extended: train.Trained, analysis: tokens.Analysis | None) -> train.Trained:
@@ -166,7 +168,7 @@ class Recipe:
         dataset = self._stored("replay", "replay", lambda: self.material.replay_rows(*self._anchors(analysis)))
         folder = self.folder("replay") / "replay"
         start = functools.partial(self._trained, extended)
-        return train.run_stage(start, dataset, self.collator(1), stage, folder, original=self.base)
+        return train.run_stage(start, dataset, self.collator(1), stage=stage, folder=folder, original=self.base)
 
     @reports_full_disk
     def merge(self, replayed: train.Trained) -> PreTrainedModel:
@@ -179,7 +181,9 @@ class Recipe:
         name = f"merged-{p.merge_rule}-{p.merge_weight:g}-{cache.code_of('merge')}"
         folder = replayed.folder.with_name(name)
         made_once(
-            folder, lambda: merge(base, replayed.folder, folder, p.merge_weight, p.merge_rule), "merges the same models"
+            folder,
+            lambda: merge(base, replayed.folder, folder, weight=p.merge_weight, rule=p.merge_rule),
+            "merges the same models",
         )
         if problem := train.damaged_model(folder):
             raise ValueError(f"{folder} is damaged ({problem}): delete it, and the same command merges again.")

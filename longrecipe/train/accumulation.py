@@ -6,11 +6,11 @@ import torch
 class Float32Gradients:
     r"""Sum the gradients of a step's batches in float32: $g = \sum_b g_b$, rounded to the weights' dtype once.
 
-    In bfloat16, of 8 significant bits, a sum that has grown to 256 times the next summand does not change any more: of
-    96 batches the last ones are mostly lost. Costs 4 bytes a parameter in place of 2 (see `Setup`).
+    bfloat16 has 8 significant bits. A sum that is 256 times as large as the next summand no longer changes, so most of
+    the last of 96 batches is lost. Costs 4 bytes per parameter instead of 2 (see `Setup`).
 
-    Each backward pass adds to the sums and frees the weights' own gradients; `restore` puts the sums there, as the
-    optimizer reads them, and starts anew. Parameters in float32 are left alone.
+    Each backward pass adds to the sums and frees the gradients of the weights. `restore` writes the sums back to the
+    gradients, for the optimizer, and resets them. Parameters in float32 are not changed.
     """
 
     def __init__(self, network: torch.nn.Module):
@@ -30,12 +30,12 @@ class Float32Gradients:
         parameter.grad = None
 
     def restore(self) -> None:
-        """Give every parameter the sum of its gradients, in its own dtype."""
+        """Set the gradient of every parameter to the sum, in the dtype of the parameter."""
         for parameter, total in self.sums.items():
             parameter.grad = total.to(parameter.dtype)
         self.sums.clear()
 
     def remove(self) -> None:
-        """Take the hooks off the network."""
+        """Remove the hooks from the network."""
         for hook in self._hooks:
             hook.remove()

@@ -1,4 +1,4 @@
-"""Checkpoints of a stage: which of them are whole, and the last one that a run can resume from."""
+"""Checkpoints of a stage: find the last complete one, from which a run can resume."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from longrecipe.models.checkpoint import MergeError, read_checkpoint
 from longrecipe.system.processes import is_main
 
 log = logging.getLogger(__name__)
-# What a checkpoint needs to resume exactly, each by one of several names: on one process or DDP, FSDP2, ZeRO-3.
+# The files needed to resume exactly. Each has one of several names: for one process or DDP, FSDP2, ZeRO-3.
 _NEEDED = (
     ("model*.safetensors", "pytorch_model*", "global_step*"),
     ("optimizer*", "global_step*"),
@@ -24,21 +24,22 @@ _NEEDED = (
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The last whole checkpoint in folder, None if there is none. The main process removes later ones, which are
-    damaged or were cut off while they were written, with a warning.
+    """The last complete checkpoint in folder, None if there is none.
+
+    Later checkpoints are damaged or incomplete; the main process removes them and logs a warning.
     """
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]), reverse=True):
         problem = missing(checkpoint) or damaged(checkpoint)
         if problem is None:
             return checkpoint
-        log.warning("%s is not whole (%s) and is not used", checkpoint, problem)
+        log.warning("%s is damaged or incomplete (%s) and is not used", checkpoint, problem)
         if is_main():
             shutil.rmtree(checkpoint, ignore_errors=True)
     return None
 
 
 def missing(checkpoint: Path) -> str | None:
-    """What a checkpoint lacks, by name; None if it has every file that is needed to resume exactly."""
+    """The first kind of file that a checkpoint lacks, in words; None if it has all files needed to resume exactly."""
     # Another process may be removing it.
     names = [path.name for path in checkpoint.iterdir()] if checkpoint.is_dir() else []
     for patterns in _NEEDED:
@@ -48,15 +49,15 @@ def missing(checkpoint: Path) -> str | None:
 
 
 def damaged(folder: Path) -> str | None:
-    """The first file of a model folder or checkpoint that is cut off or unreadable, by name; None if all are whole.
+    """The name of the first truncated or unreadable file of a model folder or checkpoint; None if there is none.
 
-    Reads headers and directories only, so that it takes no time: bytes that changed inside a file are not noticed.
+    Only reads headers and directories of files, which is fast but does not detect changed bytes inside a file.
     """
-    return next((path.name for path in sorted(folder.rglob("*")) if path.is_file() and not _is_whole(path)), None)
+    return next((path.name for path in sorted(folder.rglob("*")) if path.is_file() and not _is_readable(path)), None)
 
 
 def damaged_model(folder: Path) -> str | None:
-    """What is wrong with the files of a model folder, in words; None if it has all that a model needs."""
+    """What is wrong with the files of a model folder, in words; None if nothing is."""
     try:
         read_checkpoint(folder)
     except MergeError as error:
@@ -64,13 +65,13 @@ def damaged_model(folder: Path) -> str | None:
     return damaged(folder)
 
 
-def _is_whole(path: Path) -> bool:
+def _is_readable(path: Path) -> bool:
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt"):
                 return True
         if path.suffix in (".pt", ".pth", ".bin"):
-            # torch.save writes zip files, whose directory is at the end.
+            # torch.save writes zip files, which have their directory at the end.
             zipfile.ZipFile(path).close()
         if path.suffix == ".json":
             json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Training that fails: it stops at the first loss or gradient that is not a finite number, and says what to try."""
+"""Stop training that diverges, at the first loss or gradient that is not finite, and suggest a fix."""
 
 import logging
 import math
@@ -7,23 +7,20 @@ from collections.abc import Iterable
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
+from longrecipe.system.errors import DivergedError
 from longrecipe.train.guard import SkippedPositionsError, check_skipped_positions
 from longrecipe.train.settings import Stage
 
 log = logging.getLogger(__name__)
-# A stage whose loss ends above this multiple of its start, and by at least this many nats, made the model worse.
+# Warn if the final loss is above this multiple of the initial one, and at least this many nats above it.
 _FACTOR, _NATS = 1.5, 0.5
 
 
-class DivergedError(ValueError):
-    """Training gave numbers that are not finite, or weights that are of no use."""
-
-
 class StopAtNonFinite(TrainerCallback):
-    """End training at the first optimizer step whose loss or gradient norm is not finite, before it is saved.
+    """Stop training at the first optimizer step whose loss or gradient norm is not finite, before it is saved.
 
-    Raises DivergedError in every process, as all of them log the same mean. Trainer must log every step, with
-    logging_nan_inf_filter off: with it, NaN is logged as 0.
+    Raises DivergedError in every process, because all of them log the same mean. Trainer must log every step and have
+    logging_nan_inf_filter off, which would log NaN as 0.
     """
 
     def __init__(self, stage: Stage):
@@ -39,15 +36,15 @@ class StopAtNonFinite(TrainerCallback):
             if value is not None and not math.isfinite(value):
                 raise DivergedError(
                     f"{self.stage.name}: the {name} is {float(value)} in step {state.global_step} of "
-                    f"{self.stage.steps}, at a learning rate of {self.rate:.3g}. {advice(self.stage)}"
+                    f"{self.stage.steps}, with a learning rate of {self.rate:.3g}. {advice(self.stage)}"
                 )
 
 
 def check_trained(network: PreTrainedModel | None, weights: Iterable[tuple[str, torch.Tensor]], stage: Stage) -> None:
-    """Check what a stage has trained before it counts as finished.
+    """Check the trained weights before a stage counts as finished.
 
-    network: the trained model, for the guard of skipped positions, which passed before training: if it fails now, the
-    weights have grown until attention reads almost nothing. None leaves the guard out. weights: name and tensor.
+    Args: network: the trained model, for the check of skipped positions, or None to skip this check. It passed before
+    training; if it fails now, the weights have grown so much that attention ignores tokens. weights: name and tensor.
     Raises DivergedError.
     """
     if name := first_not_finite(weights):
@@ -58,43 +55,43 @@ def check_trained(network: PreTrainedModel | None, weights: Iterable[tuple[str, 
         check_skipped_positions(network)
     except SkippedPositionsError as error:
         raise DivergedError(
-            f"{stage.name}: the trained model is of no use: attention does not reach all tokens any more, or gradients "
-            f"are not finite, and both were right before training. {advice(stage)}"
+            f"{stage.name}: the trained model is unusable: attention no longer reaches all tokens, or gradients are "
+            f"not finite, unlike before training. {advice(stage)}"
         ) from error
 
 
 def warn_if_worse(losses: list[float], stage: Stage) -> None:
-    """Log a warning if the loss of a stage, in the mean of a tenth of its steps, ends far above its start."""
+    """Log a warning if the mean loss of the last tenth of the steps is far above that of the first tenth."""
     tenth = max(1, len(losses) // 10)
     start, end = (sum(some) / tenth for some in (losses[:tenth], losses[-tenth:]))
     if end > max(_FACTOR * start, start + _NATS):
-        log.warning("%s: the loss rose from %.2f to %.2f, the model got worse. %s", stage.name, start, end, _try(stage))
+        log.warning("%s: the loss rose from %.2f to %.2f: the model got worse. %s", stage.name, start, end, _try(stage))
 
 
 def first_not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> str | None:
-    """The name of the first tensor with a value that is NaN or infinite; None if all are finite."""
+    """The name of the first tensor with a NaN or infinite value; None if all values are finite."""
     return next((name for name, tensor in weights if not _is_finite(tensor)), None)
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
     if not tensor.is_floating_point() or not tensor.numel():
         return True
-    # Both ends are NaN if any value is; 30 times faster on a CPU than isfinite of every value.
+    # Both are NaN if any value is. On a CPU, 30 times faster than isfinite on all values.
     low, high = torch.aminmax(tensor.detach())
     return bool(low.isfinite() & high.isfinite())
 
 
 def advice(stage: Stage) -> str:
-    """What a user can try after a stage diverged."""
+    """A suggestion for the user after a stage has diverged."""
     return f"The stage is not finished and will not be used. {_try(stage)}"
 
 
 def _try(stage: Stage) -> str:
     key = {"H'": "probe", "extend": "extend", "replay": "replay"}.get(stage.name)
     name = f"{key}_learning_rate" if key else "the learning rate"
-    # Replay starts at its full rate.
+    # Replay has no warmup.
     warmup = "" if key == "replay" else f", or raise warmup_steps ({stage.warmup_steps})"
     return (
-        f"Lower {name} ({stage.learning_rate:g}; try a tenth of it){warmup}. If it fails in the first step, set "
+        f"Lower {name} ({stage.learning_rate:g}; try a tenth of it){warmup}. If training fails in the first step, set "
         "precision: fp32, and check the model and the text."
     )

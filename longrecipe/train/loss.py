@@ -1,107 +1,117 @@
-"""Cross-entropy that never holds the logits of all tokens: of a sample of 38,400 tokens and 128k entries, 59 GB."""
+"""Cross-entropy without the logits of all tokens in memory.
+
+For a sample of 38,400 tokens and a vocabulary of 128k entries, all logits and their gradients take 59 GB.
+"""
 
 import types
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from longrecipe.data.samples import IGNORE
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """The sum of cross-entropies; gradients are made with the logits, chunk by chunk, so that no chunk is kept."""
+    """The sum of cross-entropies. The forward pass computes the gradients too, chunk by chunk, and keeps no logits."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, labels, chunk):
-        # Under autocast the product is made in the dtype that F.linear would take.
+    def forward(ctx, hidden, weight, label_chunks):
+        # Under autocast, use the dtype that F.linear would use.
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        loss, d_hidden, d_weight = _forward(hidden, weight, labels, chunk, dtype)
+        loss, d_hidden, d_weight = _forward(hidden, weight, label_chunks, dtype)
         ctx.save_for_backward(d_hidden, d_weight)
         return loss
 
     @staticmethod
     def backward(ctx, grad):
         d_hidden, d_weight = ctx.saved_tensors
-        # Once only, so in place: a copy of either would be as large as the parameters of the head.
-        return d_hidden.mul_(grad), d_weight.mul_(grad.to(d_weight.dtype)), None, None
+        # In place, as backward runs only once: a copy of d_weight would be as large as the head.
+        return d_hidden.mul_(grad), d_weight.mul_(grad.to(d_weight.dtype)), None
 
 
-def _forward(hidden, weight, labels, chunk, dtype):
+def _forward(hidden, weight, label_chunks, dtype):
+    sizes = [len(labels) for labels in label_chunks]
     loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
     d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         matrix = weight.to(dtype)
-        for rows, wanted, out in zip(hidden.split(chunk), labels.split(chunk), d_hidden.split(chunk), strict=True):
+        for rows, labels, out in zip(hidden.split(sizes), label_chunks, d_hidden.split(sizes), strict=True):
             rows = rows.to(dtype)
             logits = F.linear(rows, matrix).float()
-            asked = wanted != IGNORE
-            index = wanted.where(asked, 0)[:, None]
+            counted = labels != IGNORE
+            index = labels.where(counted, 0)[:, None]
             log_sum = logits.logsumexp(dim=-1, keepdim=True)
-            loss += ((log_sum - logits.gather(1, index)).squeeze(1) * asked).sum()
-            # d loss / d logits = softmax - one-hot, in the logits' own place.
+            loss += ((log_sum - logits.gather(1, index)).squeeze(1) * counted).sum()
+            # d loss / d logits = softmax - one-hot, computed in place.
             gradient = logits.sub_(log_sum).exp_().scatter_add_(1, index, -torch.ones_like(index, dtype=logits.dtype))
-            gradient = gradient.mul_(asked[:, None]).to(dtype)
+            gradient = gradient.mul_(counted[:, None]).to(dtype)
             out.copy_(gradient @ matrix)
             d_weight += gradient.T @ rows
     return loss, d_hidden, d_weight.to(weight.dtype)
 
 
 def chunked_cross_entropy(
-    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, chunk: int = 4096, n_tokens: Any = None
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    chunk: int = 4096,
+    n_tokens: torch.Tensor | float | None = None,
 ) -> torch.Tensor:
-    r"""Mean cross-entropy of $\mathrm{softmax}(W h_t)$, equal to that of full logits, whose peak memory is that of
-    `chunk` tokens.
+    r"""Mean cross-entropy of $\mathrm{softmax}(W h_t)$, with the logits of only `chunk` tokens in memory at a time.
 
-    The gradients $(\mathrm{softmax}(W h_t) - e_{y_t})$ times W and h are made while a chunk's logits are there (as
-    Liger does: Hsu et al. 2024, arXiv 2410.10989); the head's are summed in float32. Backward can be called once.
+    The result equals the cross-entropy of full logits. The gradients $(\mathrm{softmax}(W h_t) - e_{y_t})$ times W and
+    h are computed while the logits of a chunk are in memory (as Liger does: Hsu et al. 2024, arXiv 2410.10989); the
+    gradient of W is summed in float32. Backward can be called once.
 
-    Args: hidden [n, H]; weight W [V, H]; labels int64 [n], -100 where nothing is asked; chunk in tokens; n_tokens: what
-    the sum is divided by, None takes the labels asked for. Returns a float32 scalar; NaN where nothing is asked.
+    Args: hidden [n, H]; weight W [V, H]; labels int64 [n], -100 for tokens that do not count; chunk in tokens; n_tokens
+    divides the sum, None means the number of labels that count. Returns a float32 scalar, NaN if no label counts.
     """
-    total = _ChunkedCrossEntropy.apply(hidden, weight, labels, chunk)
+    total = _ChunkedCrossEntropy.apply(hidden, weight, labels.split(chunk))
     return total / ((labels != IGNORE).sum() if n_tokens is None else n_tokens)
 
 
-def logit_changes(config: Any) -> list[str]:
-    """The names of settings by which a model scales or caps its logits (Cohere, Granite, Gemma 2); empty for others."""
+def logit_changes(config: PreTrainedConfig) -> list[str]:
+    """Names of the settings with which a model scales or caps its logits (Cohere, Granite, Gemma 2); [] for others."""
     names = ("logit_scale", "logits_scaling", "final_logit_softcapping", "lm_head_multiplier")
     return [name for name in names if getattr(config.get_text_config(), name, None) not in (None, 1, 1.0)]
 
 
 def fuse_loss(network: PreTrainedModel, chunk: int = 4096) -> PreTrainedModel:
-    """Let a causal language model compute its loss by `chunked_cross_entropy`, in place; returns it.
+    """Make a causal language model compute its loss with `chunked_cross_entropy`. Changes the network and returns it.
 
-    With labels it returns a loss and no logits; without, it is as it was. shift_labels, where given as well, are what
-    each token is asked for, as transformers' own loss takes them. The head's weight is read in the head's own forward,
-    where FSDP2 and ZeRO-3 gather it by hooks; what they do about a weight read elsewhere varies by version. Both
-    forwards are replaced, not the modules, so that hooks stay in force. Raises ValueError for a head with a bias or
-    scaled, soft-capped logits: its loss would be another one.
+    With labels, the network returns a loss and no logits; without labels, it works as before. If shift_labels are given
+    too, they are the label of each token, as in transformers' own loss.
+
+    The weight of the head is read inside the head's own forward, because FSDP2 and ZeRO-3 gather it there with hooks.
+    The forward methods are replaced and not the modules, so these hooks stay active.
+
+    Raises ValueError if the head has a bias or if the model scales or caps its logits, as the loss would be wrong.
     """
     head, odd = network.get_output_embeddings(), logit_changes(network.config)
     if head is None or getattr(head, "bias", None) is not None or odd:
         odd = " and ".join(odd) or ("no linear head" if head is None else "a head with a bias")
         raise ValueError(
-            f"fused_loss: {type(network).__name__} has {odd}, and the fused loss is for plain linear heads: set "
-            "fused_loss: false."
+            f"fused_loss: {type(network).__name__} has {odd}, but the fused loss only works with plain linear heads: "
+            "set fused_loss: false."
         )
     plain, plain_head = network.forward, head.forward
 
     def loss_of(self, hidden, labels=None, n_tokens=None):
         if labels is None:
             return plain_head(hidden)
-        return chunked_cross_entropy(hidden, self.weight, labels, chunk, n_tokens)
+        return chunked_cross_entropy(hidden, self.weight, labels, chunk=chunk, n_tokens=n_tokens)
 
     def forward(self, *args, labels=None, shift_labels=None, num_items_in_batch=None, **kwargs):
         if labels is None:
             return plain(*args, **kwargs)
         hidden = self.base_model(*args, **kwargs).last_hidden_state
-        # Token t + 1 is what position t is asked for; the last one is asked nothing.
-        wanted = F.pad(labels[:, 1:], (0, 1), value=IGNORE) if shift_labels is None else shift_labels
-        loss = self.get_output_embeddings()(hidden.flatten(0, 1), labels=wanted.flatten(), n_tokens=num_items_in_batch)
+        # The label of token t is token t + 1; the last token has none.
+        labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE) if shift_labels is None else shift_labels
+        loss = self.get_output_embeddings()(hidden.flatten(0, 1), labels=labels.flatten(), n_tokens=num_items_in_batch)
         return CausalLMOutputWithPast(loss=loss)
 
     head.forward = types.MethodType(loss_of, head)

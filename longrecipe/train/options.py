@@ -1,4 +1,4 @@
-"""From how memory is to be spent (`Setup`) to what transformers.Trainer is told."""
+"""Turn a memory setup (`Setup`) into arguments of transformers.Trainer."""
 
 import importlib.util
 from typing import Any
@@ -9,7 +9,7 @@ from longrecipe.settings.memory import Setup
 
 _OPTIMIZERS = {
     "adamw_fp32": "adamw_torch_fused",
-    # The moments take the dtype of the weights.
+    # Its moments have the dtype of the weights.
     "adamw_bf16": "adamw_torch_fused",
     "adamw_8bit": "adamw_torch_8bit",
     "adamw_4bit": "adamw_torch_4bit",
@@ -17,13 +17,16 @@ _OPTIMIZERS = {
 
 
 def weights_dtype(setup: Setup) -> torch.dtype:
-    """The dtype to load the weights in: float32 where a float32 copy is trained, else bfloat16."""
+    """The dtype to load the weights in: float32 if a float32 copy is trained, else bfloat16."""
     return torch.float32 if setup.fp32_weights else torch.bfloat16
 
 
 def attention_of(name: str) -> str:
-    """transformers' name of an attention implementation: for auto flash-attn where it is installed and there is a GPU,
-    else torch's own (sdpa), which has a flash kernel too."""
+    """transformers' name of an attention implementation.
+
+    "auto" means flash-attn if it is installed and there is a GPU, else PyTorch's own (sdpa), which has a flash kernel
+    too.
+    """
     if name != "auto":
         return name
     has_flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
@@ -33,8 +36,8 @@ def attention_of(name: str) -> str:
 def trainer_options(setup: Setup) -> dict[str, Any]:
     """The TrainingArguments of a setup: optimizer, checkpointing and offload.
 
-    bfloat16 weights are updated with stochastic rounding, which torchao's optimizers of 8 and 4 bits have: at a
-    learning rate of 5e-5 most updates are smaller than half of bfloat16's last digit, and would be rounded away.
+    bfloat16 weights are updated with stochastic rounding, a feature of torchao's 8-bit and 4-bit optimizers. Without
+    it, most updates would be lost: at a learning rate of 5e-5 they are smaller than half of bfloat16's last digit.
     """
     options: dict[str, Any] = {"optim": _OPTIMIZERS[setup.optimizer]}
     if setup.optimizer in ("adamw_8bit", "adamw_4bit"):
@@ -46,18 +49,23 @@ def trainer_options(setup: Setup) -> dict[str, Any]:
 
 
 def check_installed(setup: Setup) -> None:
-    """Raise ValueError where a setup needs a package that is not installed, naming it, or where its parts go ill."""
+    """Raise ValueError if a setup needs a package that is not installed, or if its options are incompatible."""
     if setup.optimizer in ("adamw_8bit", "adamw_4bit") and importlib.util.find_spec("torchao") is None:
         raise ValueError(
-            f"optimizer = {setup.optimizer!r} is torchao's, which is not installed: pip install 'longrecipe[gpu]', or "
-            "take adamw_fp32 with fp32_weights."
+            f"optimizer = {setup.optimizer!r} needs torchao, which is not installed: pip install "
+            "'longrecipe[gpu]', or use adamw_fp32 with fp32_weights."
         )
     if setup.optimizer in ("adamw_fp32", "adamw_bf16") and setup.fp32_weights != (setup.optimizer == "adamw_fp32"):
         raise ValueError(
-            f"optimizer = {setup.optimizer!r} with fp32_weights = {setup.fp32_weights}: torch's AdamW keeps moments of "
-            "the weights' own dtype; adamw_fp32 goes with fp32_weights, adamw_bf16 without."
+            f"optimizer = {setup.optimizer!r} with fp32_weights = {setup.fp32_weights}: PyTorch's AdamW keeps its "
+            "moments in the dtype of the weights. Use adamw_fp32 with fp32_weights, adamw_bf16 without."
         )
     if setup.offload_activations and torch.accelerator.current_accelerator() is None:
-        raise ValueError("offload_activations moves activations off a GPU, and there is none here: leave it off.")
+        raise ValueError(
+            "offload_activations = True needs a GPU to move activations from, and there is none: set it to False."
+        )
     if setup.offload_optimizer:
-        raise ValueError("offload_optimizer: use accelerate's FSDP or DeepSpeed configuration, which offer it.")
+        raise ValueError(
+            "offload_optimizer = True is not supported here: set it to False, and turn the offloading on in "
+            "accelerate's FSDP or DeepSpeed configuration."
+        )

@@ -1,13 +1,12 @@
-r"""Context parallelism: the tokens of one sample split among p processes, at any positions.
+r"""Sequence parallelism: split the tokens of a sample, at any positions, over p processes.
 
-Every layer gathers the keys and values of all parts, in the sample's order, and each part attends with its own queries
-(Llama 3: Grattafiori et al. 2024, arXiv 2407.21783, section 3.3.2). A sample is cut into 2 p chunks and part r reads
-chunks r and 2 p - 1 - r, so that all parts have the same number of pairs to attend to. What a token sees is settled by
-its place alone, never by its position: a jump is no border.
+Every layer gathers the keys and values of all parts, in the order of the sample, and each part attends with its own
+queries (Llama 3: Grattafiori et al. 2024, arXiv 2407.21783, section 3.3.2). A sample is cut into 2 p chunks, and part r
+gets chunks r and 2 p - 1 - r, so all parts have the same number of pairs to attend to. A token sees the tokens before
+it in the sample, whatever their positions, so a jump is not a border.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,12 +17,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from longrecipe.data.samples import IGNORE, Collator
 
-NAME = "context_parallel"
+NAME = "sequence_parallel"
 
 
 @dataclass(frozen=True)
 class Context:
-    """The processes that share a sample: this one is number `part` of `parts`; group: theirs, of torch.distributed."""
+    """The processes that share a sample: this one is number `part` of `parts`; group is their process group."""
 
     part: int
     parts: int
@@ -31,20 +30,20 @@ class Context:
 
     @property
     def chunks(self) -> tuple[int, int]:
-        """The two of a sample's 2 * parts chunks that this part reads: an early one and, for balance, a late one."""
+        """The two of the 2 * parts chunks of a sample for this part: an early one and, for balance, a late one."""
         return self.part, 2 * self.parts - 1 - self.part
 
 
 def make_context(parts: int) -> Context:
-    """Group the running processes by their ranks, `parts` at a time; all of them must call it."""
+    """Group the running processes by rank, `parts` in each group; all processes must call it."""
     group, _ = dist.new_subgroups(group_size=parts)
     return Context(dist.get_rank() % parts, parts, group)
 
 
 def reading_order(n_samples: int, batch_size: int, parts: int) -> list[int]:
-    """Indices of a set in which every batch of one reader comes `parts` times in a row, whole batches only.
+    """Indices of a dataset in which each batch is repeated `parts` times; an incomplete last batch is left out.
 
-    Processes are dealt the batches in turn, so the parts of a group get the same one: batches of 2 for 2 parts are
+    Processes take batches in turn, so all parts of a group get the same one. For batches of 2 samples and 2 parts:
     0 1 0 1 2 3 2 3 ...
     """
     return [
@@ -56,21 +55,24 @@ def reading_order(n_samples: int, batch_size: int, parts: int) -> list[int]:
 
 
 def cut(batch: dict[str, torch.Tensor], context: Context) -> dict[str, torch.Tensor]:
-    """One part's tokens of a batch, with `shift_labels`, the tokens that come next in the whole sample.
+    """The tokens of one part of a batch, with `shift_labels`: the next tokens in the whole sample.
 
-    Samples are filled up on the right to a multiple of 2 * parts tokens: causal, so no real token sees the filling; it
-    is asked nothing, has attention_mask 0, and repeats the last position. Eight tokens for part 0 of 2: 0 1 6 7.
-    Args: batch, of a Collator, [rows, n]. Returns [rows, ceil(n / (2 parts)) * 2] and n_tokens, the n of every row.
-    Raises ValueError for samples of fewer than 2 * parts tokens, and for masks that hide tokens, which would be lost.
+    Samples are padded on the right to a multiple of 2 * parts tokens. Attention is causal, so no real token sees the
+    padding, which has no labels, an attention_mask of 0 and the last position. Eight tokens for part 0 of 2: 0 1 6 7.
+
+    Args: batch: of a Collator, [rows, n]. Returns [rows, ceil(n / (2 parts)) * 2] and n_tokens, the n of every row.
+    Raises ValueError if samples have fewer than 2 * parts tokens, or if a mask hides tokens, as it would be ignored.
     """
     n_rows, n_tokens = batch["input_ids"].shape
     if n_tokens < 2 * context.parts:
-        raise ValueError(f"samples of {n_tokens} tokens do not split among sequence_parallel = {context.parts} parts.")
+        raise ValueError(
+            f"samples of {n_tokens} tokens are too short to split into sequence_parallel = {context.parts} parts."
+        )
     if not batch["attention_mask"].all():
-        raise ValueError("attention_mask hides tokens; split samples are attended to in full: give samples unpadded.")
+        raise ValueError("attention_mask hides tokens, which sequence_parallel ignores: use samples without padding.")
     extra = -n_tokens % (2 * context.parts)
     last = batch["position_ids"][:, -1:]
-    # Shifted first: the last token of a chunk is asked for the first of the next, which another part may read.
+    # Shift first: the label of the last token of a chunk is the first token of the next, which may be in another part.
     labels = F.pad(batch["labels"][:, 1:], (0, 1 + extra), value=IGNORE)
     whole = {
         "input_ids": F.pad(batch["input_ids"], (0, extra)),
@@ -84,16 +86,16 @@ def cut(batch: dict[str, torch.Tensor], context: Context) -> dict[str, torch.Ten
 
 
 def own_chunks(x: torch.Tensor, context: Context, dim: int = 1) -> torch.Tensor:
-    """The two chunks of one part, along dim, of a multiple of 2 * parts tokens."""
+    """The two chunks of one part along dim, whose size must be a multiple of 2 * parts."""
     chunks = x.chunk(2 * context.parts, dim=dim)
     return torch.cat([chunks[i] for i in context.chunks], dim=dim)
 
 
 class SplitCollator:
-    """A collator that gives one part's tokens of what another one stacks."""
+    """A collator that returns the tokens of one part of the batches of another collator."""
 
     def __init__(self, collator: Collator, context: Context):
-        # Loader workers need no group, and cannot be sent one.
+        # Without the group: data loader workers do not need it, and it cannot be pickled.
         self.collator, self.context = collator, Context(context.part, context.parts)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -101,7 +103,7 @@ class SplitCollator:
 
 
 class _Gather(torch.autograd.Function):
-    """[B, ...] of every part to [parts, B, ...]; each part's gradient is the sum of what all parts have for it."""
+    """Gather [B, ...] of every part to [parts, B, ...]; the gradient of a part is the sum over all parts."""
 
     @staticmethod
     def forward(ctx, own, group):
@@ -119,50 +121,48 @@ class _Gather(torch.autograd.Function):
 
 
 def _collective(name: str, before: str):
-    # Renamed by torch 2.13, where the former names warn.
+    # PyTorch 2.13 renamed these functions; the old names warn.
     return getattr(dist, name, None) or getattr(dist, before)
 
 
 def gather(own: torch.Tensor, group: Any) -> torch.Tensor:
-    """The keys or values of a whole sample, in its order, of the two chunks that each part has.
+    """Gather the keys or values of a whole sample, in order, from the two chunks of each part.
 
-    Args: own [B, heads, 2 n / (2 parts), D]. Returns [B, heads, n, D], with gradients to every part's own.
+    Args: own [B, heads, 2 n / (2 parts), D]. Returns [B, heads, n, D], with gradients to the input of every part.
     """
     early, late = _Gather.apply(own, group).chunk(2, dim=3)
     return torch.cat([*early, *late.flip(0)], dim=2)
 
 
 def attend(
-    module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None = None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
     *,
     context: Context,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    r"""Causal attention of one part's queries to all keys before them, as an attention function of transformers.
+    dropout: float = 0.0,
+    scaling: float | None = None,
+) -> torch.Tensor:
+    r"""Causal attention from the queries of one part to the keys of all parts.
 
-    For token t of the sample $\mathrm{softmax}_{s \le t}(q_t k_s / \sqrt D) v_s$, s over all parts' tokens.
-    Args: query [B, heads, m, D], key and value [B, KV heads, m, D] of the part's two chunks. Returns [B, m, heads, D].
+    For token t of the sample: $\mathrm{softmax}_{s \le t}(q_t k_s / \sqrt D) v_s$, s over the tokens of all parts.
+    Args: query [B, heads, m, D], key and value [B, KV heads, m, D] of the two chunks of this part; dropout: a
+    probability; scaling: None means 1 / sqrt(D). Returns [B, m, heads, D].
     """
     device = query.device.type
-    # The plain attention would be computed in this dtype as well; sent around, it is half as many bytes.
+    # Attention is computed in this dtype anyway; converting first halves the bytes to send.
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     query, key, value = (x.to(dtype) for x in (query, key, value))
     sizes, shared = (key.shape[-1], value.shape[-1]), query.shape[1] // key.shape[1]
     key, value = gather(torch.cat([key, value], dim=-1), context.group).split(sizes, dim=-1)
     if dtype == torch.float32:
-        # No kernel of float32 shares heads without a mask of queries by keys.
+        # No float32 kernel shares heads without a mask of size queries x keys.
         key, value = (x.repeat_interleave(shared, dim=1) for x in (key, value))
     size, outputs = query.shape[2] // 2, []
     for chunk, queries in zip(context.chunks, query.split(size, dim=2), strict=True):
         end = (chunk + 1) * size
         keys, values = key[:, :, :end], value[:, :, :end]
-        # Lower right: the last query sees all keys. Flash attention on a GPU, a mask of booleans on a CPU.
+        # Lower right: the last query sees all keys. Uses flash attention on a GPU, a boolean mask on a CPU.
         outputs.append(
             F.scaled_dot_product_attention(
                 queries,
@@ -174,33 +174,37 @@ def attend(
                 enable_gqa=queries.shape[1] != keys.shape[1],
             )
         )
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
-
-
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """Nothing is hidden but what comes later, which `attend` sees to; above all nothing for jumps of positions."""
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 
 def check_splittable(network: PreTrainedModel) -> None:
-    """Raise ValueError for a model whose layers see less than all that came before, or whose RoPE goes by the largest
-    position of its input: a part has not the sample's."""
+    """Raise ValueError if a model cannot be trained with split samples.
+
+    Its layers must see all earlier tokens, and its RoPE must not depend on the largest position of the input, which
+    differs between the parts of a sample.
+    """
     config = network.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if kinds or getattr(config, "sliding_window", None):
         raise ValueError(
             f"sequence_parallel needs full attention in every layer; {type(network).__name__} has "
-            f"{', '.join(sorted(kinds)) or f'a sliding window of {config.sliding_window}'}: train with 1."
+            f"{', '.join(sorted(kinds)) or f'a sliding window of {config.sliding_window}'}: set sequence_parallel to 1."
         )
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope in ("dynamic", "longrope"):
         raise ValueError(
-            f"sequence_parallel with rope_type = {rope!r}: it goes by the largest position of the input, which differs "
-            "between parts of a sample; take default, linear, llama3 or yarn, or train with 1."
+            f"sequence_parallel does not work with rope_type = {rope!r}, which depends on the largest position of the "
+            "input and so differs between parts of a sample: use default, linear, llama3 or yarn, or set it to 1."
         )
 
 
 def split_attention(network: PreTrainedModel, context: Context) -> None:
-    """Let a network attend to the tokens of all parts; `network.set_attn_implementation` takes it back."""
-    AttentionInterface.register(NAME, partial(attend, context=context))
-    AttentionMaskInterface.register(NAME, _no_mask)
+    """Make a network attend to the tokens of all parts; `network.set_attn_implementation` undoes it."""
+
+    def attention(module, query, key, value, *_mask, dropout=0.0, scaling=None, **_options):
+        return attend(query, key, value, context=context, dropout=dropout, scaling=scaling), None
+
+    AttentionInterface.register(NAME, attention)
+    # No mask: `attend` is causal by itself, and above all nothing may be hidden at jumps of positions.
+    AttentionMaskInterface.register(NAME, lambda *args, **options: None)
     network.set_attn_implementation(NAME)

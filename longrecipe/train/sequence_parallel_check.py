@@ -1,4 +1,4 @@
-"""A guard to run before training with split samples: the parts' attention must be that of the whole sample."""
+"""A check to run before training with split samples: the parts must attend like the whole sample."""
 
 from collections.abc import Sequence
 
@@ -11,39 +11,38 @@ from longrecipe.models.rope import head_dim
 from longrecipe.train.guard import MAX_GAP, MAX_TOKENS, SkippedPositionsError, skipping_positions
 from longrecipe.train.sequence_parallel import Context, attend, cut, own_chunks, split_attention
 
-# What float32 sums in another order may differ by, relative to the logits; bfloat16 has 8 significant bits.
+# Allowed relative differences of sums in another order, in float32 and in bfloat16 (8 significant bits).
 TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1
 
 
-def check_context_parallel(network: PreTrainedModel, context: Context, dtype: torch.dtype | None = None) -> None:
-    r"""Prove that attention split among the parts is the whole one where positions jump; all parts call it together.
+def check_sequence_parallel(network: PreTrainedModel, context: Context, dtype: torch.dtype | None = None) -> None:
+    r"""Check that attention split into parts equals that of the whole sample if positions jump; all parts must call it.
 
-    Logits z of random tokens in three segments, by the network's own attention, and z' of the parts, both less their
-    mean over the vocabulary: $\max_t |z'_t - z_t| / |z_t|$ must be that of rounding; so must the differences of the
-    gradients of queries, keys and values, $\max |g' - g| / \max |g|$. The network is left as it was.
+    z are the logits of random tokens in three segments with the network's own attention, z' those of the parts, both
+    minus their mean over the vocabulary. $\max_t |z'_t - z_t| / |z_t|$ must not exceed rounding, and neither must the
+    difference of the gradients of queries, keys and values, $\max |g' - g| / \max |g|$. The network is not changed.
 
-    Args: network, in its own attention, on the device it trains on; dtype that it computes in, None: its weights'.
-    Raises SkippedPositionsError, on all parts alike.
+    Args: network: with its own attention, on the device it trains on; dtype: of its computations, None means that of
+    its weights. Raises SkippedPositionsError, in all parts.
     """
     dtype = dtype or network.dtype
-    worst = torch.stack([_logits_apart(network, context), _gradients_apart(network, context, dtype)]).nan_to_num(
-        torch.inf
-    )
+    worst = torch.stack([_logits_apart(network, context), _gradients_apart(network, context, dtype)])
+    worst = worst.nan_to_num(torch.inf)
     dist.all_reduce(worst, dist.ReduceOp.MAX, group=context.group)
     tolerance = TOLERANCE if dtype == torch.float32 else HALF_TOLERANCE
     if (worst > tolerance).any():
         raise SkippedPositionsError(
-            f"Attention split among sequence_parallel = {context.parts} parts is not that of the whole sample: logits "
-            f"of tokens at skipping positions differ by {worst[0]:.2g} of their size, gradients by {worst[1]:.2g} "
-            f"(allowed {tolerance:g}; {type(network).__name__}, {dtype}). Most likely the model's attention has more "
-            "to it than causal softmax: train with sequence_parallel = 1."
+            f"Attention split into sequence_parallel = {context.parts} parts differs from that of the whole sample: at "
+            f"skipped positions, logits differ by {worst[0]:.2g} of their size and gradients by {worst[1]:.2g} "
+            f"(allowed are {tolerance:g}; {type(network).__name__}, {dtype}). The model's attention is probably not "
+            "plain causal softmax: set sequence_parallel to 1."
         )
 
 
 @torch.no_grad()
 def _logits_apart(network: PreTrainedModel, context: Context) -> torch.Tensor:
     config, generator = network.config.get_text_config(), torch.Generator().manual_seed(0)
-    # Odd, so that there is filling; three tokens in most chunks.
+    # An odd number, so that there is padding, and three tokens in most chunks.
     n_tokens = max(MAX_TOKENS, 6 * context.parts) - 1
     room = (getattr(config, "max_position_embeddings", None) or n_tokens + 2 * MAX_GAP) - n_tokens
     ids = torch.randint(config.vocab_size, (2, n_tokens), generator=generator)
@@ -79,7 +78,7 @@ def _gradients_apart(network: PreTrainedModel, context: Context, dtype: torch.dt
     whole, own = ([y.requires_grad_() for y in x] for x in (inputs, [own_chunks(x, context, 2) for x in inputs]))
     shared = [x.repeat_interleave(heads // x.shape[1], dim=1) for x in whole]
     (F.scaled_dot_product_attention(*shared, is_causal=True) * weights).sum().backward()
-    out, _ = attend(None, *own, context=context)
+    out = attend(*own, context=context)
     (out.transpose(1, 2) * own_chunks(weights, context, 2)).sum().backward()
     wanted = [own_chunks(x.grad, context, 2).float() for x in whole]
     return torch.stack(
@@ -88,15 +87,15 @@ def _gradients_apart(network: PreTrainedModel, context: Context, dtype: torch.dt
 
 
 class SplitAttention(TrainerCallback):
-    """The networks of a stage attend as parts while it trains; right before, on the trained one, the proof of it."""
+    """Make networks attend in parts during training, after `check_sequence_parallel` of the first, trained one."""
 
     def __init__(self, context: Context, networks: Sequence[PreTrainedModel]):
         self.context, self.networks = context, networks
         self.plain = [network.config._attn_implementation for network in networks]
 
     def on_train_begin(self, args, state, control, **kwargs):
-        # Here, as the network is where training has put it by now.
-        check_context_parallel(self.networks[0], self.context, torch.bfloat16 if args.bf16 else None)
+        # Not earlier: now the network is on the device it trains on.
+        check_sequence_parallel(self.networks[0], self.context, torch.bfloat16 if args.bf16 else None)
         for network in self.networks:
             split_attention(network, self.context)
 

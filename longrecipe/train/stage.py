@@ -1,4 +1,4 @@
-"""Training: stages run by transformers.Trainer that resume where they were killed."""
+"""Run one training stage with transformers.Trainer; an interrupted stage resumes from its last checkpoint."""
 
 import gc
 import json
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -24,17 +25,17 @@ from longrecipe.train.guard import check_skipped_positions
 from longrecipe.train.options import check_installed
 from longrecipe.train.settings import Stage
 from longrecipe.train.sharding import whole_weights
-from longrecipe.train.trainer import Bar, Clock, n_readers, stage_trainer
+from longrecipe.train.trainer import Bar, Clock, StageTrainer, n_readers, stage_trainer
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished stage: its model folder, loss by step, seconds, tokens, and the step it was resumed from, if any.
+    """A finished stage: its model folder, the loss of each step, its seconds and tokens, and where it was resumed.
 
-    resumed_from is None for a run in one go, a step for one that a kill had stopped, and equals the number of steps for
-    a stage that had been finished before. seconds leave out what a kill made undone.
+    resumed_from is None if the stage ran without interruption, else the step of the checkpoint it resumed from; it is
+    the number of steps if the stage was already finished. seconds exclude steps that an interruption made void.
     """
 
     name: str
@@ -53,52 +54,64 @@ def run_stage(
     make_network: Callable[[], PreTrainedModel],
     dataset: Dataset,
     collator: Collator,
+    *,
     stage: Stage,
     folder: Path,
     original: Callable[[], PreTrainedModel] | None = None,
 ) -> Trained:
-    """Train one stage with transformers.Trainer and keep the result in folder, or load what is already there.
+    """Train one stage with transformers.Trainer and save the result in folder, or load a result that is already there.
 
-    A finished stage is loaded, an interrupted one resumes from its last whole checkpoint and ends bit for bit as if it
-    had not been interrupted (same machine, same thread count). If another process trains the stage in this folder, this
-    one waits until it has finished. Before training with skipped positions the guard `check_skipped_positions` must
-    pass, in every process and before weights are sharded. Started by torchrun, several processes share each batch, and
-    each sample if setup.sequence_parallel is above 1: then `check_context_parallel` must pass as well. Started by
-    accelerate launch with params/accelerate/*.yaml, they share the weights too.
+    A finished stage is loaded. An interrupted stage resumes from its last complete checkpoint; on the same machine with
+    the same number of threads it ends bit for bit like an uninterrupted one. If another process trains the stage in
+    this folder, this one waits for it.
+
+    Before training with skipped positions, `check_skipped_positions` must pass, in every process and before weights are
+    sharded. Under torchrun, several processes share each batch. If setup.sequence_parallel is above 1 they also share
+    each sample, and `check_sequence_parallel` must pass. Under accelerate launch with params/accelerate/*.yaml they
+    share the weights too.
+
     Args: make_network: builds the model to start from; original: builds the model that a stage with a kl_weight above 0
-    is kept near. Returns a Trained.
-    Raises SkippedPositionsError from the guards; DivergedError at the first loss or gradient that is not finite, and
-    the stage is not finished then; ValueError if folder holds a stage of other settings or damaged files.
+    stays close to.
+
+    Raises SkippedPositionsError if a check fails; DivergedError at the first loss or gradient that is not finite, in
+    which case the stage does not count as finished; ValueError if the folder holds a stage with other settings or
+    damaged files.
     """
-    _check(stage, dataset, original)
-    with _alone(folder, stage):
-        return _finished(folder, stage) or _trained(make_network, dataset, collator, stage, folder, original)
+    _check_arguments(stage, dataset, original)
+    with _locked(folder, stage):
+        trained = _finished(folder, stage)
+        if trained is None:
+            trained = _train(make_network, dataset, collator, stage=stage, folder=folder, original=original)
+            # The weights are on disk now; free the memory for the next stage.
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+    return trained
 
 
-def _check(stage: Stage, dataset: Dataset, original: Callable[[], PreTrainedModel] | None) -> None:
+def _check_arguments(stage: Stage, dataset: Dataset, original: Callable[[], PreTrainedModel] | None) -> None:
     if len(dataset) < stage.batch_size:
-        # Trainer would drop the only batch, train nothing and say that it had finished.
+        # Trainer would drop the only batch and finish without training.
         raise ValueError(
             f"{stage.name}: {len(dataset)} samples do not fill one batch of batch_size = {stage.batch_size}."
         )
     if stage.kl_weight and original is None:
-        raise ValueError(f"{stage.name}: kl_weight = {stage.kl_weight} needs the original model to stay near; give it.")
+        raise ValueError(f"{stage.name}: kl_weight = {stage.kl_weight} needs the original model: pass original.")
 
 
 @contextmanager
-def _alone(folder: Path, stage: Stage) -> Iterator[None]:
+def _locked(folder: Path, stage: Stage) -> Iterator[None]:
     if not is_main():
         yield
         return
-    # Among several processes only the first would wait, and the others would run into the timeout of their first
-    # common operation.
+    # With several processes only the first would wait, and the others would time out in their first collective.
     with locked(folder, f"trains the stage {stage.name}", wait=n_processes() == 1):
         yield
 
 
 def _finished(folder: Path, stage: Stage) -> Trained | None:
-    """The stage that a folder holds, None if it is not finished."""
-    record = _record(folder, stage)
+    """The finished stage in a folder, None if it is not finished."""
+    record = _read_record(folder, stage)
     if record["stage"] != stage.record:
         raise ValueError(f"{folder} holds {stage.name} with other settings; delete the folder or use another one.")
     if "losses" not in record:
@@ -108,102 +121,123 @@ def _finished(folder: Path, stage: Stage) -> Trained | None:
             f"{folder / 'model'} is damaged ({problem}): delete {folder}, and the same command trains the stage again."
         )
     if is_main():
-        # A kill may have come before the last of them were removed.
+        # Left over if the run was killed while it removed them.
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    log.info("%s was finished before: loaded from %s", stage.name, folder)
+    log.info("%s is already finished: loaded from %s", stage.name, folder)
     numbers = (record[name] for name in ("losses", "seconds", "n_tokens"))
     return Trained(stage.name, folder / "model", *numbers, resumed_from=stage.steps)
 
 
-def _record(folder: Path, stage: Stage) -> dict:
-    path, begun = folder / "stage.json", {"stage": stage.record}
+def _read_record(folder: Path, stage: Stage) -> dict:
+    path, new = folder / "stage.json", {"stage": stage.record}
     if not path.is_file():
-        return begun
+        return new
     try:
         record = read_json(path, f"delete {folder}, and the same command trains the stage again")
         if not isinstance(record, dict) or "stage" not in record:
-            raise ValueError(f"{path} is no record of a stage; delete {folder} to train it again.")
+            raise ValueError(f"{path} is not a record of a stage; delete {folder} to train it again.")
         return record
     except ValueError as error:
         if latest_checkpoint(folder / "checkpoints") is None:
             raise
         log.warning("%s The stage resumes from its checkpoint.", error)
-        return begun
+        return new
 
 
-def _trained(
+def _write_record(folder: Path, stage: Stage, **results: Any) -> None:
+    write_text(folder / "stage.json", json.dumps({"stage": stage.record} | results, indent=1))
+
+
+def _train(
     make_network: Callable[[], PreTrainedModel],
     dataset: Dataset,
     collator: Collator,
+    *,
     stage: Stage,
     folder: Path,
     original: Callable[[], PreTrainedModel] | None,
 ) -> Trained:
-    """Train a stage that is not finished, from its last whole checkpoint if there is one."""
-    check_installed(stage.setup)
-    readers = n_readers(stage.setup)
-    if stage.batch_size % (stage.accumulation * readers):
-        shared = f" groups of {stage.setup.sequence_parallel}" if readers < n_processes() else ""
-        raise ValueError(
-            f"{stage.name}: batch_size = {stage.batch_size} does not split among {readers}{shared} processes with "
-            f"accumulation = {stage.accumulation}."
-        )
-    network = make_network()
-    if name := first_not_finite(network.named_parameters()):
-        raise ValueError(f"{stage.name} starts from a model whose {name} has NaN or infinite values: use another one.")
-    # Trainer turns it off for checkpointing, which is no property of the trained model.
+    """Train an unfinished stage, from its last complete checkpoint if there is one, and save it."""
+    _check_setup(stage)
+    network = _checked_network(make_network, collator, stage)
+    # Trainer turns it off for activation checkpointing; the saved model should keep its own value.
     use_cache = getattr(network.config, "use_cache", None)
-    skips = collator.method.positions is not None
-    if skips:
-        check_skipped_positions(network)
-    checkpoints, done = folder / "checkpoints", folder / "stage.json"
-    checkpoint = latest_checkpoint(checkpoints)
+    checkpoint = latest_checkpoint(folder / "checkpoints")
     resumed_from = int(checkpoint.name.split("-")[-1]) if checkpoint else None
     if checkpoint:
-        log.info("%s resumed from step %d", stage.name, resumed_from)
-    record = {"stage": stage.record}
+        log.info("%s resumes from step %d", stage.name, resumed_from)
     if is_main():
-        write_text(done, json.dumps(record, indent=1))
+        _write_record(folder, stage)
     clock = Clock(_seconds_before(checkpoint))
     trainer = None
     if resumed_from == stage.steps:
-        # Killed after its last step; Trainer would take one step more.
+        # Interrupted after its last step; Trainer would take one more.
         network = load(checkpoint, dtype=network.dtype)
         history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     else:
-        trainer = stage_trainer(network, dataset, collator, stage, checkpoints, original)
-        bar = Bar(stage.name)
-        for callback in (clock, bar):
-            trainer.add_callback(callback)
-        try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        finally:
-            bar.close()
-        history = trainer.state.log_history
-    seconds = clock.seconds
-    losses = [entry["loss"] for entry in history if "loss" in entry]
-    n_tokens = tokens_seen(dataset, stage.steps, stage.batch_size)
-    # Gathered by all processes, written by one.
+        trainer = stage_trainer(
+            network, dataset, collator, stage=stage, folder=folder / "checkpoints", original=original
+        )
+        history = _run(trainer, clock, Bar(stage.name), checkpoint=checkpoint)
+    trained = Trained(
+        stage.name,
+        folder / "model",
+        losses=[entry["loss"] for entry in history if "loss" in entry],
+        seconds=clock.seconds,
+        n_tokens=tokens_seen(dataset, stage.steps, stage.batch_size),
+        resumed_from=resumed_from,
+    )
+    # All processes gather the weights, and the first one saves them.
     weights = whole_weights(trainer) if trainer else None
     if is_main():
-        # Several processes may hold the model in parts.
-        whole = network if skips and n_processes() == 1 else None
+        # With several processes the network may be sharded, so it cannot be checked.
+        whole = network if _skips(collator) and n_processes() == 1 else None
         check_trained(whole, (weights or network.state_dict()).items(), stage)
-        warn_if_worse(losses, stage)
-        network.save_pretrained(folder / "model", state_dict=weights)
-        tidy(folder / "model", **({} if use_cache is None else {"use_cache": use_cache}))
-        record |= {"losses": losses, "seconds": seconds, "n_tokens": n_tokens}
-        write_text(done, json.dumps(record, indent=1))
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        warn_if_worse(trained.losses, stage)
+        network.save_pretrained(trained.folder, state_dict=weights)
+        tidy(trained.folder, **({} if use_cache is None else {"use_cache": use_cache}))
+        _write_record(folder, stage, losses=trained.losses, seconds=trained.seconds, n_tokens=trained.n_tokens)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     if trainer:
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.free_memory()
-    # What has been trained is on disk now; on a GPU the next stage needs its room.
-    del trainer, network, weights
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return Trained(stage.name, folder / "model", losses, seconds, n_tokens, resumed_from)
+    return trained
+
+
+def _check_setup(stage: Stage) -> None:
+    check_installed(stage.setup)
+    readers = n_readers(stage.setup)
+    if stage.batch_size % (stage.accumulation * readers):
+        groups = f" groups of {stage.setup.sequence_parallel}" if readers < n_processes() else ""
+        raise ValueError(
+            f"{stage.name}: batch_size = {stage.batch_size} does not split among {readers}{groups} processes with "
+            f"accumulation = {stage.accumulation}."
+        )
+
+
+def _checked_network(make_network: Callable[[], PreTrainedModel], collator: Collator, stage: Stage) -> PreTrainedModel:
+    """The model to start from. Its weights must be finite, and its attention must cross skipped positions."""
+    network = make_network()
+    if name := first_not_finite(network.named_parameters()):
+        raise ValueError(f"{stage.name} starts from a model whose {name} has NaN or infinite values: use another one.")
+    if _skips(collator):
+        check_skipped_positions(network)
+    return network
+
+
+def _skips(collator: Collator) -> bool:
+    return collator.method.positions is not None
+
+
+def _run(trainer: StageTrainer, clock: Clock, bar: Bar, *, checkpoint: Path | None) -> list[dict]:
+    """Train to the last step, from a checkpoint if there is one. Returns Trainer's log."""
+    trainer.add_callback(clock)
+    trainer.add_callback(bar)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        bar.close()
+    return trainer.state.log_history
 
 
 def _seconds_before(checkpoint: Path | None) -> float:

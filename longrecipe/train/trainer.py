@@ -1,8 +1,9 @@
-"""The Trainer of a stage: its loss, its callbacks, and what it is told of how to spend memory."""
+"""The Trainer of a stage: its loss, its callbacks and its arguments."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,23 +27,22 @@ from longrecipe.train.sharding import configure_sharding, fsdp_options
 
 
 def n_readers(setup: Setup) -> int:
-    """How many of the processes read samples of their own: one of each group that shares a sample.
+    """The number of processes that read different samples: one in each group that shares a sample.
 
-    Raises ValueError where there are too few processes for sequence_parallel, or a number that it does not divide.
+    Raises ValueError if the number of processes is not a multiple of sequence_parallel.
     """
     parts, count = setup.sequence_parallel, n_processes()
     if count % parts:
         many = parts if count < parts else count // parts * parts
         raise ValueError(
-            f"sequence_parallel = {parts} splits each sample among {parts} processes, and {count} of them are no "
-            f"multiple of that: start with torchrun --nproc_per_node {many} (or accelerate launch --num_processes "
-            f"{many}), or set it to 1."
+            f"sequence_parallel = {parts} needs a multiple of {parts} processes, but {count} are running: start with "
+            f"torchrun --nproc_per_node {many} (or accelerate launch --num_processes {many}), or set it to 1."
         )
     return count // parts
 
 
 class _Epoch(TrainerCallback):
-    """Tell the collator which epoch it draws for, before the loader asks for the epoch's first batch."""
+    """Set the epoch of the collator, before the data loader asks for the first batch of the epoch."""
 
     def __init__(self, collator: Collator):
         self.collator = collator
@@ -52,7 +52,7 @@ class _Epoch(TrainerCallback):
 
 
 class Bar(TrainerCallback):
-    """A bar of optimizer steps. Trainer does not tell callbacks that training failed: whoever starts it calls close."""
+    """A progress bar of optimizer steps. Trainer reports no failures to callbacks, so the caller must call close."""
 
     def __init__(self, name: str):
         self.name, self.bar = name, None
@@ -69,13 +69,13 @@ class Bar(TrainerCallback):
         self.close()
 
     def close(self) -> None:
-        """Remove the bar, so that a message is not written behind it."""
+        """Remove the bar, so that the next message starts on a new line."""
         if self.bar is not None:
             self.bar.close()
 
 
 class Clock(TrainerCallback):
-    """Keep the seconds trained so far beside every checkpoint, so that a resumed run counts those before the kill."""
+    """Save the training time so far with every checkpoint, so that a resumed run includes the time before."""
 
     def __init__(self, before: float):
         self.start = time.perf_counter() - before
@@ -85,38 +85,49 @@ class Clock(TrainerCallback):
         return time.perf_counter() - self.start
 
     def on_save(self, args, state, control, **kwargs):
-        # By all at once, one would move the file that another is about to.
+        # Only one process may write the file, as it is moved into place.
         if is_main():
             write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "seconds.json", str(self.seconds))
 
 
 class StageTrainer(Trainer):
-    """Cross-entropy, plus kl_weight * KL(original || network) on batches of short text; gradients of the batches of a
-    step summed in float32 where `gradients` is given."""
+    """A Trainer whose loss is cross-entropy, plus kl_weight * KL(original || network) on batches of short text.
 
-    original: PreTrainedModel | None = None
-    kl_weight: float = 0.0
-    gradients: Float32Gradients | None = None
+    With fp32_accumulation, the gradients of the batches of a step are summed in float32.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        original: PreTrainedModel | None = None,
+        kl_weight: float = 0.0,
+        fp32_accumulation: bool = False,
+        **options: Any,
+    ):
+        super().__init__(*args, **options)
+        self.kl_weight = kl_weight
+        self.original = None if original is None else original.to(self.args.device).requires_grad_(False)
+        self.gradients = Float32Gradients(self.model) if fp32_accumulation else None
 
     def training_step(self, *args, **kwargs):
         loss = super().training_step(*args, **kwargs)
         if self.gradients and self.accelerator.sync_gradients:
-            # Before they are clipped and read.
+            # Before clipping and the optimizer step.
             self.gradients.restore()
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # By the rows' own mark: positions tell nothing, a short sample of a long text may lie inside the window.
+        # Not from the positions: a sample of a long text may have small positions too.
         is_short, split = not inputs.pop("long").any(), inputs.pop("n_tokens", None)
         loss, out = super().compute_loss(model, inputs, True, num_items_in_batch)
         if self.kl_weight and is_short:
             given = {k: v for k, v in inputs.items() if k not in ("labels", "shift_labels")}
             with torch.no_grad():
                 wanted, logits = self.original(**given, use_cache=False).logits, out.logits
-            # Trainer gives the tokens of all accumulated batches where it averages over them by itself.
+            # If given, num_items_in_batch counts the tokens of all accumulated batches; the loss is their average.
             count = inputs["labels"][:, 1:].numel() * n_processes()
             if split is not None:
-                # A part's mean is over its own tokens, the filling left out, and weighs as many as they are.
+                # The mean of a part is over its own tokens without padding, and is weighted by their number.
                 kept, n_tokens = inputs["attention_mask"].bool(), split[0]
                 wanted, logits = wanted[kept], logits[kept]
                 count = kept.sum() * (n_tokens - 1) / n_tokens * n_processes()
@@ -128,7 +139,7 @@ class StageTrainer(Trainer):
 def kl_divergence(wanted: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     r"""Mean over tokens of $KL(p || q) = \sum_v p_v (\log p_v - \log q_v)$, in nats.
 
-    Args: wanted, logits of p; logits, those of q; both [..., vocabulary]. Computed in float32.
+    Args: wanted: logits of p; logits: those of q; both [..., vocabulary]. Computed in float32.
     """
     p, q = (F.log_softmax(x.float().flatten(0, -2), dim=-1) for x in (wanted, logits))
     return F.kl_div(q, p, reduction="batchmean", log_target=True)
@@ -138,23 +149,26 @@ def stage_trainer(
     network: PreTrainedModel,
     dataset: Dataset,
     collator: Collator,
+    *,
     stage: Stage,
     folder: Path,
-    original: Callable[[], PreTrainedModel] | None,
+    original: Callable[[], PreTrainedModel] | None = None,
 ) -> StageTrainer:
-    """The Trainer of a stage; network is changed to save memory as its setup says.
+    """The Trainer of a stage. Changes the network to save memory, as the setup of the stage says.
 
-    The original model is not sharded: with a kl_weight every process holds it whole, 2 bytes a parameter in bfloat16.
-    Raises ValueError for a setup that does not go with the processes and their sharding, or whose sequence_parallel
-    does not go with the model.
+    The original model is not sharded: with a kl_weight every process holds a full copy, 2 bytes per parameter in
+    bfloat16.
+
+    Raises ValueError if the setup does not match the processes and their sharding, or if the model does not support
+    its sequence_parallel.
     """
     parts = stage.setup.sequence_parallel
     if parts > 1:
         check_splittable(network)
     if stage.setup.fused_loss:
         fuse_loss(network, stage.setup.loss_chunk)
-    # Before the arguments: once they ask for ZeRO-3, transformers load every model partitioned.
-    near = original() if stage.kl_weight else None
+    # Before the arguments: if they ask for ZeRO-3, transformers shards every model it loads from then on.
+    base = original() if stage.kl_weight else None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options = {"bf16": autocast_dtype(stage.precision, device) == torch.bfloat16}
     options |= fsdp_options(stage.setup) | trainer_options(stage.setup) | stage.options
@@ -169,7 +183,7 @@ def stage_trainer(
         adam_beta2=0.98,
         use_cpu=device == "cpu",
         seed=stage.seed,
-        # The set is stored in random order; this keeps batches of one length together.
+        # The dataset is stored in random order; this keeps samples of one length in one batch.
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
         dataloader_drop_last=True,
@@ -177,33 +191,36 @@ def stage_trainer(
         save_steps=stage.save_steps,
         save_total_limit=2,
         logging_steps=1,
-        # On, it logs the loss of a step that is NaN as 0.
+        # If True, a NaN loss is logged as 0.
         logging_nan_inf_filter=False,
         disable_tqdm=True,
         report_to="none",
         **options,
     )
     callbacks = [_Epoch(collator), StopAtNonFinite(stage)]
-    # After the arguments, which join the processes.
+    # After the arguments, which set up the process group.
     context = make_context(parts) if parts > 1 else None
     if context:
         order = reading_order(len(dataset), arguments.per_device_train_batch_size, parts)
         dataset, collator = dataset.select(order), SplitCollator(collator, context)
     trainer = StageTrainer(
-        model=network, args=arguments, train_dataset=dataset, data_collator=collator, callbacks=callbacks
+        model=network,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=collator,
+        callbacks=callbacks,
+        original=base,
+        kl_weight=stage.kl_weight,
+        fp32_accumulation=stage.setup.fp32_accumulation,
     )
     configure_sharding(trainer, stage.setup, n_processes())
-    if near is not None:
-        trainer.kl_weight, trainer.original = stage.kl_weight, near.to(trainer.args.device).requires_grad_(False)
     if context:
         if not (arguments.average_tokens_across_devices and trainer.model_accepts_loss_kwargs):
             raise ValueError(
                 "sequence_parallel needs a loss averaged over the tokens of all parts: leave "
-                "average_tokens_across_devices on, and take a model whose loss takes num_items_in_batch."
+                "average_tokens_across_devices on, and use a model whose forward accepts num_items_in_batch."
             )
-        trainer.add_callback(SplitAttention(context, [n for n in (network, trainer.original) if n is not None]))
-    if stage.setup.fp32_accumulation:
-        trainer.gradients = Float32Gradients(network)
-    # Without a bar of its own Trainer prints every log line.
+        trainer.add_callback(SplitAttention(context, [each for each in (network, base) if each is not None]))
+    # With disable_tqdm, Trainer adds a callback that prints every log entry.
     trainer.remove_callback(PrinterCallback)
     return trainer

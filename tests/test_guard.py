@@ -28,10 +28,6 @@ FAMILIES = {
 }
 
 
-# Its new name is not in every version that the kit allows.
-pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
-
-
 def tiny(family="llama", attention="sdpa", **settings):
     config_class, model_class = FAMILIES[family]
     torch.manual_seed(0)
@@ -52,12 +48,12 @@ def tiny(family="llama", attention="sdpa", **settings):
 
 
 def checkpointed(model, use_reentrant):
-    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
     return model
 
 
 def register(monkeypatch, name, function):
-    # As AttentionInterface.register does, but undone after the test.
+    # Like AttentionInterface.register, but undone after the test.
     monkeypatch.setitem(AttentionInterface._global_mapping, name, function)
 
 
@@ -76,20 +72,20 @@ def test_skipping_positions_example():
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_passes_with_a_mask_and_raises_without(family, attention):
+def test_passes_with_mask_and_fails_without(family, attention):
     model = tiny(family, attention)
     check_skipped_positions(model)
     with pytest.raises(SkippedPositionsError) as caught:
         check_skipped_positions(model, with_mask=False)
     message = str(caught.value)
-    for needed in ("(segment 0)", repr(attention), transformers.__version__, "all-ones attention_mask in every batch"):
+    for needed in ("(segment 0)", repr(attention), transformers.__version__, "all-ones attention_mask to every batch"):
         assert needed in message
     assert re.search(r"tokens \[0, 1, .*, 7\]", message)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_gradient_checkpointing(attention, use_reentrant):
+def test_works_with_activation_checkpointing(attention, use_reentrant):
     model = checkpointed(tiny(attention=attention), use_reentrant)
     calls = []
     model.model.layers[0].input_layernorm.register_forward_hook(lambda *_: calls.append(1))
@@ -99,8 +95,8 @@ def test_gradient_checkpointing(attention, use_reentrant):
         check_skipped_positions(model, with_mask=False)
 
 
-def test_gradient_checkpointing_with_inputs_that_require_grads():
-    # What peft does to a frozen model: a hook on the embeddings that was there first.
+def test_works_with_checkpointing_and_inputs_that_require_grads():
+    # Like peft does with a frozen model: adds a hook on the embeddings first.
     model = checkpointed(tiny(), use_reentrant=True).requires_grad_(False)
     model.enable_input_require_grads()
     before = state_of(model)
@@ -110,7 +106,7 @@ def test_gradient_checkpointing_with_inputs_that_require_grads():
 
 @pytest.mark.parametrize("use_reentrant", [None, False, True])
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_dropout_hides_nothing_and_fakes_nothing(family, use_reentrant):
+def test_dropout_does_not_change_the_result(family, use_reentrant):
     model = tiny(family, attention_dropout=0.5)
     if use_reentrant is not None:
         checkpointed(model, use_reentrant)
@@ -119,14 +115,14 @@ def test_dropout_hides_nothing_and_fakes_nothing(family, use_reentrant):
         check_skipped_positions(model, with_mask=False)
 
 
-def test_one_head_with_heavy_dropout():
+def test_passes_with_one_head_and_heavy_dropout():
     check_skipped_positions(
         tiny(num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, attention_dropout=0.3)
     )
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_bfloat16_and_autocast(attention):
+def test_works_in_bfloat16_and_under_autocast(attention):
     low = tiny(attention=attention).to(torch.bfloat16)
     check_skipped_positions(low)
     with pytest.raises(SkippedPositionsError):
@@ -138,14 +134,14 @@ def test_bfloat16_and_autocast(attention):
             check_skipped_positions(mixed, with_mask=False)
 
 
-def test_works_where_gradients_are_off():
+def test_works_under_no_grad():
     with torch.no_grad():
         check_skipped_positions(tiny())
         assert not torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("use_reentrant", [None, False, True])
-def test_leaking_later_tokens_is_caught(use_reentrant):
+def test_influence_of_later_tokens_is_detected(use_reentrant):
     model = tiny()
     if use_reentrant is not None:
         checkpointed(model, use_reentrant)
@@ -154,7 +150,7 @@ def test_leaking_later_tokens_is_caught(use_reentrant):
         check_skipped_positions(model)
 
 
-def test_bidirectional_attention_is_caught(monkeypatch):
+def test_bidirectional_attention_is_detected(monkeypatch):
     def both_ways(module, query, key, value, attention_mask, **kwargs):
         return sdpa_attention_forward(module, query, key, value, None, is_causal=False, **kwargs)
 
@@ -164,7 +160,7 @@ def test_bidirectional_attention_is_caught(monkeypatch):
 
 
 @pytest.mark.parametrize("n_rows", [1, 2])
-def test_a_cut_in_spite_of_the_mask_is_caught_at_both_batch_sizes(monkeypatch, n_rows):
+def test_cut_despite_the_mask_is_detected_at_both_batch_sizes(monkeypatch, n_rows):
     def packs(module, query, key, value, attention_mask, position_ids=None, **kwargs):
         if position_ids.shape[0] != n_rows:
             return sdpa_attention_forward(module, query, key, value, None, is_causal=True, **kwargs)
@@ -178,21 +174,22 @@ def test_a_cut_in_spite_of_the_mask_is_caught_at_both_batch_sizes(monkeypatch, n
         check_skipped_positions(model)
     message = str(caught.value)
     assert f"batch size {n_rows}" in message
-    assert "keep that and load the model with another attn_implementation" in message
+    assert "already had an all-ones attention_mask, so load the model with another attn_implementation" in message
 
 
-def test_a_cut_at_the_second_jump_alone_is_caught(monkeypatch):
+def test_cut_at_only_the_second_jump_is_detected(monkeypatch):
     def late(module, query, key, value, attention_mask, position_ids=None, **kwargs):
         last = (position_ids.diff(dim=-1, prepend=position_ids[:, :1]) > 1).cumsum(-1) == 2
         mask = (last[:, :, None] == last[:, None, :]).tril()[:, None]
         return sdpa_attention_forward(module, query, key, value, mask, is_causal=False, **kwargs)
 
     register(monkeypatch, "late", late)
-    with pytest.raises(SkippedPositionsError, match=r"\(segment 0, 1\) do not move the logits of token 16 \(segment 2"):
+    cut = r"\(segment 0, 1\) do not influence the logits of token 16 \(segment 2"
+    with pytest.raises(SkippedPositionsError, match=cut):
         check_skipped_positions(tiny(attention="late"))
 
 
-def test_gradients_that_are_not_finite():
+def test_gradients_that_are_not_finite_are_an_error():
     model = tiny()
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
@@ -201,7 +198,7 @@ def test_gradients_that_are_not_finite():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_leaves_no_trace(training):
+def test_model_and_random_state_are_restored(training):
     model = tiny(attention_dropout=0.1).train(training)
     model.model.layers[1].train(not training)
     model.model.norm.weight.requires_grad_(False)
@@ -224,8 +221,8 @@ def test_leaves_no_trace(training):
     assert torch.equal(torch.get_rng_state(), rng)
 
 
-@pytest.mark.parametrize("where", ["lm_head", "model.embed_tokens"])
-def test_leaves_no_trace_after_an_error(monkeypatch, where):
+@pytest.mark.parametrize("part", ["lm_head", "model.embed_tokens"])
+def test_model_and_random_state_are_restored_after_an_error(monkeypatch, part):
     model = tiny().eval()
     before, rng = state_of(model), torch.get_rng_state()
 
@@ -234,14 +231,14 @@ def test_leaves_no_trace_after_an_error(monkeypatch, where):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(model.get_submodule(where), "forward", fails)
+        patch.setattr(model.get_submodule(part), "forward", fails)
         with pytest.raises(KeyboardInterrupt):
             check_skipped_positions(model)
     assert state_of(model) == before
     assert torch.equal(torch.get_rng_state(), rng)
 
 
-def test_says_the_same_twice():
+def test_message_does_not_depend_on_the_random_state():
     messages = []
     for seed in (1, 2):
         model = tiny()
@@ -266,22 +263,22 @@ def test_adapts_to_short_windows(n_positions):
         check_skipped_positions(model, with_mask=False)
 
 
-def test_too_short_a_window_is_an_error():
+def test_window_that_is_too_short_is_an_error():
     with pytest.raises(ValueError, match="max_position_embeddings is 7"):
         check_skipped_positions(tiny(max_position_embeddings=7))
 
 
-def test_sliding_windows_are_not_taken_for_cuts():
+def test_sliding_windows_are_not_reported_as_cuts():
     check_skipped_positions(tiny("mistral", sliding_window=8, num_hidden_layers=1))
-    with pytest.raises(ValueError, match="sliding window 4"):
+    with pytest.raises(ValueError, match="sliding window is 4"):
         check_skipped_positions(tiny("mistral", sliding_window=4))
 
 
-def test_token_influence_needs_the_embeddings_in_the_graph(monkeypatch):
+def test_token_influence_fails_if_the_embeddings_get_no_gradient(monkeypatch):
     model = tiny().requires_grad_(False)
     batch = {"input_ids": torch.tensor([[1, 2, 3]])}
-    influence = token_influence(model, batch, 1, torch.Generator().manual_seed(0))
+    influence = token_influence(model, batch, 1, generator=torch.Generator().manual_seed(0))
     assert (influence > 0).tolist() == [[True, True, False]]
     model.model.layers[0].register_forward_hook(lambda module, args, out: out.detach().requires_grad_(True))
-    with pytest.raises(SkippedPositionsError, match="sent no gradient back"):
-        token_influence(model, batch, 1, torch.Generator().manual_seed(0))
+    with pytest.raises(SkippedPositionsError, match="they got no gradient"):
+        token_influence(model, batch, 1, generator=torch.Generator().manual_seed(0))
