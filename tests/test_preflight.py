@@ -329,7 +329,9 @@ def exit_of(capsys, *words):
 
 @pytest.mark.parametrize("command", ["train", "check"])
 def test_damaged_model_exits_1_with_one_message(command, folder, capsys, monkeypatch):
-    monkeypatch.setattr(recipe, "load_material", lambda *given: pytest.fail("read the text before all checks"))
+    monkeypatch.setattr(
+        "longrecipe.recipe.stages.load_material", lambda *given: pytest.fail("read the text before all checks")
+    )
     settings(folder)
     drop_norm(folder)
     code, said = exit_of(capsys, command, "--params", str(folder.parent / "own.yaml"))

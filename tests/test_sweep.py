@@ -59,7 +59,7 @@ def own_root(tmp_path, monkeypatch):
 def quick_text(corpus, monkeypatch):
     """The text of the session, less to measure perplexity on."""
     short = replace(corpus, held_out=corpus.held_out[:20_000])
-    monkeypatch.setattr(recipe.corpus, "load_english", lambda tokenizer, planted: short)
+    monkeypatch.setattr("longrecipe.data.corpus.load_english", lambda tokenizer, planted: short)
 
 
 # grids
