@@ -30,7 +30,7 @@ def small(kind=LlamaConfig, layers=2, **changes):
 
 
 class TestFlops:
-    def test_by_hand(self):
+    def test_flops_equal_those_counted_by_hand(self):
         config = small(tie_word_embeddings=True)
         # A block: q and out 64 x 96, k and v 64 x 48, three of the MLP, two norms; and the last norm.
         blocks = 2 * (2 * 64 * 96 + 2 * 64 * 48 + 3 * 64 * 192 + 2 * 64) + 64
@@ -42,7 +42,7 @@ class TestFlops:
         assert one.recompute == 0 and one.model == one.total == one.linear + one.attention + one.head
         assert training_flops(config, 400, 50) == 400 * one.model
 
-    def test_checkpointing_does_the_forward_pass_of_the_blocks_again(self):
+    def test_checkpointing_repeats_the_forward_pass_of_the_blocks(self):
         one, again = (flops_per_token(small(), 50, checkpointing) for checkpointing in (False, True))
         assert again.model == one.model
         assert again.total - one.total == (one.linear + one.attention) / 3
@@ -50,23 +50,23 @@ class TestFlops:
     @pytest.mark.parametrize(
         ("config", "billions"), [(LLAMA, 8.030261248), (MISTRAL, 7.248023552), (QWEN, 7.615616512)]
     )
-    def test_the_papers_models_have_their_published_sizes(self, config, billions):
+    def test_models_of_the_paper_have_their_published_sizes(self, config, billions):
         assert cost.counts(config).total == billions * 1e9
 
     @pytest.mark.parametrize("kind", FAMILIES)
     @pytest.mark.parametrize("tied", [True, False])
-    def test_counts_are_those_of_the_model(self, kind, tied):
+    def test_counts_equal_those_of_the_model(self, kind, tied):
         config = small(kind, tie_word_embeddings=tied)
         network = AutoModelForCausalLM.from_config(config)
         found = cost.counts(config)
         assert found.total == network.num_parameters()
         assert found.own_head == (0 if tied else 96 * 64)
-        # Input embeddings multiply nothing: a head of its own is no more work than a tied one.
+        # Input embeddings are not multiplied, so an untied head takes as many FLOPs as a tied one.
         assert training_flops(config, 7, 50) == training_flops(small(kind, tie_word_embeddings=not tied), 7, 50)
 
     @pytest.mark.parametrize("tied", [True, False])
-    def test_matrices_are_counted_as_torch_does(self, tied):
-        # torch counts what runs: eager attention, so both halves of the mask; norms as no multiplication of matrices.
+    def test_flops_of_matrices_equal_those_of_the_torch_counter(self, tied):
+        # torch counts executed FLOPs: both halves of the mask, as attention is eager, and no norms.
         from torch.utils.flop_counter import FlopCounterMode
 
         config = small(tie_word_embeddings=tied, attn_implementation="eager")
@@ -80,16 +80,16 @@ class TestFlops:
         assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
 
     @pytest.mark.parametrize(("config", "share"), [(LLAMA, 0.149), (MISTRAL, 0.146), (QWEN, 0.158)])
-    def test_a_sample_of_30_percent_costs_a_sixth_of_the_whole_at_128k(self, config, share):
+    def test_sample_of_30_percent_costs_a_sixth_of_the_whole_at_128k(self, config, share):
         n = int(0.3 * 131072)
         for checkpointing in (False, True):
             short, whole = (flops_per_token(config, length, checkpointing) * length for length in (n, 131072))
             assert short.total / whole.total == pytest.approx(share + 0.004, abs=0.004)
-            # The linear part alone would be the share of the tokens, attention its square.
+            # Linear layers cost the share of the tokens, attention its square.
             assert short.linear / whole.linear == pytest.approx(0.3, abs=1e-4)
             assert short.attention / whole.attention == pytest.approx(0.09, abs=1e-4)
 
-    def test_mini_has_the_cost_profile_of_the_large(self):
+    def test_mini_has_the_cost_profile_of_large_models(self):
         config = models.ARCHITECTURES["llama3"]()
         whole = flops_per_token(config, 4096)
         assert whole.attention / whole.model == pytest.approx(0.70, abs=0.01)
@@ -97,7 +97,7 @@ class TestFlops:
 
 
 def kept_bytes(config, n, checkpointing=False):
-    """What autograd keeps for the backward pass beside the parameters, bytes; blocks only, so without a loss."""
+    """Bytes that autograd keeps for the backward pass, without parameters and without a loss."""
     network = AutoModelForCausalLM.from_config(config).to(torch.bfloat16).train()
     if checkpointing:
         network.activation_checkpointing_enable({"use_reentrant": False})
@@ -111,7 +111,7 @@ def kept_bytes(config, n, checkpointing=False):
 
     ids = torch.zeros(1, n, dtype=torch.int64)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        # Alive until it is counted, or storages would be used again.
+        # Keep the output until storages are counted, as freed ones would be reused.
         out = network(ids, attention_mask=torch.ones_like(ids), position_ids=ids.cumsum(1) * 3, use_cache=False)
     total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     del out
@@ -123,7 +123,7 @@ class TestMemory:
     @pytest.mark.parametrize(
         "change", [{}, {"hidden_size": 96}, {"intermediate_size": 100}, {"num_key_value_heads": 4}]
     )
-    def test_activations_of_a_block_are_what_autograd_keeps(self, kind, change):
+    def test_activations_of_a_block_equal_those_that_autograd_keeps(self, kind, change):
         n, configs = 128, [small(kind, layers, attn_implementation="sdpa", **change) for layers in (1, 2)]
         one, two = (kept_bytes(config, n) for config in configs)
         assert two - one == n * cost.activation_bytes(configs[0])
@@ -133,7 +133,7 @@ class TestMemory:
         two, three = (kept_bytes(config, n, checkpointing=True) for config in configs)
         assert three - two == pytest.approx(n * 2 * 64, rel=0.02)
 
-    def test_by_hand(self):
+    def test_memory_equals_that_counted_by_hand(self):
         config, n = small(), 1000
         N, kept = cost.counts(config).total, cost.activation_bytes(config)
         got = training_memory(config, n, Setup(checkpointing=False, fused_loss=False, optimizer="adamw_bf16"))
@@ -143,7 +143,7 @@ class TestMemory:
         assert got.peak == 8 * N + got.checkpoints + got.runtime + max(got.block, got.logits)
         assert sum(v for k, v in got.gigabytes().items() if k not in ("peak", "host")) >= got.peak / 1e9
 
-    def test_every_saving_saves_what_it_says(self):
+    def test_every_saving_reduces_its_part(self):
         base = Setup(checkpointing=False, fused_loss=False, optimizer="adamw_fp32", fp32_weights=True)
         savings = {
             "weights": {"fp32_weights": False},
@@ -158,7 +158,7 @@ class TestMemory:
             assert getattr(after, part) < 0.75 * getattr(before, part), part
             assert after.peak < before.peak or part == "logits"
 
-    def test_what_is_offloaded_is_in_the_hosts_memory(self):
+    def test_offloaded_parts_are_in_host_memory(self):
         here, away = (training_memory(LLAMA, 38400, Setup(offload_activations=x, offload_optimizer=x)) for x in (0, 1))
         assert here.host == 0 and away.optimizer == 0
         # 32 inputs of blocks, 4096 wide, in bfloat16.
@@ -166,7 +166,7 @@ class TestMemory:
         assert away.host == here.checkpoints + here.optimizer
         assert away.checkpoints == here.checkpoints / 16
 
-    def test_more_gpus_share(self):
+    def test_gpus_share_memory(self):
         one, eight = (training_memory(LLAMA, 131072, Setup(shards=k, sequence_parallel=k)) for k in (1, 8))
         for part in ("gradients", "optimizer", "checkpoints"):
             assert getattr(eight, part) == pytest.approx(getattr(one, part) / 8)
@@ -175,12 +175,12 @@ class TestMemory:
         assert one.weights / 8 < eight.weights < one.weights / 4
 
     @pytest.mark.parametrize("config", [LLAMA, MISTRAL, QWEN])
-    def test_the_papers_recipe_fits_one_gpu_of_80_gb_and_full_length_does_not(self, config):
+    def test_recipe_of_the_paper_fits_one_gpu_of_80_gb_and_full_length_does_not(self, config):
         assert cost.check_fits(config, 38400, gpu_bytes=80e9, host_bytes=100e9).peak < 76e9
         with pytest.raises(cost.DoesNotFitError):
             cost.check_fits(config, 131072, gpu_bytes=80e9, host_bytes=100e9)
 
-    def test_unknown_setups_are_refused(self):
+    def test_invalid_setups_are_an_error(self):
         with pytest.raises(ValueError, match=re.escape("optimizer = 'sgd': allowed are adamw_fp32, adamw_bf16")):
             Setup(optimizer="sgd")
         with pytest.raises(ValueError, match="shards = 0"):
@@ -192,15 +192,15 @@ class TestMemory:
 class TestAdvice:
     WASTEFUL = Setup(optimizer="adamw_fp32", fp32_weights=True, checkpointing=False, fused_loss=False)
 
-    def test_names_what_is_needed_and_what_there_is(self):
+    def test_message_names_needed_and_available_memory(self):
         with pytest.raises(cost.DoesNotFitError) as raised:
             cost.check_fits(LLAMA, 38400, gpu_bytes=80e9, host_bytes=100e9, setup=self.WASTEFUL)
         message = str(raised.value)
-        assert "38,400 tokens need about 452 GB" in message and "there are 80 and 100" in message
+        assert "38,400 tokens need about 452 GB" in message and "available are 80 and 100" in message
         assert "on this GPU with fused_loss = True; checkpointing = True; optimizer = adamw_8bit" in message
 
     @pytest.mark.parametrize(("gpu", "tokens"), list(itertools.product((24e9, 40e9, 80e9), (8192, 38400, 131072))))
-    def test_what_it_advises_fits(self, gpu, tokens):
+    def test_advised_settings_fit(self, gpu, tokens):
         try:
             cost.check_fits(LLAMA, tokens, gpu_bytes=gpu, host_bytes=100e9)
             return
@@ -220,15 +220,15 @@ class TestAdvice:
         assert advised, message
 
     def test_one_sample_at_a_time_is_advised_first(self):
-        with pytest.raises(cost.DoesNotFitError, match="What would fit: one sample at a time, with gradient accumul"):
+        with pytest.raises(cost.DoesNotFitError, match="These would fit: one sample at a time, with gradient accumul"):
             cost.check_fits(LLAMA, 38400, gpu_bytes=80e9, host_bytes=100e9, batch_size=4)
 
-    def test_a_full_host_is_told_too(self):
-        with pytest.raises(cost.DoesNotFitError, match=r"10 GB of the host's memory; there are 80 and 5\."):
+    def test_too_little_host_memory_is_an_error(self):
+        with pytest.raises(cost.DoesNotFitError, match=r"10 GB of host memory; available are 80 and 5\."):
             cost.check_fits(LLAMA, 38400, gpu_bytes=80e9, host_bytes=5e9, setup=Setup(offload_activations=True))
 
-    def test_where_nothing_helps_it_says_so(self):
-        with pytest.raises(cost.DoesNotFitError, match="No setup known here fits"):
+    def test_message_says_if_no_setup_fits(self):
+        with pytest.raises(cost.DoesNotFitError, match="No known setup fits"):
             cost.check_fits(LLAMA, 131072, gpu_bytes=2e9, host_bytes=1e9)
 
 
@@ -237,7 +237,7 @@ class TestTime:
         "made up", 80e9, peak_flops=1e12, matmul_flops=5e11, attention_flops=2e11, bandwidth=1e11, host_bandwidth=1e10
     )
 
-    def test_by_hand(self):
+    def test_seconds_equal_those_counted_by_hand(self):
         config, n = small(), 1000
         one, N = flops_per_token(config, n), cost.counts(config).total
         setup = Setup(checkpointing=False, optimizer="adamw_bf16")
@@ -249,7 +249,7 @@ class TestTime:
         assert got.optimizer == pytest.approx(14 * N / 1e11) and got.offload == 0
         assert got.total == pytest.approx(got.linear + got.attention + got.traffic + got.optimizer)
 
-    def test_what_is_recomputed_takes_time_and_is_no_use(self):
+    def test_recomputation_takes_time_and_lowers_mfu(self):
         plain, again = (
             cost.step_seconds(LLAMA, 38400, self.DEVICE, setup=Setup(checkpointing=x)) for x in (False, True)
         )
@@ -262,7 +262,7 @@ class TestTime:
             < 0.5
         )
 
-    def test_offload_copies_every_input_there_and_back(self):
+    def test_offloading_copies_every_input_twice(self):
         got = cost.step_seconds(LLAMA, 38400, self.DEVICE, setup=Setup(offload_activations=True), batches=96)
         assert got.offload == pytest.approx(96 * 2 * 32 * 4096 * 2 * 38400 / 1e10)
 
@@ -270,11 +270,11 @@ class TestTime:
     def test_rates_stay_below_the_peak(self, name):
         device = cost.DEVICES[name]
         assert device.attention_flops < device.matmul_flops < device.peak_flops and not device.measured
-        # The paper's stage 1: 104 steps of 96 samples; its own table has 30 hours on two A800 and 20 on two H100.
+        # Stage 1 of the paper: 104 steps of 96 samples. Its table has 30 hours on two A800 and 20 on two H100.
         seconds = cost.step_seconds(LLAMA, 38400, device, batches=96)
         assert 0.4 < cost.mfu(LLAMA, 38400, device, seconds=seconds.total / 96) < 0.5
 
-    def test_a_records_rates_make_a_device(self):
+    def test_device_has_the_rates_of_a_record(self):
         rates = {"matmul_flops": 3e11, "attention_flops": 1e11, "bandwidth": 7e9}
         device = cost.device_of({"device": "x86_64", "rates": rates})
         assert device.measured and device.name == "x86_64"
@@ -287,23 +287,23 @@ class TestTime:
 class TestPlan:
     H100 = cost.DEVICES["H100 80 GB"]
 
-    def test_gpu_hours_are_those_of_all_steps(self):
+    def test_gpu_hours_include_all_steps(self):
         one = cost.step_seconds(LLAMA, 38400, self.H100, batches=96).total / 3600
         assert cost.gpu_hours(LLAMA, 38400, 104 * 96, device=self.H100) == pytest.approx(104 * one)
 
-    def test_as_many_gpus_as_hold_it_and_no_fewer(self):
+    def test_gpus_needed_is_the_smallest_number_that_fits(self):
         assert [cost.gpus_needed(LLAMA, n, self.H100) for n in (38400, 131072)] == [1, 2]
         split = Setup(shards=2, sequence_parallel=2)
         assert training_memory(LLAMA, 131072, split).peak <= self.H100.memory_bytes
         assert math.isnan(cost.gpus_needed(LLAMA, 10**8, self.H100))
 
     @pytest.mark.parametrize("setup", [Setup(), Setup(offload_activations=True)])
-    def test_the_longest_sample_fits_and_a_longer_one_does_not(self, setup):
+    def test_longest_sample_fits_and_a_longer_one_does_not(self, setup):
         n = cost.longest_sample(LLAMA, gpu_bytes=80e9, host_bytes=20e9, setup=setup)
         assert cost.check_fits(LLAMA, n, gpu_bytes=80e9, host_bytes=20e9, setup=setup)
         with pytest.raises(cost.DoesNotFitError):
             cost.check_fits(LLAMA, n + 1024, gpu_bytes=80e9, host_bytes=20e9, setup=setup)
 
-    def test_there_may_be_none_and_the_search_ends(self):
+    def test_longest_sample_is_0_or_the_limit_in_extreme_cases(self):
         assert cost.longest_sample(LLAMA, gpu_bytes=24e9, host_bytes=100e9, setup=Setup()) == 0
         assert cost.longest_sample(small(), gpu_bytes=1e15, host_bytes=1e15, setup=Setup()) == cost.LONGEST

@@ -255,7 +255,7 @@ def test_what_a_grid_cannot_take_stops_before_anything_is_trained(notebook, para
 def test_what_does_not_fit_stops_at_once_and_says_what_would(tmp_path, environment):
     run = papermill("05_resources.ipynb", tmp_path / "out.ipynb", environment, gpu="RTX 4090 24 GB")
     assert run.returncode == 1
-    assert "DoesNotFitError" in run.stderr and "What would fit: 4 such GPUs" in run.stderr
+    assert "DoesNotFitError" in run.stderr and "These would fit: 4 such GPUs" in run.stderr
     ran = [cell for cell in code_cells(tmp_path / "out.ipynb") if cell.execution_count is not None]
     assert len(ran) == 3
 

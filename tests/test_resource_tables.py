@@ -56,7 +56,7 @@ class TestQuestion:
             ({"gpu": "TPU"}, "gpu = 'TPU': allowed are RTX 4090 24 GB, A100 40 GB, A100 80 GB, H100 80 GB"),
             ({"model": "gpt5"}, "paper: llama3, mistral, qwen2"),
             ({"method": "nope"}, "allowed are longrecipe, "),
-            ({"method": "none"}, "trains nothing"),
+            ({"method": "none"}, "does not train"),
             ({"ratio": 1.5}, "ratio = 1.5"),
             ({"target_length": "long"}, "target_length = 'long'"),
             ({"target_length": 40}, "at least 16 are needed"),
@@ -75,7 +75,7 @@ class TestQuestion:
 
     def test_what_fits_is_said_and_what_does_not_is_refused_with_what_would(self):
         assert question().check().peak < 80e9
-        with pytest.raises(cost.DoesNotFitError, match=r"What would fit: .*such GPUs"):
+        with pytest.raises(cost.DoesNotFitError, match=r"These would fit: .*such GPUs"):
             question(gpu="RTX 4090 24 GB").check()
         assert question(scale="mini", gpu="RTX 4090 24 GB", target_length=4096).check().peak < 3e9
 

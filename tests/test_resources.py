@@ -89,7 +89,7 @@ def test_a_case_that_failed_is_tried_again_and_named(tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit) as left:
         main(["cost", "mini", "--out", str(path), "--minutes", "5"])
     said = capsys.readouterr().err
-    assert left.value.code == 1 and "2 cases failed, and the next run tries them again: llama3 rpes T=512" in said
+    assert left.value.code == 1 and "2 cases failed; the next run tries them again: llama3 rpes T=512" in said
     assert "RuntimeError: no such thing" in said and "llama3 pose T=512 n=153 (exit status 0: no message)" in said
     assert "Traceback" not in said
     assert [case["method"] for case in json.loads(path.read_text())["cases"].values()] == ["flt", "longrecipe"]

@@ -1,4 +1,4 @@
-"""What training costs, from any model's configuration, before it starts: operations, memory, time and disk."""
+"""The cost of training, computed from the configuration of a model: operations, memory, time and disk."""
 
 from longrecipe.cost.disk import disk_bytes
 from longrecipe.cost.flops import Counts, Flops, counts, flops_per_token, training_flops

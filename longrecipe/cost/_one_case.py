@@ -1,4 +1,4 @@
-"""Measure one case, given as JSON, and print the result as JSON: `measure.run` starts this in a process of its own."""
+"""Measure one case, given as JSON, and print the result as JSON. `measure.run` starts this in a separate process."""
 
 import json
 import sys

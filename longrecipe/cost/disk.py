@@ -1,25 +1,25 @@
-"""What a run writes to disk, from a model's configuration."""
+"""The disk space of a run, from the configuration of a model."""
 
-from typing import Any
+from transformers import PreTrainedConfig
 
 from longrecipe.cost.flops import counts
 from longrecipe.cost.memory import OPTIMIZER_BYTES
 from longrecipe.settings.memory import Setup
 
-# Finished stages that stay: H', extension, replay. Then the export.
+# Finished stages that are kept: H', extension, replay. The export comes on top.
 _STAGES = 3
-# transformers keeps two checkpoints, and writes the third before it deletes the first.
+# transformers keeps two checkpoints, and writes a third one before it deletes the first.
 _CHECKPOINTS = 3
 
 
-def disk_bytes(config: Any, setup: Setup, n_row_tokens: float = 0, n_text_tokens: float = 0) -> float:
-    r"""Bytes that a run writes to disk at most: finished stages, checkpoints of the one in work, export, samples, text.
+def disk_bytes(config: PreTrainedConfig, setup: Setup, *, n_row_tokens: float = 0, n_text_tokens: float = 0) -> float:
+    r"""The maximum disk space of a run, in bytes: finished stages, checkpoints of one stage, export, samples and text.
 
-    With N parameters of b bytes and m bytes of moments a parameter: $4 b N + 3 (b + m) N$, 8 bytes for each token of a
-    stored sample, and 4 for each token of text.
+    With N parameters of b bytes each and m bytes of moments per parameter: $4 b N + 3 (b + m) N$, plus 8 bytes for each
+    token of a stored sample and 4 for each token of text.
 
-    Args: config of the model; setup: its dtypes; n_row_tokens of all stored samples; n_text_tokens of the text.
-    Example: Llama-3-8B as in params/paper, 8-bit moments: 161 GB, and 14 GB of samples and text.
+    Args: config: of the model; setup: for its dtypes; n_row_tokens: of all stored samples; n_text_tokens: of the text.
+    Example: Llama-3-8B as in params/paper, with 8-bit moments: 161 GB, and 14 GB of samples and text.
     """
     n, size = counts(config).total, 4.0 if setup.fp32_weights else 2.0
     model, checkpoint = size * n, (size + OPTIMIZER_BYTES[setup.optimizer]) * n

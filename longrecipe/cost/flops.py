@@ -1,20 +1,18 @@
-"""What training costs in floating-point operations, from any configuration of a transformer."""
+"""The floating-point operations of training, from the configuration of a transformer."""
 
 import functools
 import json
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from longrecipe.models.rope import head_dim
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Parameters of a model: of its blocks, of the input embeddings, and of the output matrix (LM head) where it has
-    weights of its own."""
+    """Numbers of parameters: of the blocks, of the input embeddings, and of the LM head if it is not tied to them."""
 
     blocks: int
     embeddings: int
@@ -22,12 +20,12 @@ class Counts:
 
     @property
     def total(self) -> int:
-        """All parameters, a tied LM head counted once."""
+        """All parameters; a tied LM head counts once."""
         return self.blocks + self.embeddings + self.own_head
 
 
-def counts(config: Any) -> Counts:
-    """Count the parameters of a model from its configuration, which is built without memory (on the meta device)."""
+def counts(config: PreTrainedConfig) -> Counts:
+    """Count the parameters of a model, which is built from its configuration on the meta device, without memory."""
     return _counts(type(config), json.dumps(config.to_dict(), default=str, sort_keys=True))
 
 
@@ -42,10 +40,10 @@ def _counts(kind: type, settings: str) -> Counts:
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations, by what they are for; a multiplication and an addition are two.
+    """Floating-point operations by purpose; a multiplication and an addition count as two.
 
-    linear: matrices of the blocks; attention: scores and weighted sums, causal; head: the LM head; recompute: forward
-    passes done again in the backward one. MFU counts all but recompute.
+    linear: matrices of the blocks; attention: causal scores and weighted sums; head: the LM head; recompute: forward
+    passes repeated in the backward pass. MFU counts all but recompute.
     """
 
     linear: float
@@ -55,30 +53,30 @@ class Flops:
 
     @property
     def model(self) -> float:
-        """What the model needs, whatever is recomputed: the count of MFU."""
+        """Operations that the model needs, without recomputation. MFU counts these."""
         return self.linear + self.attention + self.head
 
     @property
     def total(self) -> float:
-        """What the processor executes."""
+        """Operations that the processor executes."""
         return self.model + self.recompute
 
     def __mul__(self, n_tokens: float) -> "Flops":
         return Flops(*(n_tokens * value for value in astuple(self)))
 
 
-def flops_per_token(config: Any, length: int, checkpointing: bool = False) -> Flops:
-    r"""FLOPs that training takes for each token of samples of n tokens, forward and backward.
+def flops_per_token(config: PreTrainedConfig, length: int, checkpointing: bool = False) -> Flops:
+    r"""FLOPs per token of training on samples of n tokens, forward and backward.
 
-    Forward, a token: linear $2 N_b$, head $2 V H$ and attention $4 L h d \cdot n / 2$: two products of length d for
-    each head and earlier token, of which a causal mask leaves half (Chowdhery et al. 2022, arXiv 2204.02311, appendix
-    B, halved). Backward is twice that. Checkpointing does the blocks' forward pass again: $2 N_b + 2 L h d n$ more
-    (Chen et al. 2016, arXiv 1604.06174). What a flash kernel recomputes inside its backward pass is not counted, by
-    custom.
+    Forward, per token: linear $2 N_b$, head $2 V H$ and attention $4 L h d \cdot n / 2$, two products of length d for
+    each head and each other token, halved by the causal mask (Chowdhery et al. 2022, arXiv 2204.02311, appendix B,
+    without this half). The backward pass takes twice as many. Checkpointing repeats the forward pass of the blocks:
+    $2 N_b + 2 L h d n$ more (Chen et al. 2016, arXiv 1604.06174). Recomputation inside the backward pass of a flash
+    kernel does not count, as usual.
 
-    Args: config of the model: L layers of h heads of width d, vocabulary V, hidden size H, N_b parameters of its blocks
-    (norms included); length n, tokens of one sample. Skipped positions cost nothing: only how many tokens are read
-    does. Worked example: L 1, h 1, d 2, H 2, V 5, N_b 40, five tokens: linear 240, attention 60, head 60.
+    Args: config: L layers of h heads of width d, vocabulary V, hidden size H, N_b parameters of the blocks, norms
+    included; length: n, tokens of one sample. Skipped positions cost nothing, only the number of tokens matters.
+    Example: L 1, h 1, d 2, H 2, V 5, N_b 40, five tokens: linear 240, attention 60, head 60.
     """
     config = config.get_text_config()
     blocks = counts(config).blocks
@@ -91,6 +89,6 @@ def flops_per_token(config: Any, length: int, checkpointing: bool = False) -> Fl
     )
 
 
-def training_flops(config: Any, n_tokens: float, length: int) -> float:
-    """Model FLOPs of training on n_tokens in samples of `length` tokens each; see `flops_per_token`."""
+def training_flops(config: PreTrainedConfig, n_tokens: float, length: int) -> float:
+    """Model FLOPs of training on n_tokens, in samples of `length` tokens each; see `flops_per_token`."""
     return (flops_per_token(config, length) * n_tokens).model

@@ -1,9 +1,8 @@
-"""What training costs where it runs: seconds and memory of steps, measured with the Trainer that the recipe uses.
+"""Measure time and memory of training steps on this machine, with the Trainer that the recipe uses.
 
-`longrecipe cost` runs this. Models of the paper's shapes have random weights, as neither time nor memory depends on
-their values. Each case runs in a process of its own, and results are written after each: a run that was cut off
-resumes. A case that does not fit into memory counts as measured; one that fails for another reason is tried
-again by the next run.
+`longrecipe cost` runs this. Models with the shapes of the paper have random weights, because time and memory do not
+depend on their values. Each case runs in a separate process, and its result is saved at once, so an interrupted run
+resumes. A case that does not fit in memory counts as measured; one that failed for another reason is repeated.
 """
 
 import json
@@ -16,14 +15,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM, PreTrainedConfig, TrainerCallback
 
 from longrecipe import cost, models, positions
 from longrecipe.cost import GB
@@ -36,19 +34,19 @@ from longrecipe.train import PLAIN, Stage, weights_dtype
 from longrecipe.train.trainer import stage_trainer
 
 log = logging.getLogger(__name__)
-# As the paper's: 30 % of the target's tokens.
+# As in the paper: 30 % of the tokens of the target.
 RATIO = 0.3
-# How PyTorch's CPU allocators say that memory does not suffice, on Linux and macOS and on Windows.
+# Messages of PyTorch's CPU allocators if memory runs out, on Linux and macOS, and on Windows.
 _NO_MEMORY = ("can't allocate memory", "not enough memory")
 
 
 class CasesFailedError(RuntimeError):
-    """Cases failed for another reason than memory."""
+    """Cases failed for other reasons than memory."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement: a model by name and scale, trained by a method to a target of T tokens as a setup says."""
+    """One measurement: a model (by name and scale), a method, a target of T tokens, and a memory setup."""
 
     model: str
     scale: str
@@ -61,28 +59,30 @@ class Case:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of a sample: T for methods that read whole documents, else a share of it, the ratio."""
+        """Tokens of a sample: T for methods that read whole documents, else ratio * T."""
         whole = positions.method(self.method).text == "whole"
         return self.target_length if whole else int(self.ratio * self.target_length)
 
     @property
     def name(self) -> str:
-        """A name that says what is measured, and with what changed from the default setup of its scale."""
+        """A name with the model, method, lengths, and changes from the default setup of its scale."""
         usual = PLAIN if self.scale == "mini" else Setup()
         changed = [f"{k}={v}" for k, v in asdict(self.setup).items() if v != getattr(usual, k)]
         return " ".join([self.model, self.method, f"T={self.target_length}", f"n={self.n_tokens}", *changed])
 
 
 def mini_cases(lengths: Iterable[int] = (256, 512, 1024, 2048, 4096, 8192)) -> list[Case]:
-    """Every method of the paper over target lengths, in steps of 8 samples, as the mini recipe trains."""
+    """Every method of the paper at several target lengths, in steps of 8 samples, as the mini recipe trains."""
     methods = ("flt", "longrecipe", "rpes", "pose")
     cases = [Case("llama3", "mini", method, T, PLAIN, 8, steps=12) for T in lengths for method in methods]
     return [replace(case, steps=5) if case.n_tokens > 2500 else case for case in cases]
 
 
 def ratio_cases() -> list[Case]:
-    """FLT, PoSE and LongRecipe on each mini model to 10 and 16 windows, in steps of 8 samples; LongRecipe to 16 at
-    Figure 2's ratios."""
+    """FLT, PoSE and LongRecipe on each mini model, to 10 and 16 windows, in steps of 8 samples.
+
+    LongRecipe to 16 windows has the ratios of Figure 2.
+    """
     cases = []
     for model in models.ARCHITECTURES:
         for T, ratios in ((2560, (RATIO,)), (4096, (0.05, 0.1, 0.2, 0.3, 0.4))):
@@ -93,8 +93,10 @@ def ratio_cases() -> list[Case]:
 
 
 def gpu_cases(gpu_bytes: float) -> list[Case]:
-    """The paper's three models at 80k and 128k, each saving switched off in turn, and whole samples as far as they may
-    fit; what the cost model says needs over 1.1 times the memory is left out."""
+    """The three models of the paper at 80k and 128k, each saving switched off, one at a time, and whole samples.
+
+    Cases that need more than 1.1 times the memory, according to the cost model, are left out.
+    """
     base = Case("llama3", "paper", "longrecipe", 131072)
     cases = [base, replace(base, target_length=109227), replace(base, target_length=81920)]
     cases += [replace(base, model=name) for name in ("mistral", "qwen2")]
@@ -122,7 +124,7 @@ def _modelled(case: Case) -> cost.Memory:
 
 
 class _Watch(TrainerCallback):
-    """The seconds of each step, and memory's peak after the first."""
+    """Record the time at the end of each step."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -137,8 +139,10 @@ class _Watch(TrainerCallback):
 
 
 def measure(case: Case) -> dict:
-    """Train a few steps and return seconds of the fastest step (what else the machine does only adds), tokens a second,
-    the peak of memory in GB; `error` where memory did not suffice."""
+    """Train a few steps. Returns the seconds of the fastest step, tokens per second and peak memory in GB, or `error`.
+
+    The fastest step, because other work on the machine only adds time. `error` says that memory ran out.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = extend_config(models.config_of(case.model, case.scale), max(case.target_length, 512))
     config._attn_implementation = "sdpa"
@@ -165,7 +169,7 @@ def measure(case: Case) -> dict:
                 network = AutoModelForCausalLM.from_config(config, dtype=weights_dtype(case.setup))
             collator = samples.Collator(positions.METHODS[case.method], case.target_length, seed=0)
             dataset = samples.store(rows, Path(folder) / "data")
-            trainer = stage_trainer(network, dataset, collator, stage=stage, folder=Path(folder) / "run", original=None)
+            trainer = stage_trainer(network, dataset, collator, stage=stage, folder=Path(folder) / "run")
             trainer.add_callback(watch)
             trainer.train()
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -182,17 +186,17 @@ def measure(case: Case) -> dict:
 
 
 def _peak_bytes() -> int:
-    """The most memory that this process has held, bytes."""
+    """The peak memory of this process in bytes."""
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
-    # Only there on Unix; psutil knows no peak there.
+    # This module only exists on Unix, where psutil does not report a peak.
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def rates(config: Any, length: int) -> dict[str, float]:
+def rates(config: PreTrainedConfig, length: int) -> dict[str, float]:
     """What this machine reaches at a model's own shapes, for `cost.Device`: FLOP/s of the MLP's product and of causal
     attention (both passes) for a sample of `length` tokens, the bandwidths of its memory and, on a GPU, to the host,
     bytes a second."""
@@ -228,43 +232,43 @@ def _fastest(work, times: int = 5) -> float:
 
 
 def run(cases: Iterable[Case], path: Path, minutes: float) -> dict:
-    """Measure every case that path does not hold yet, each in a process of its own, until the minutes are used up.
+    """Measure all cases that are not in the file at path yet, each in a separate process, within the given minutes.
 
-    Returns the record at path. Raises ValueError if path is damaged, and at the end CasesFailedError if cases failed
-    for another reason than memory; these are not recorded.
+    Returns the record at path. Raises ValueError if the file is damaged, and CasesFailedError at the end if cases
+    failed for other reasons than memory; these are not recorded.
     """
     start, failed = time.perf_counter(), {}
     record = read_measured(path) if path.is_file() else _machine() | {"cases": {}}
     for case in tqdm([case for case in cases if not _is_measured(record, case)], desc="measured"):
         left = 60 * minutes - (time.perf_counter() - start)
         if left < 60:
-            log.warning("%s and what follows are left for another run: the minutes are used up", case.name)
+            log.warning("%s and later cases are left for another run: the time is up", case.name)
             break
         command = [sys.executable, "-m", "longrecipe.cost._one_case", json.dumps(asdict(case))]
         try:
             done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=left)
         except subprocess.TimeoutExpired:
-            log.warning("%s was cut off: the minutes are used up", case.name)
+            log.warning("%s was stopped: the time is up", case.name)
             break
         try:
             found = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
         except (ValueError, IndexError):
             found = None
         if not isinstance(found, dict):
-            said = done.stderr.strip().splitlines() or ["no message"]
-            failed[case.name] = f"exit status {done.returncode}: {said[-1][:300]}"
+            lines = done.stderr.strip().splitlines() or ["no message"]
+            failed[case.name] = f"exit status {done.returncode}: {lines[-1][:300]}"
             log.warning("%s failed (%s)", case.name, failed[case.name])
             continue
         record["cases"][case.name] = asdict(case) | {"n_tokens": case.n_tokens, "measured": found}
         write_text(path, json.dumps(record, indent=1) + "\n")
     if failed:
         listed = "; ".join(f"{name} ({why})" for name, why in failed.items())
-        raise CasesFailedError(f"{len(failed)} cases failed, and the next run tries them again: {listed}")
+        raise CasesFailedError(f"{len(failed)} cases failed; the next run tries them again: {listed}")
     return record
 
 
 def _is_measured(record: dict, case: Case) -> bool:
-    """Whether a record holds a case: its numbers, or that memory does not suffice."""
+    """Whether a record has a result of a case: its numbers, or that it ran out of memory."""
     found = record["cases"].get(case.name, {}).get("measured", {"error": ""})
     return "error" not in found or OUT_OF_MEMORY in found["error"].lower()
 

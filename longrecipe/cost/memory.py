@@ -1,13 +1,14 @@
-"""What training takes of memory, from any configuration of a transformer, by what the memory holds."""
+"""The memory of training by content, from the configuration of a transformer."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+
+from transformers import PreTrainedConfig
 
 from longrecipe.cost.flops import counts
 from longrecipe.models.rope import head_dim
 from longrecipe.settings.memory import Setup
 
-# Bytes for each parameter of Adam's two moments; the blocks of 256 of low-bit ones have a float32 scale each.
+# Bytes per parameter of Adam's two moments. In low-bit optimizers, each block of values has a float32 scale.
 OPTIMIZER_BYTES = {
     "adamw_fp32": 8.0,
     "adamw_bf16": 4.0,
@@ -19,11 +20,11 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one GPU at the peak of a training step, by what they hold, and of the host's memory.
+    """Bytes on one GPU at the peak of a training step, by content, and bytes of host memory.
 
-    weights, gradients, moments of the optimizer, checkpoints (inputs of all blocks; all activations where nothing is
-    recomputed), block (activations and gradients of the one in work), logits (with their gradients; the peak of either
-    is counted), runtime (CUDA's context and libraries, the allocator's gaps).
+    weights; gradients; optimizer: its moments; checkpoints: inputs of all blocks, or all activations if nothing is
+    recomputed; block: activations and gradients of the current block; logits: with their gradients; runtime: CUDA's
+    context and libraries, and gaps of the allocator; host: the host memory. The peak includes either block or logits.
     """
 
     weights: float
@@ -37,7 +38,7 @@ class Memory:
 
     @property
     def peak(self) -> float:
-        """Bytes on the GPU at the peak: the block in work and the logits are never there together."""
+        """Bytes on the GPU at the peak; the current block and the logits are never in memory together."""
         lasting = self.weights + self.gradients + self.optimizer + self.checkpoints + self.runtime
         return lasting + max(self.block, self.logits)
 
@@ -46,13 +47,14 @@ class Memory:
         return {f.name: getattr(self, f.name) / GB for f in fields(self)} | {"peak": self.peak / GB}
 
 
-def activation_bytes(config: Any) -> float:
-    r"""Bytes of activations that one block keeps for its backward pass, a token, in bfloat16, nothing recomputed.
+def activation_bytes(config: PreTrainedConfig) -> float:
+    r"""Bytes of activations per token that one block keeps for its backward pass, in bfloat16 without recomputation.
 
-    $16 H + 4 h d + 4 k d + 4 h + 8 F + 8$: two norms (input in float32, its scale, normalised, and their outputs,
-    which the matrices keep: 8 H + 4 each), queries and attention's output, keys and values, its log-sums, and four of
-    the MLP's width: gate, its SiLU, up, their product. Counted from what autograd keeps in transformers' Llama, Mistral
-    and Qwen2 with SDPA or flash attention, as Korthikanti et al. (2022, arXiv 2205.05198) do for GPT.
+    $16 H + 4 h d + 4 k d + 4 h + 8 F + 8$. The two norms keep 8 H + 4 each: their input in float32, its scale, the
+    normalised input, and the output, which the matrices keep. Attention keeps queries, output, keys, values and
+    log-sums. The MLP keeps four tensors of its width: gate, SiLU of it, up, and their product. These are the tensors
+    that autograd keeps in transformers' Llama, Mistral and Qwen2 with SDPA or flash attention; Korthikanti et al.
+    (2022, arXiv 2205.05198) do the same for GPT.
 
     Args: config: H hidden size, h heads and k key-value heads of width d, F width of the MLP.
     """
@@ -61,28 +63,30 @@ def activation_bytes(config: Any) -> float:
     return 16.0 * c.hidden_size + 4.0 * h * d + 4.0 * k * d + 4.0 * h + 8.0 * mlp_width(c) + 8.0
 
 
-def key_value_heads(config: Any) -> int:
-    """Heads of keys and values: all heads if the configuration names no fewer, as GPT-NeoX's."""
+def key_value_heads(config: PreTrainedConfig) -> int:
+    """Number of key-value heads: all heads if the configuration has no other number, as in GPT-NeoX."""
     return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
 
 
-def mlp_width(config: Any) -> int:
-    """Width of the MLP: intermediate_size or what a family calls it; 4 times the hidden size if it names none."""
+def mlp_width(config: PreTrainedConfig) -> int:
+    """Width of the MLP: intermediate_size or its name in another family, else 4 times the hidden size."""
     names = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim")
     return next((width for name in names if (width := getattr(config, name, None))), 4 * config.hidden_size)
 
 
-def training_memory(config: Any, n_tokens: int, setup: Setup | None = None, batch_size: int = 1) -> Memory:
+def training_memory(
+    config: PreTrainedConfig, n_tokens: int, setup: Setup | None = None, *, batch_size: int = 1
+) -> Memory:
     r"""Memory of one GPU that trains all weights of a model on samples of n tokens.
 
-    With N parameters, B samples at a time, s shards and p sequence shards: weights 2 N / s (6 N / s in mixed
-    precision), gradients 2 N / s (4 in float32), moments as the optimizer keeps them; checkpoints $2 L H n B / p$; the
-    block in work: `activation_bytes`, and the gradients at its widest point, the MLP ($6 F$, with $4 H$ at its ends);
-    where samples are split, keys and values of all parts and their gradients besides ($8 k d$ a token of the sample);
-    logits: a token's V in bfloat16, twice in float32 (upcast, softmax) and their gradient, 12 V, for all tokens of the
-    GPU or of a chunk. Sharded weights are gathered two blocks at a time (the next is fetched early).
+    With N parameters, B samples at a time, s shards and p sequence shards, in bytes:
+    weights 2 N / s (6 N / s in mixed precision); gradients 2 N / s (4 N / s in float32); optimizer as its moments need;
+    checkpoints $2 L H n B / p$; block: `activation_bytes`, plus gradients at its widest point, the MLP ($6 F + 4 H$),
+    and with split samples the keys and values of all parts with their gradients ($8 k d$ per token of the sample);
+    logits: V in bfloat16, twice in float32 (upcast, softmax), and the gradient, 12 V per token, for all tokens of the
+    GPU or of one chunk. Sharded weights are gathered for two blocks at a time, as the next block is prefetched.
 
-    Args: config; n_tokens of one sample; setup, None takes the defaults of Setup; batch_size, samples at a time.
+    Args: n_tokens: of one sample; setup: None means the defaults of Setup; batch_size: samples at a time.
     """
     setup, c, n = setup or Setup(), config.get_text_config(), counts(config)
     here = n_tokens * batch_size / setup.sequence_parallel
@@ -101,7 +105,7 @@ def training_memory(config: Any, n_tokens: int, setup: Setup | None = None, batc
         weights=(6.0 if setup.fp32_weights else 2.0) * n.total / setup.shards + gathered,
         gradients=(4.0 if setup.fp32_weights or setup.fp32_accumulation else 2.0) * n.total / setup.shards,
         optimizer=0.0 if setup.offload_optimizer else moments,
-        # Two inputs are on the way to and from the host.
+        # Two inputs are being copied to and from the host.
         checkpoints=2 * kept * here if away else checkpoints,
         block=block,
         logits=12.0 * c.vocab_size * at_once,
@@ -111,10 +115,10 @@ def training_memory(config: Any, n_tokens: int, setup: Setup | None = None, batc
 
 
 class DoesNotFitError(RuntimeError):
-    """Training would need more memory than there is; the message says what would fit."""
+    """Training needs more memory than available; the message suggests settings that fit."""
 
 
-# In the order of what they cost in time, least first.
+# Ordered by their cost in time, cheapest first.
 _SAVINGS = (
     {"fused_loss": True},
     {"checkpointing": True},
@@ -127,13 +131,19 @@ _SAVINGS = (
 
 
 def check_fits(
-    config: Any, n_tokens: int, gpu_bytes: float, host_bytes: float, setup: Setup | None = None, batch_size: int = 1
+    config: PreTrainedConfig,
+    n_tokens: int,
+    *,
+    gpu_bytes: float,
+    host_bytes: float,
+    setup: Setup | None = None,
+    batch_size: int = 1,
 ) -> Memory:
-    """Say before training starts whether it fits; returns its Memory.
+    """Check, before training starts, that it fits in memory. Returns its Memory.
 
-    Args: gpu_bytes, host_bytes: what one GPU and its share of the host have free; the others as in `training_memory`.
-    Raises DoesNotFitError that names what it needs, and what would fit: the cheapest further savings on this GPU, the
-    longest samples as set up, and how many such GPUs would hold the samples as they are.
+    Args: gpu_bytes, host_bytes: free memory of one GPU, and its share of the host's; others as in `training_memory`.
+    Raises DoesNotFitError with the memory needed and what fits: the cheapest additional savings on this GPU, the
+    longest samples with this setup, and the number of such GPUs for samples of this length.
     """
     setup = setup or Setup()
     need = training_memory(config, n_tokens, setup, batch_size=batch_size)
@@ -158,17 +168,17 @@ def check_fits(
             break
     longest = max((n for n in range(1024, n_tokens, 1024) if fits(setup, n)), default=0)
     if longest:
-        advice.append(f"samples of {longest:,} tokens, as set up")
+        advice.append(f"samples of {longest:,} tokens with this setup")
     for degree in (2, 4, 8, 16, 32, 64):
         many = replace(saved, shards=setup.shards * degree, sequence_parallel=setup.sequence_parallel * degree)
-        # The savings above cost time; more GPUs come without those that move data to the host.
+        # Offloading to the host costs time, so the advice for more GPUs does not include it.
         if fits(plain := replace(many, offload_activations=False, offload_optimizer=False)):
-            advice.append(f"{plain.shards} such GPUs, weights sharded and samples split among them")
+            advice.append(f"{plain.shards} such GPUs, with sharded weights and split samples")
             break
     sizes = need.gigabytes()
     parts = ", ".join(f"{name} {value:.1f}" for name, value in sizes.items() if name not in ("peak", "host"))
     raise DoesNotFitError(
         f"{n_tokens:,} tokens need about {sizes['peak']:.0f} GB on the GPU ({parts}) and {sizes['host']:.0f} GB of "
-        f"the host's memory; there are {gpu_bytes / GB:.0f} and {host_bytes / GB:.0f}. "
-        + (f"What would fit: {'; or '.join(advice)}." if advice else "No setup known here fits: take a smaller model.")
+        f"host memory; available are {gpu_bytes / GB:.0f} and {host_bytes / GB:.0f}. "
+        + (f"These would fit: {'; or '.join(advice)}." if advice else "No known setup fits: use a smaller model.")
     )

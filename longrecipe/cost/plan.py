@@ -1,17 +1,18 @@
-"""What a plan of training comes to: GPU-hours, GPUs that hold it, the longest samples that fit."""
+"""Plan training: GPU-hours, number of GPUs, and the longest samples that fit."""
 
 import bisect
-from typing import Any
+
+from transformers import PreTrainedConfig
 
 from longrecipe.cost.memory import training_memory
 from longrecipe.cost.time import Device, step_seconds
 from longrecipe.settings.memory import Setup
 
-# Samples of an optimizer step, the paper's.
+# Samples per optimizer step in the paper.
 BATCH = 96
-# Where the search for the longest sample ends, tokens.
+# The search for the longest sample stops here, tokens.
 LONGEST = 4096 * 1024
-# Each saving of the default setup switched off in turn, and one switched on that the default can do without.
+# Each saving of the default setup switched off, one at a time, and one that is off by default switched on.
 SAVINGS = {
     "as set up": {},
     "activations offloaded": {"offload_activations": True},
@@ -22,20 +23,22 @@ SAVINGS = {
 }
 
 
-def gpu_hours(config: Any, n_tokens: int, n_samples: float, device: Device, setup: Setup | None = None) -> float:
-    """Modelled GPU-hours of stage 1, in steps of 96 samples of n tokens; copies between GPUs are not counted."""
+def gpu_hours(
+    config: PreTrainedConfig, n_tokens: int, n_samples: float, *, device: Device, setup: Setup | None = None
+) -> float:
+    """Modelled GPU-hours of stage 1, in steps of 96 samples of n tokens, without communication between GPUs."""
     return step_seconds(config, n_tokens, device, setup=setup, batches=BATCH).total * n_samples / BATCH / 3600
 
 
-def gpus_needed(config: Any, n_tokens: int, device: Device) -> float:
-    """GPUs that hold training on samples of n tokens as set up by default, weights and sample split; NaN over 64."""
+def gpus_needed(config: PreTrainedConfig, n_tokens: int, device: Device) -> float:
+    """GPUs needed for samples of n tokens with the default setup, sharded weights and split samples; NaN above 64."""
     degrees = (1, 2, 4, 8, 16, 32, 64)
     peaks = {k: training_memory(config, n_tokens, Setup(shards=k, sequence_parallel=k)).peak for k in degrees}
     return next((k for k, peak in peaks.items() if peak <= device.memory_bytes), float("nan"))
 
 
-def longest_sample(config: Any, gpu_bytes: float, host_bytes: float, setup: Setup) -> int:
-    """The longest sample that fits, tokens, a multiple of 1024 up to LONGEST; 0 where even the shortest does not."""
+def longest_sample(config: PreTrainedConfig, *, gpu_bytes: float, host_bytes: float, setup: Setup) -> int:
+    """The longest sample that fits, in tokens, a multiple of 1024 up to LONGEST; 0 if not even 1024 tokens fit."""
 
     def too_long(thousands: int) -> bool:
         memory = training_memory(config, 1024 * thousands, setup)

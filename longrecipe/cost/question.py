@@ -1,4 +1,4 @@
-"""What notebook 05 is asked, checked before anything is computed."""
+"""The parameters of notebook 05, checked before anything is computed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,31 +12,31 @@ from longrecipe.settings import checked, given_in
 
 
 class Question(BaseModel):
-    """What notebook 05 is asked, checked: a model, how it is to be trained, on which GPU, at what price."""
+    """The parameters of notebook 05: a model, how it is trained, on which GPU, and its price."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
 
-    model: str = Field(description="a name that the scale knows, or a folder with a config.json")
+    model: str = Field(description="a name of this scale, or a folder with a config.json")
     scale: str = Field(description="mini, small or paper")
     method: str = Field(description="a method of positions.METHODS that trains")
     target_length: int = Field(ge=16, le=2**24, description="T, tokens")
-    ratio: float = Field(gt=0, le=1, description="tokens of a sample as a share of T; flt takes all of T")
+    ratio: float = Field(gt=0, le=1, description="tokens of a sample as a share of T; flt uses all of T")
     gpu: str = Field(description="a name of cost.DEVICES")
-    host_gb: float = Field(ge=0, description="the host's memory for each GPU, GB")
-    price_per_gpu_hour: float = Field(ge=0, description="USD, yours to set")
-    tokens_millions: float = Field(gt=0, description="stage 1's tokens at this ratio; flt reads as many samples")
+    host_gb: float = Field(ge=0, description="host memory per GPU, GB")
+    price_per_gpu_hour: float = Field(ge=0, description="USD")
+    tokens_millions: float = Field(gt=0, description="tokens of stage 1 at this ratio; flt reads as many samples")
 
     @model_validator(mode="after")
     def _is_known(self) -> "Question":
         if method_of(self.method).positions is None:
-            raise ValueError(f"method = {self.method!r}: trains nothing, so it costs nothing")
+            raise ValueError(f"method = {self.method!r}: does not train, so it costs nothing; use another method")
         if self.gpu not in DEVICES:
             raise ValueError(f"gpu = {self.gpu!r}: allowed are {', '.join(DEVICES)}")
         try:
             models.config_of(self.model, self.scale)
         except FileNotFoundError as error:
             known = f"mini: {', '.join(models.ARCHITECTURES)}; small: smollm2; paper: {', '.join(models.SHAPES)}"
-            raise ValueError(f"model = {self.model!r} at scale {self.scale!r}: there are {known}") from error
+            raise ValueError(f"model = {self.model!r} at scale {self.scale!r}: allowed are {known}") from error
         if self.short < 16:
             raise ValueError(f"ratio = {self.ratio}: gives {self.short} tokens a sample; at least 16 are needed")
         return self
@@ -53,7 +53,7 @@ class Question(BaseModel):
 
     @property
     def short(self) -> int:
-        """n, tokens of a sample of the methods that read a share of the target."""
+        """n, tokens of a sample for methods that read a share of the target."""
         return int(self.ratio * self.target_length)
 
     @property
@@ -68,7 +68,7 @@ class Question(BaseModel):
 
     @property
     def families(self) -> list[str]:
-        """The model, and beside it the other families of its scale."""
+        """The families of this scale, and the model."""
         others = {"mini": models.ARCHITECTURES, "paper": models.SHAPES}.get(self.scale, ())
         return list(dict.fromkeys([*others, self.model]))
 
@@ -77,13 +77,15 @@ class Question(BaseModel):
         return self.target_length if method_of(method).text == "whole" else self.short
 
     def check(self) -> Memory:
-        """Memory of the training asked for; raises DoesNotFitError with what would fit (`cost.check_fits`)."""
+        """Memory of this training; raises DoesNotFitError with settings that fit (`cost.check_fits`)."""
         return cost.check_fits(
             self.config, self.n_tokens, gpu_bytes=self.device.memory_bytes, host_bytes=self.host_gb * GB
         )
 
 
 def from_notebook(namespace: Mapping[str, Any]) -> Question:
-    """The Question of a notebook's parameters cell (`globals()`), see `params.given_in`. Raises ParamsError that lists
-    what is allowed, and OSError if results/ cannot be written."""
+    """The Question from the parameters cell of a notebook (`globals()`), see `settings.given_in`.
+
+    Raises ParamsError with the allowed values, and OSError if results/ cannot be written.
+    """
     return checked(Question, given_in(namespace, Question.model_fields), source="the notebook")

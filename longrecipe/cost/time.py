@@ -1,9 +1,10 @@
-"""How long training takes, from what it computes and moves and from a device's rates."""
+"""The time of training, from its operations and data transfers and the rates of a device."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+
+from transformers import PreTrainedConfig
 
 from longrecipe.cost.flops import counts, flops_per_token
 from longrecipe.cost.memory import GB, OPTIMIZER_BYTES, activation_bytes, training_memory
@@ -12,10 +13,10 @@ from longrecipe.settings.memory import Setup
 
 @dataclass(frozen=True)
 class Device:
-    """What a device holds and achieves: its memory, its rates in matrix products and in attention, its bandwidths.
+    """A device: its memory in bytes, its rates in FLOP/s and its bandwidths in bytes per second.
 
-    peak_flops: the datasheet's, dense, for MFU; matmul_flops and attention_flops: what training reaches, a second;
-    bandwidth of its own memory and host_bandwidth to the host's, bytes a second. measured: whether the rates were.
+    peak_flops: dense peak from the datasheet, for MFU; matmul_flops, attention_flops: rates that training reaches;
+    bandwidth: of its own memory; host_bandwidth: to the host's memory. measured: whether the rates were measured.
     """
 
     name: str
@@ -28,29 +29,29 @@ class Device:
     measured: bool = False
 
 
-def _assumed(name: str, gibibytes: float, peak: float, attention: float, bandwidth: float, host: float) -> Device:
-    # 70 % of the peak is what large bfloat16 products reach; attention's share is that of the best public kernels.
+def _assumed(name: str, *, gibibytes: float, peak: float, attention: float, bandwidth: float, host: float) -> Device:
+    # Large bfloat16 products reach 70 % of the peak; attention is the share of the best public kernels.
     return Device(name, gibibytes * 2**30, peak, 0.7 * peak, attention * peak, bandwidth, host)
 
 
-# Memory as the driver reports it, peak and bandwidth by NVIDIA's datasheets; shares of the peak are assumptions.
+# Memory as reported by the driver, peak and bandwidth from NVIDIA's datasheets; shares of the peak are assumptions.
 # Attention: 0.55 of A100's peak in both passes (Dao 2023, arXiv 2307.08691), 0.5 of H100's (Shah et al. 2024, arXiv
 # 2407.08608).
 DEVICES = {
     device.name: device
     for device in (
-        _assumed("RTX 4090 24 GB", 23.5, 165e12, 0.55, 1.01e12, 25e9),
-        _assumed("A100 40 GB", 39.4, 312e12, 0.55, 1.56e12, 25e9),
-        _assumed("A100 80 GB", 79.2, 312e12, 0.55, 2.04e12, 25e9),
-        _assumed("H100 80 GB", 79.1, 989e12, 0.5, 3.35e12, 50e9),
+        _assumed("RTX 4090 24 GB", gibibytes=23.5, peak=165e12, attention=0.55, bandwidth=1.01e12, host=25e9),
+        _assumed("A100 40 GB", gibibytes=39.4, peak=312e12, attention=0.55, bandwidth=1.56e12, host=25e9),
+        _assumed("A100 80 GB", gibibytes=79.2, peak=312e12, attention=0.55, bandwidth=2.04e12, host=25e9),
+        _assumed("H100 80 GB", gibibytes=79.1, peak=989e12, attention=0.5, bandwidth=3.35e12, host=50e9),
     )
 }
 
 
 def device_of(record: Mapping) -> Device:
-    """The Device of the machine that a record of `longrecipe.cost.measure.run` was measured on, by its measured rates.
+    """The Device of a record of `longrecipe.cost.measure.run`, with the rates measured on it.
 
-    What is not measured: the peak is not a number (no MFU); a CPU's memory and bandwidth to the host are infinite.
+    The peak is NaN, as it is not measured (so there is no MFU). A CPU has infinite memory and host bandwidth.
     """
     rates, memory = record["rates"], record.get("memory_gb", math.inf) * GB
     host = rates.get("host_bandwidth", math.inf)
@@ -60,8 +61,7 @@ def device_of(record: Mapping) -> Device:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Seconds of a training step, by what they are spent on: matrix products, attention, reading and writing
-    activations, copies to and from the host, the optimizer."""
+    """Seconds of a training step: matrix products, attention, memory traffic of activations, offloading, optimizer."""
 
     linear: float
     attention: float
@@ -71,21 +71,27 @@ class Seconds:
 
     @property
     def total(self) -> float:
-        """All of them: nothing is taken to overlap."""
+        """The sum; the model assumes no overlap."""
         return sum(getattr(self, field.name) for field in fields(self))
 
 
 def step_seconds(
-    config: Any, n_tokens: int, device: Device, setup: Setup | None = None, batch_size: int = 1, batches: int = 1
+    config: PreTrainedConfig,
+    n_tokens: int,
+    device: Device,
+    *,
+    setup: Setup | None = None,
+    batch_size: int = 1,
+    batches: int = 1,
 ) -> Seconds:
     r"""Modelled seconds of one optimizer step on samples of n tokens.
 
-    FLOPs (`flops_per_token`, what is recomputed with them) over the device's rates; elementwise work, which moves every
-    activation four times (written and read in both passes; a fifth time where recomputed): $5 L n$ times
-    `activation_bytes` over the bandwidth; offloaded inputs twice over the host's bandwidth; the optimizer reads and
-    writes weights, gradients and moments once a step.
+    linear and attention: FLOPs (`flops_per_token`, with recomputation) over the rates of the device. traffic: every
+    activation is moved four times (written and read in both passes), or five times with recomputation: $5 L n$ times
+    `activation_bytes` over the bandwidth. offload: offloaded inputs are copied twice, over the host bandwidth.
+    optimizer: reads and writes weights, gradients and moments once per step.
 
-    Args: batch_size samples at a time, batches of them in a step.
+    Args: batch_size: samples at a time; batches: of this size in a step.
     """
     setup, c = setup or Setup(), config.get_text_config()
     here = n_tokens * batch_size * batches / setup.sequence_parallel
@@ -103,7 +109,9 @@ def step_seconds(
     )
 
 
-def mfu(config: Any, n_tokens: int, device: Device, seconds: float, n_gpus: int = 1) -> float:
-    """Model FLOPs utilisation: what the model needs for a sample of n tokens, over what the peak would do in seconds
-    (Chowdhery et al. 2022, arXiv 2204.02311, appendix B). In 0..1; what is recomputed does not count."""
+def mfu(config: PreTrainedConfig, n_tokens: int, device: Device, *, seconds: float, n_gpus: int = 1) -> float:
+    """Model FLOPs utilisation: FLOPs of a sample of n tokens over the peak FLOPs in these seconds, from 0 to 1.
+
+    Recomputation does not count (Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
+    """
     return flops_per_token(config, n_tokens).model * n_tokens / (seconds * n_gpus * device.peak_flops)

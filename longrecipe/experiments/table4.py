@@ -149,9 +149,9 @@ def longest(question: Question) -> pd.DataFrame:
     for name in question.families:
         config = models.config_of(name, question.scale)
         for card, device in CARDS.items():
-            room = device.memory_bytes, question.host_gb * GB
+            room = {"gpu_bytes": device.memory_bytes, "host_bytes": question.host_gb * GB}
             fits = {"as set up": Setup(), "all savings": ALL_SAVINGS}
-            found = {key: cost.longest_sample(config, *room, setup) for key, setup in fits.items()}
+            found = {key: cost.longest_sample(config, **room, setup=setup) for key, setup in fits.items()}
             rows[name, card] = (
                 {f"sample, {key}": n for key, n in found.items()}
                 | {f"target at {question.ratio:.0%}, {key}": int(n / question.ratio) for key, n in found.items()}

@@ -25,9 +25,16 @@ def check_memory(p: Params, gpu_gb: float | None = None, host_gb: float | None =
         gpu_gb = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GB
     host_bytes = psutil.virtual_memory().total if host_gb is None else host_gb * GB
     if gpu_gb is None:
-        need = cost.training_memory(config, p.train_length, setup, rows)
+        need = cost.training_memory(config, p.train_length, setup, batch_size=rows)
     else:
-        need = cost.check_fits(config, p.train_length, gpu_gb * GB, host_bytes / n_processes(), setup, rows)
+        need = cost.check_fits(
+            config,
+            p.train_length,
+            gpu_bytes=gpu_gb * GB,
+            host_bytes=host_bytes / n_processes(),
+            setup=setup,
+            batch_size=rows,
+        )
     n_tokens = p.extend_steps * p.extend_batch_size * p.train_length
     flops = cost.training_flops(config, n_tokens, p.train_length)
     sizes = need.gigabytes()
