@@ -25,7 +25,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from longrecipe.data.corpus import Corpus, load_english, reference_texts
 from longrecipe.data.facts import FactFormat, fact_format, short_sample
 from longrecipe.data.samples import IGNORE
-from longrecipe.models.loading import VOCABULARY, WINDOW, autocast_dtype, new_mini, save
+from longrecipe.families import MINI_VOCABULARY, MINI_WINDOW
+from longrecipe.models.loading import autocast_dtype, new_mini, save
 from longrecipe.system.errors import DivergedError
 from longrecipe.system.files import write_text
 
@@ -60,14 +61,14 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(numbers),
+        vocab_size=MINI_VOCABULARY - len(numbers),
         special_tokens=["<s>"],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     bpe.train_from_iterator(reference_texts(), trainer)
     bpe.add_tokens(numbers)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="<s>", model_max_length=WINDOW)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="<s>", model_max_length=MINI_WINDOW)
 
 
 def make_mini(model: str, folder: Path, *, seed: int = 0, settings: Curriculum | None = None) -> pd.DataFrame:
@@ -131,7 +132,7 @@ library_name: transformers
 ---
 # Mini {training["model"]}
 
-A language model of {n_parameters / 1e6:.2f}M parameters with a window of {WINDOW} tokens, made to be extended by
+A language model of {n_parameters / 1e6:.2f}M parameters with a window of {MINI_WINDOW} tokens, made to be extended by
 longrecipe in minutes on a CPU. RoPE base {rope_theta:g}. Not for use as a language model.
 
 **How made**: from random weights (seed {training["seed"]}, attempt {training["attempts"]}), {steps["A"]} steps on bare
@@ -143,7 +144,7 @@ holds all settings; `notebooks/00_mini_models.ipynb -p retrain True` makes it ag
 **Text**: Python {training["python"]}'s language reference and standard-library docstrings, digits removed,
 {training["train_text_tokens"]:,} training tokens; SHA-256 of the cleaned text `{training["corpus_sha256"]}`.
 
-**Measured** on held-out text: perplexity {numbers["perplexity"]:.1f} at {WINDOW} tokens; recall of one of 4 facts,
+**Measured** on held-out text: perplexity {numbers["perplexity"]:.1f} at {MINI_WINDOW} tokens; recall of one of 4 facts,
 beside 4 facts of another key:
 
 | tokens | {" | ".join(map(str, lengths))} |
@@ -213,7 +214,7 @@ def pretrain(
         optimizers = _Optimizers(network, settings)
     for i in tqdm(range(settings.text_steps), desc="phase B, text"):
         done = i / settings.text_steps
-        length = WINDOW // 4 if done < 0.15 else WINDOW // 2 if done < 0.35 else WINDOW
+        length = MINI_WINDOW // 4 if done < 0.15 else MINI_WINDOW // 2 if done < 0.35 else MINI_WINDOW
         count = settings.text_tokens_per_step // length
         ids = np.stack([short_sample(corpus.train, facts, length, rng) for _ in range(count)])
         rate_share = settings.text_rate_share * (1 - 0.95 * done)

@@ -27,6 +27,7 @@ from longrecipe import cost, models, positions
 from longrecipe.cost import GB
 from longrecipe.cost.record import OUT_OF_MEMORY, read_measured
 from longrecipe.data import samples
+from longrecipe.families import FAMILIES
 from longrecipe.models.rope import extend_config, head_dim
 from longrecipe.settings.memory import Setup
 from longrecipe.system.files import write_text
@@ -84,7 +85,7 @@ def ratio_cases() -> list[Case]:
     LongRecipe to 16 windows has the ratios of Figure 2.
     """
     cases = []
-    for model in models.ARCHITECTURES:
+    for model in FAMILIES:
         for T, ratios in ((2560, (RATIO,)), (4096, (0.05, 0.1, 0.2, 0.3, 0.4))):
             usual = Case(model, "mini", "longrecipe", T, PLAIN, batch_size=8, steps=6)
             cases += [replace(usual, method="flt"), replace(usual, method="pose")]

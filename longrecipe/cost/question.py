@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from longrecipe import cost, models
 from longrecipe.cost import DEVICES, GB, Device, Memory
-from longrecipe.positions import method as method_of
+from longrecipe.families import FAMILIES
+from longrecipe.positions import find
 from longrecipe.settings import checked, given_in
 
 
@@ -28,14 +29,14 @@ class Question(BaseModel):
 
     @model_validator(mode="after")
     def _is_known(self) -> "Question":
-        if method_of(self.method).positions is None:
+        if find(self.method).positions is None:
             raise ValueError(f"method = {self.method!r}: does not train, so it costs nothing; use another method")
         if self.gpu not in DEVICES:
             raise ValueError(f"gpu = {self.gpu!r}: allowed are {', '.join(DEVICES)}")
         try:
             models.config_of(self.model, self.scale)
         except FileNotFoundError as error:
-            known = f"mini: {', '.join(models.ARCHITECTURES)}; small: smollm2; paper: {', '.join(models.SHAPES)}"
+            known = f"mini and paper: {', '.join(FAMILIES)}; small: smollm2"
             raise ValueError(f"model = {self.model!r} at scale {self.scale!r}: allowed are {known}") from error
         if self.short < 16:
             raise ValueError(f"ratio = {self.ratio}: gives {self.short} tokens a sample; at least 16 are needed")
@@ -69,12 +70,12 @@ class Question(BaseModel):
     @property
     def families(self) -> list[str]:
         """The families of this scale, and the model."""
-        others = {"mini": models.ARCHITECTURES, "paper": models.SHAPES}.get(self.scale, ())
+        others = FAMILIES if self.scale in ("mini", "paper") else ()
         return list(dict.fromkeys([*others, self.model]))
 
     def tokens_of(self, method: str) -> int:
         """Tokens of one sample of another method."""
-        return self.target_length if method_of(method).text == "whole" else self.short
+        return self.target_length if find(method).text == "whole" else self.short
 
     def check(self) -> Memory:
         """Memory of this training; raises DoesNotFitError with settings that fit (`cost.check_fits`)."""

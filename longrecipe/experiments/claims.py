@@ -10,7 +10,7 @@ import pandas as pd
 
 from longrecipe.cost.record import NOT_MEASURED
 from longrecipe.experiments.tables import GENERAL, NAMES
-from longrecipe.results.store import seed_interval
+from longrecipe.stats import seed_interval
 
 # Points below FLT that still count as FLT's skill; the most of FLT's seconds; the least of a general score to be kept.
 WITHIN, MOST_SECONDS, LEAST_KEPT, MOST_OF_BASE = 2.0, 17.0, 97.0, 5.0

@@ -6,9 +6,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from longrecipe import settings
+from longrecipe.families import FAMILIES
 from longrecipe.settings import Params
 
-MODELS, METHODS, TARGETS = ("llama3", "qwen2", "mistral"), ("flt", "rpes", "pose", "longrecipe"), (2560, 4096)
+MODELS, METHODS, TARGETS = tuple(FAMILIES), ("flt", "rpes", "pose", "longrecipe"), (2560, 4096)
 # Llama's are the runs that the claims rest on.
 SEEDS = {"llama3": 5}
 RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4)
@@ -111,8 +112,8 @@ def from_notebook(grid: str, namespace: Mapping[str, Any], **fixed: Any) -> list
     if settings.is_file(model):
         # A notebook's cell always has a scale; a file names its own.
         given.pop("scale", None)
-    if n_seeds is not None and not (isinstance(n_seeds, int) and 2 <= n_seeds <= 10):
-        raise settings.ParamsError(f"n_seeds = {n_seeds!r}: 2 to 10 seeds give an interval.")
+    if n_seeds is not None and not (isinstance(n_seeds, int) and n_seeds >= 2):
+        raise settings.ParamsError(f"n_seeds = {n_seeds!r}: give 2 seeds or more, as an interval needs.")
     seeds = {} if n_seeds is None else {"seeds": range(n_seeds)}
     if taken := given.keys() & SETS[grid]:
         raise settings.ParamsError(

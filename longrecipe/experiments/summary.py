@@ -7,8 +7,9 @@ import pandas as pd
 
 from longrecipe.evaluate import hits
 from longrecipe.experiments import tables
-from longrecipe.results.store import finished, run_dir, seed_interval
+from longrecipe.results.store import finished, run_dir
 from longrecipe.settings import Params
+from longrecipe.stats import seed_interval
 
 
 def summary() -> str:

@@ -17,6 +17,7 @@ from longrecipe.cost import DEVICES, GB, SAVINGS
 from longrecipe.cost.question import Question
 from longrecipe.cost.record import measured_cell
 from longrecipe.experiments.tables import NAMES, paper
+from longrecipe.families import FAMILIES
 from longrecipe.results.store import to_csv
 from longrecipe.settings import key_of
 from longrecipe.settings.memory import Setup
@@ -26,8 +27,7 @@ from longrecipe.system.paths import results_dir
 METHODS = ("flt", "longrecipe", "pose", "rpes")
 CARDS = {"24 GB": DEVICES["RTX 4090 24 GB"], "40 GB": DEVICES["A100 40 GB"], "80 GB": DEVICES["H100 80 GB"]}
 ALL_SAVINGS = Setup(optimizer="adamw_4bit", offload_activations=True, offload_optimizer=True)
-# The paper's families: the names of Table 4, its 80k and 128k tokens.
-_TABLE_4 = {"llama3-8b": "llama3", "qwen2-7b": "qwen2"}
+# The paper's 80k and 128k tokens.
 _TARGETS = {80: 81920, 128: 131072}
 
 
@@ -50,10 +50,10 @@ def table_4(record: Mapping | None = None) -> pd.DataFrame:
 
     Ours: samples of its length, as many tokens, one sample at a time, on an A100 (the nearest to its A800) and an H100.
     """
-    columns = {}
+    columns, names = {}, {family.table4: name for name, family in FAMILIES.items()}
     a100, h100 = DEVICES["A100 80 GB"], DEVICES["H100 80 GB"]
     for row in paper("table4_resources").itertuples():
-        model, n = _TABLE_4[row.model], row.train_length
+        model, n = names[row.model], row.train_length
         config = models.config_of(model, "paper")
         asked = {"model": model, "method": "longrecipe", "target_length": _TARGETS[row.target_k], "scale": "paper"}
         peak, rate = (measured_cell(record, key, Setup(), **asked) for key in ("peak_gb", "tokens_per_second"))

@@ -10,6 +10,7 @@ from longrecipe.cost.question import Question
 from longrecipe.cost.record import NOT_MEASURED, OUT_OF_MEMORY, measured_cell
 from longrecipe.experiments.table4 import METHODS, ratios, table_4
 from longrecipe.experiments.tables import NAMES, paper
+from longrecipe.families import FAMILIES
 from longrecipe.settings.memory import Setup
 
 # The target at which the time model is judged, and how far it may be off.
@@ -89,7 +90,7 @@ def _one_gpu(gpu: Mapping | None) -> list[tuple]:
     room, quoted = DEVICES["H100 80 GB"].memory_bytes, paper("table4_resources")
     asked = {"model": "llama3", "scale": "paper", "method": "longrecipe", "target_length": 131072}
     found = measured_cell(gpu, "peak_gb", Setup(), **asked)
-    peaks = {n: cost.training_memory(models.config_of(n, "paper"), 38400).peak for n in models.SHAPES}
+    peaks = {n: cost.training_memory(models.config_of(n, "paper"), 38400).peak for n in FAMILIES}
     ours = ", ".join(f"{name} {peak / GB:.0f}" for name, peak in peaks.items())
     theirs = [f"{r.model} {r.target_k}k {r.gpu_memory_gb} GB on {r.gpus}" for r in quoted.itertuples()]
     known = not isinstance(found, str)

@@ -9,12 +9,14 @@ from pathlib import Path
 import pandas as pd
 
 from longrecipe.evaluate import NIAH_M
+from longrecipe.families import FAMILIES
 from longrecipe.merge import RULES
-from longrecipe.positions import method
+from longrecipe.positions import METHODS, find
 from longrecipe.results.damage import read_table
-from longrecipe.results.store import finished, load, run_dir, seed_interval, to_csv
+from longrecipe.results.store import finished, load, run_dir, to_csv
 from longrecipe.settings import Params, key_of, profiles
 from longrecipe.settings import load as load_params
+from longrecipe.stats import seed_interval
 from longrecipe.system.files import write_text
 from longrecipe.system.paths import params_dir, results_dir
 
@@ -30,17 +32,10 @@ TRAINING = (
     "stage 1 TFLOP",
     "training TFLOP",
 )
-NAMES = {
-    "none": "RoPE rule alone",
-    "flt": "FLT",
-    "rpes": "RPES",
-    "pose": "PoSE",
-    "longrecipe": "LongRecipe",
-    "longrecipe:max_gap=0": "contiguous",
-}
+# The names of methods, in the order of tables: the paper's methods and the control, then all others.
+NAMES = {name: METHODS[name].title for name in ("none", "flt", "rpes", "pose", "longrecipe")}
+NAMES |= {"longrecipe:max_gap=0": "contiguous"} | {name: each.title for name, each in METHODS.items()}
 SELECTED = {"anchored": "", "first": ", first tokens", "random": ", random sentences"}
-# What the paper calls our models and targets: 10 and 16 windows, as its 80k and 128k for Llama-3.
-_FAMILIES = {"llama3": "llama3-8b-instruct", "mistral": "mistral-7b", "qwen2": "qwen2-7b"}
 
 
 def scores(grid: Iterable[Params] | None = None) -> pd.DataFrame:
@@ -99,7 +94,7 @@ def _by_files(p: Params, changes: Mapping) -> list[Params]:
 
 def _name(p: Mapping) -> str:
     name = NAMES.get(p["method"], p["method"])
-    selects = method(p["method"]).text == "selected"
+    selects = find(p["method"]).text == "selected"
     return name + (SELECTED.get(p["selection"], f", {p['selection']}") if selects else "")
 
 
@@ -256,7 +251,7 @@ def paper_methods(model: str, windows: float) -> pd.DataFrame:
     YaRN and DCA, untrained. No rows for a model that stands for none of the paper's families.
     """
     rows = paper("table1_methods")
-    rows = rows[rows["family"] == _FAMILIES.get(model)]
+    rows = rows[rows["family"] == (FAMILIES[model].table1 if model in FAMILIES else None)]
     base = rows[rows["method"] == "base"].squeeze("index")
     found = rows[rows["target_k"] == 8 * windows].set_index("method").rename({"flt_star": "flt"})
     for name in ("mmlu", "gsm8k", "humaneval"):

@@ -1,11 +1,6 @@
-"""Models: loading by name or folder, the RoPE rule, checkpoints on disk, and how the mini models are made."""
+"""Models: loading by name or folder, the RoPE rule, and checkpoints on disk."""
 
 from longrecipe.models.loading import (
-    ARCHITECTURES,
-    HUB,
-    SHAPES,
-    VOCABULARY,
-    WINDOW,
     autocast_dtype,
     config_of,
     folder_of,
@@ -18,11 +13,6 @@ from longrecipe.models.loading import (
 )
 
 __all__ = [
-    "ARCHITECTURES",
-    "HUB",
-    "SHAPES",
-    "VOCABULARY",
-    "WINDOW",
     "autocast_dtype",
     "config_of",
     "folder_of",

@@ -1,4 +1,4 @@
-"""The look that all figures share: one colour a stage and a method throughout, and how they are saved."""
+"""The style of all figures: one colour for each stage, method and family, and how figures are saved."""
 
 import colorsys
 import hashlib
@@ -7,10 +7,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by every kind of colour vision.
-COLOURS = {
+from longrecipe.families import FAMILIES
+from longrecipe.positions import METHODS
+
+# Okabe and Ito's palette, which people with any kind of colour vision can tell apart; those of methods are in METHODS.
+STAGES = {
     "base": "#7F7F7F",
-    "RoPE rule alone": "#CC79A7",
     "H'": "#56B4E9",
     "extended": "#0072B2",
     "replayed": "#E69F00",
@@ -18,31 +20,13 @@ COLOURS = {
     "replayed, short text only": "#F0C66B",
     "paper's setting": "#D55E00",
 }
-METHOD_COLOURS = {
-    "longrecipe": "#0072B2",
-    "stratified": "#332288",
-    "source": "#009E73",
-    "pose": "#E69F00",
-    "rpes": "#D55E00",
-    "cream": "#AA4499",
-    "endprompt": "#882255",
-    "flt": "#000000",
-    "none": COLOURS["RoPE rule alone"],
-}
-# By the names in tables, see results.tables.NAMES.
-NAME_COLOURS = {
-    "base": COLOURS["base"],
-    "RoPE rule alone": COLOURS["RoPE rule alone"],
-    "FLT": METHOD_COLOURS["flt"],
-    "RPES": METHOD_COLOURS["rpes"],
-    "PoSE": METHOD_COLOURS["pose"],
-    "LongRecipe": METHOD_COLOURS["longrecipe"],
+# Methods with other options or other sentences, by their names in tables.
+VARIANTS = {
     "LongRecipe, first tokens": "#56B4E9",
     "LongRecipe, random sentences": "#0099AD",
     "contiguous": "#595959",
     "contiguous, first tokens": "#B5B5B5",
 }
-MODEL_COLOURS = {"llama3": "#0072B2", "mistral": "#E69F00", "qwen2": "#009E73"}
 STYLE = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
@@ -57,12 +41,14 @@ STYLE = {
 
 
 def colour(name: str) -> str:
-    """The colour of a stage, a method, a model or a name in tables, as #RRGGBB; the same in every figure and process.
+    """The colour of a stage, a method (by name or title), a variant or a family, as #RRGGBB, the same in every figure.
 
-    Names without a colour of their own, such as methods with options (`pose:n_chunks=4`), get one that follows from the
-    name.
+    Other names, such as methods with options (`pose:n_chunks=4`), get a colour that is computed from the name.
     """
-    for known in (COLOURS, METHOD_COLOURS, NAME_COLOURS, MODEL_COLOURS):
+    if name in METHODS or name in FAMILIES:
+        return (METHODS.get(name) or FAMILIES[name]).colour
+    titles = {method.title: method.colour for method in METHODS.values()}
+    for known in (STAGES, VARIANTS, titles):
         if name in known:
             return known[name]
     digest = hashlib.sha256(name.encode()).digest()

@@ -49,8 +49,8 @@ def wavelengths(config: PreTrainedConfig, target_length: int) -> Figure:
 
 
 def losses(stages: Mapping[str, Trained]) -> Figure:
-    """Training loss by step, a panel for each stage; stages are named as in COLOURS. What a stage adds to cross-entropy
-    (replay: the KL term, on its short batches) is in it."""
+    """Training loss by step, a panel for each stage; stages are named as in style.STAGES. What a stage adds to
+    cross-entropy (replay: the KL term, on its short batches) is in it."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(stages), figsize=(3.1 * len(stages), 2.6), sharey=True, squeeze=False)
         for axis, (name, stage) in zip(axes[0], stages.items(), strict=True):

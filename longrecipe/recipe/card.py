@@ -12,10 +12,11 @@ import yaml
 import longrecipe
 from longrecipe import models
 from longrecipe.evaluate import hits
+from longrecipe.families import FAMILIES
 from longrecipe.models.checkpoint import read_checkpoint
 from longrecipe.models.rope import rope_theta
 from longrecipe.models.smollm2 import HUB_ID
-from longrecipe.positions import method
+from longrecipe.positions import find
 from longrecipe.settings import Params
 from longrecipe.system.files import read_json
 from longrecipe.system.paths import is_hub_id, user_path
@@ -56,7 +57,7 @@ def origin(params: Params, folder: Path) -> Origin:
 
 def display_name(params: Params) -> str:
     """The model's name as its user gave it: model, or the name of weights if model is one that the kit itself uses."""
-    kits = {*models.HUB, *models.ARCHITECTURES, "smollm2"}
+    kits = {*FAMILIES, "smollm2"}
     return local_name(params.weights).split("/")[-1] if params.weights and params.model in kits else params.model
 
 
@@ -104,7 +105,7 @@ def card(
         "window, tokens": f"{p.window:,} to {p.target_length:,}",
         "RoPE base": f"{rope_theta(config):,.0f}",
         "method": f"{p.method}, samples of {p.train_length:,} tokens ({p.train_length / p.target_length:.0%} of T)",
-        **({"sentences": p.selection} if method(p.method).text == "selected" else {}),
+        **({"sentences": p.selection} if find(p.method).text == "selected" else {}),
         "stage 1, extension": _stage(p, "extend"),
         "stage 2, replay": f"{_stage(p, 'replay')}; {p.replay_long_share:.0%} of the steps on stage-1 samples, "
         f"KL weight {p.replay_kl_weight:g}",

@@ -19,7 +19,7 @@ from longrecipe.evaluate.tasks import needles, passkey
 from longrecipe.merge import COMPUTED, check_rule
 from longrecipe.models.checkpoint import Checkpoint, few, load_tensor, read_checkpoint
 from longrecipe.models.rope import extend_config
-from longrecipe.positions import method as method_of
+from longrecipe.positions import find
 from longrecipe.recipe.disk import check_disk
 from longrecipe.recipe.export import check_out
 from longrecipe.recipe.run_text import Material, check_text
@@ -93,7 +93,7 @@ def check_training(p: Params, config: PreTrainedConfig) -> None:
 
 def check_days(p: Params, config: PreTrainedConfig) -> None:
     """Raise ValueError where there is no GPU and stages 1 and 2 would take over a day without one (modelled)."""
-    if torch.cuda.is_available() or method_of(p.method).positions is None:
+    if torch.cuda.is_available() or find(p.method).positions is None:
         return
     long = p.extend_steps * p.extend_batch_size + p.replay_long_share * p.replay_steps * p.replay_batch_size
     short = (1 - p.replay_long_share) * p.replay_steps * p.replay_batch_size
@@ -258,7 +258,7 @@ def check_facts(p: Params, wording: evaluate.Wording) -> None:
 def check_amount(material: Material) -> None:
     """Raise ValueError if the text is shorter than what a stage of the run reads of it at least."""
     p, there = material.params, len(material.text.train)
-    if material.facts is not None or method_of(p.method).positions is None:
+    if material.facts is not None or find(p.method).positions is None:
         return
     needs = {f"a document of target_length = {p.target_length}": p.target_length}
     if analyses(p):
@@ -281,4 +281,4 @@ def english_wording(tokenizer: PreTrainedTokenizerBase) -> evaluate.Wording:
 
 def analyses(p: Params) -> bool:
     """Whether a run makes a token analysis: if its method selects sentences, and does so by anchors."""
-    return method_of(p.method).text == "selected" and p.selection in ("anchored", "density")
+    return find(p.method).text == "selected" and p.selection in ("anchored", "density")

@@ -16,8 +16,7 @@ from longrecipe.data.sentences import SentenceEnds, sentence_ends
 from longrecipe.data.textcheck import check_files
 from longrecipe.data.textcolumns import NoColumnError
 from longrecipe.data.textfiles import load_files
-from longrecipe.positions import Method
-from longrecipe.positions import method as method_of
+from longrecipe.positions import Method, find
 from longrecipe.settings import Params
 from longrecipe.system.paths import user_path
 
@@ -41,7 +40,7 @@ class Material:
     @property
     def method(self) -> Method:
         """The entry of `positions.METHODS` that this run trains with."""
-        return method_of(self.params.method)
+        return find(self.params.method)
 
     def probe_rows(self) -> Iterator[dict]:
         """Rows that H' is trained on. Raises ValueError if the text is too short for them."""

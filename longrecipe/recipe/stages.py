@@ -267,7 +267,15 @@ class Recipe:
     def _load(self, target_length: int | None = None, rope_factor: float | None = None) -> PreTrainedModel:
         p = self.params
         dtype, attention = train.weights_dtype(setup_of(p)), train.attention_of(p.attention)
-        return models.load(p.source, p.scale, target_length, rope_factor, dtype, p.window, attention)
+        return models.load(
+            p.source,
+            p.scale,
+            target_length,
+            rope_factor=rope_factor,
+            dtype=dtype,
+            window=p.window,
+            attention=attention,
+        )
 
     def _trained(self, stage: train.Trained) -> PreTrainedModel:
         p = self.params

@@ -1,7 +1,7 @@
 """Runs on disk, and the tables and claims of one run."""
 
 from longrecipe.results.stages import gain, stage_table, verdict
-from longrecipe.results.store import finished, load, load_or_warn, run_dir, save, seed_interval
+from longrecipe.results.store import finished, load, load_or_warn, run_dir, save
 
 __all__ = [
     "finished",
@@ -10,7 +10,6 @@ __all__ = [
     "load_or_warn",
     "run_dir",
     "save",
-    "seed_interval",
     "stage_table",
     "verdict",
 ]

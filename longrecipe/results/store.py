@@ -3,9 +3,8 @@
 import json
 import logging
 import platform
-import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -19,8 +18,6 @@ from longrecipe.system.files import write_text
 from longrecipe.system.paths import PACKAGE, results_dir
 
 log = logging.getLogger(__name__)
-# 97.5 % quantiles of Student's t by degrees of freedom.
-_STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
 
 
@@ -103,18 +100,6 @@ def finished(experiment: str, **wanted: object) -> list[tuple[Path, dict]]:
     folders = sorted(path.parent for path in (results_dir() / experiment).glob("*/metrics.json"))
     runs = [(folder, record) for folder in folders if (record := load_or_warn(folder)) is not None]
     return [run for run in runs if all(run[1]["params"].get(key) == value for key, value in wanted.items())]
-
-
-def seed_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean over seeds and its 95 % interval by Student's t, mean +- t s / sqrt(n) with n - 1 degrees of freedom.
-
-    Raises ValueError for fewer than 2 and more than 10 seeds.
-    """
-    count = len(values)
-    if count - 1 not in _STUDENT_T:
-        raise ValueError(f"an interval over seeds needs 2 to {max(_STUDENT_T) + 1} of them, not {count}.")
-    mean, half = statistics.mean(values), _STUDENT_T[count - 1] * statistics.stdev(values) / count**0.5
-    return mean, mean - half, mean + half
 
 
 def _git_commit() -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from longrecipe.models.loading import ARCHITECTURES, folder_of
+from longrecipe.families import FAMILIES
+from longrecipe.models.loading import folder_of
 from longrecipe.settings.errors import checked
 from longrecipe.settings.notebook import given_in
 from longrecipe.system.files import check_writable
@@ -18,15 +19,15 @@ class MiniParams(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
-    model: str = Field(min_length=1, description=f"{', '.join(ARCHITECTURES)}; or a folder of one, without retrain")
+    model: str = Field(min_length=1, description=f"{', '.join(FAMILIES)}; or a folder of one, without retrain")
     retrain: bool = Field(False, description="train the model again, from random weights")
     seed: int = Field(0, ge=0, lt=2**31, strict=True, description="of the retraining")
     out_dir: str | None = Field(None, min_length=1, description="of a retrained model; None: cache/mini/<model>")
 
     @model_validator(mode="after")
     def _is_known(self) -> "MiniParams":
-        if self.retrain and self.model not in ARCHITECTURES:
-            raise ValueError(f"model = {self.model!r}: mini architectures are {', '.join(ARCHITECTURES)}")
+        if self.retrain and self.model not in FAMILIES:
+            raise ValueError(f"model = {self.model!r}: mini architectures are {', '.join(FAMILIES)}")
         try:
             check_writable(self.folder, "out_dir") if self.retrain else folder_of(self.model)
         except OSError as error:

@@ -10,8 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from longrecipe.positions import METHODS
-from longrecipe.positions import method as method_of
+from longrecipe.positions import METHODS, find
 
 SCALES = ("mini", "small", "paper")
 # Settings of how training spends memory, those of `Setup` with the same names.
@@ -125,7 +124,7 @@ class Params(BaseModel):
     @property
     def train_length(self) -> int:
         """n, tokens of one training sample: ratio * T rounded down, or T for methods that read whole documents."""
-        whole = method_of(self.method).text == "whole"
+        whole = find(self.method).text == "whole"
         return self.target_length if whole else int(self.ratio * self.target_length)
 
     @property
@@ -219,7 +218,7 @@ class Params(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Params":
-        method_of(self.method)
+        find(self.method)
         if self.target_length <= self.window:
             raise ValueError(f"target_length = {self.target_length}: must exceed window = {self.window}")
         if self.probe_window <= self.window:

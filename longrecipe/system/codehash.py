@@ -180,14 +180,18 @@ def _names(node: ast.AST) -> Iterator[list[str]]:
         yield from _names(child)
 
 
+# Arguments that only tables and figures show.
+_SHOWN = {"Field": {"description"}, "Method": {"title", "colour", "law"}, "Family": {"colour", "table1", "table4"}}
+
+
 class _Plain(ast.NodeTransformer):
-    """Drop what documents code: docstrings, and descriptions of pydantic fields."""
+    """Drop what documents code: docstrings, and the arguments in _SHOWN."""
 
     def visit(self, node: ast.AST) -> ast.AST:
         self.generic_visit(node)
         is_definition = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         if is_definition and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Field":
-            node.keywords = [each for each in node.keywords if each.arg != "description"]
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _SHOWN:
+            node.keywords = [each for each in node.keywords if each.arg not in _SHOWN[node.func.id]]
         return node
