@@ -151,8 +151,8 @@ def test_influence_of_later_tokens_is_detected(use_reentrant):
 
 
 def test_bidirectional_attention_is_detected(monkeypatch):
-    def both_ways(module, query, key, value, attention_mask, **kwargs):
-        return sdpa_attention_forward(module, query, key, value, None, is_causal=False, **kwargs)
+    def both_ways(module, *states_and_mask, **options):
+        return sdpa_attention_forward(module, *states_and_mask[:3], None, is_causal=False, **options)
 
     register(monkeypatch, "both_ways", both_ways)
     with pytest.raises(SkippedPositionsError, match="Not causal"):
@@ -161,12 +161,12 @@ def test_bidirectional_attention_is_detected(monkeypatch):
 
 @pytest.mark.parametrize("n_rows", [1, 2])
 def test_cut_despite_the_mask_is_detected_at_both_batch_sizes(monkeypatch, n_rows):
-    def packs(module, query, key, value, attention_mask, position_ids=None, **kwargs):
+    def packs(module, *states_and_mask, position_ids=None, **options):
         if position_ids.shape[0] != n_rows:
-            return sdpa_attention_forward(module, query, key, value, None, is_causal=True, **kwargs)
+            return sdpa_attention_forward(module, *states_and_mask[:3], None, is_causal=True, **options)
         segment = (position_ids.diff(dim=-1, prepend=position_ids[:, :1]) > 1).cumsum(-1)
         mask = (segment[:, :, None] == segment[:, None, :]).tril()[:, None]
-        return sdpa_attention_forward(module, query, key, value, mask, is_causal=False, **kwargs)
+        return sdpa_attention_forward(module, *states_and_mask[:3], mask, is_causal=False, **options)
 
     register(monkeypatch, "packs", packs)
     model = tiny(attention="packs")
@@ -178,10 +178,10 @@ def test_cut_despite_the_mask_is_detected_at_both_batch_sizes(monkeypatch, n_row
 
 
 def test_cut_at_only_the_second_jump_is_detected(monkeypatch):
-    def late(module, query, key, value, attention_mask, position_ids=None, **kwargs):
+    def late(module, *states_and_mask, position_ids=None, **options):
         last = (position_ids.diff(dim=-1, prepend=position_ids[:, :1]) > 1).cumsum(-1) == 2
         mask = (last[:, :, None] == last[:, None, :]).tril()[:, None]
-        return sdpa_attention_forward(module, query, key, value, mask, is_causal=False, **kwargs)
+        return sdpa_attention_forward(module, *states_and_mask[:3], mask, is_causal=False, **options)
 
     register(monkeypatch, "late", late)
     cut = r"\(segment 0, 1\) do not influence the logits of token 16 \(segment 2"

@@ -38,20 +38,20 @@ def texts(axis):
     return [text.get_text() for text in axis.texts]
 
 
-def test_a_passage_colours_what_reaches_the_threshold():
+def test_passage_colours_tokens_above_the_threshold():
     pieces = ["The", " sky", " is", "\n", " 42", "."]
     figure = plots.passage(pieces, np.array([0.0, 1.0, 2.0, 9.0, 5.0, -3.0]), threshold=1.5)
     (axis,) = figure.axes
     assert texts(axis) == ["The", " sky", " is", " ", " 42", "."]
     boxes = [(box.get_x(), box.get_y(), box.get_width()) for box in axis.patches]
-    # " is" on the first line and " 42" on the second, without their blanks; the newline has nothing to colour.
+    # " is" on the first line and " 42" on the second, without spaces; a newline is not coloured.
     assert boxes == [(8, 0.08, 2), (1, 1.08, 2)]
     deeper, lighter = axis.patches[1].get_facecolor(), axis.patches[0].get_facecolor()
     assert sum(deeper[:3]) < sum(lighter[:3])
     assert "1.5 or more (50% of this passage)" in figure.texts[0].get_text()
 
 
-def test_a_passage_breaks_lines_and_leaves_formulas_alone():
+def test_passage_breaks_lines_and_does_not_parse_formulas():
     figure = plots.passage(["$a", " b$", " word"] * 4, np.zeros(12), threshold=1, columns=12)
     places = [text.get_position() for text in figure.axes[0].texts]
     assert max(x for x, _ in places) < 12 and len({y for _, y in places}) > 1
@@ -67,7 +67,7 @@ def test_token_shift_shows_frequent_types_and_marks_anchors(analysis):
     assert blue != grey
 
 
-def test_position_shares_have_a_panel_each_and_say_what_was_not_measured(analysis, tmp_path):
+def test_position_shares_have_a_panel_for_each_source_or_say_not_measured(analysis, tmp_path):
     binned(analysis.by_position, 10).reset_index().to_csv(tmp_path / "by_position-pos.csv", index=False)
     rows = analysis.ranking.set_index("type").to_dict("index")
     record = json.loads(json.dumps({"params": {"window": 50}, "numbers": {"rankings": {"pos": rows}}}, default=float))
@@ -89,7 +89,7 @@ def test_position_shares_have_a_panel_each_and_say_what_was_not_measured(analysi
     assert dotted == pytest.approx(analysis.ranking.set_index("type")["share_of_all"][["NUM", "NOUN"]].tolist())
 
 
-def test_selections_show_what_is_kept():
+def test_selections_show_kept_sentences_and_anchors():
     kept = {
         "anchored": Kept(20, np.array([3, 9, 15]), np.array([2, 14]), np.array([4, 3])),
         "first": Kept(20, np.array([3, 9, 15]), np.array([0]), np.array([7])),
@@ -125,12 +125,12 @@ def test_position_maps_have_a_panel_for_each_method():
         assert dots(inset) == [list(range(40))], "the first 40 tokens of the first sample"
     short = plots.position_maps({"pose": [np.arange(16)] * 2}, 200)
     assert dots(short.axes[0].child_axes[0]) == [list(range(16))]
-    # Methods have a colour of their own, and what the table does not name has one too.
+    # Each method has its own colour, unknown names too.
     assert len({axis.lines[0].get_color() for axis in shown}) == 3
     figure.canvas.draw()
 
 
-def test_a_position_map_says_what_is_covered():
+def test_position_map_shows_covered_distances():
     figure = plots.position_map(TWO["longrecipe"], 10, window=3)
     left, right = figure.axes
     assert dots(left) == [each.tolist() for each in TWO["longrecipe"]]
@@ -144,7 +144,7 @@ def test_a_position_map_says_what_is_covered():
     assert plots.position_map(TWO["flt"][:1], 10).axes[1].get_title() == "Distances: one sample covers 100%"
 
 
-def test_distances_are_counted_and_missed():
+def test_distances_shows_counts_and_missing_distances():
     figure = plots.distances(TWO, 10)
     left, right = figure.axes
     assert [line.get_label() for line in right.lines] == list(TWO)
@@ -155,7 +155,7 @@ def test_distances_are_counted_and_missed():
     figure.canvas.draw()
 
 
-def test_figure_3_puts_quoted_points_on_measured_lines():
+def test_figure_3_shows_measured_lines_and_quoted_points():
     measured = pd.DataFrame({"target": [20, 80], "longrecipe": [6.7, 26.5], "cream": [5.0, 20.0]})
     quoted = pd.DataFrame({"target": [20, 80], "longrecipe": [6.6, 26.3]})
     (axis,) = plots.figure_3(measured, quoted).axes
@@ -177,7 +177,7 @@ def test_recall_heatmaps_show_multi_key_by_length_and_depth():
     left, right = figure.axes[:2]
     assert [axis.get_title() for axis in (left, right)] == ["base", "mine"]
     assert [label.get_text() for label in left.get_xticklabels()] == ["64", "256"]
-    # Rows are thirds of the text from its start, columns lengths.
+    # Rows are thirds of the text, columns are lengths.
     assert texts(left) == texts(right) == ["0.00", "0.00", "1.00", "0.50"]
     figure.canvas.draw()
 
@@ -200,7 +200,7 @@ def asked():
     )
 
 
-def test_passkeys_stand_by_length_with_their_intervals():
+def test_passkeys_are_drawn_by_length():
     def stage(*means):
         cells = {n: {"mean": m, "low": m / 2, "high": (1 + m) / 2} for n, m in zip((2048, 16384), means, strict=True)}
         return {"tasks": {n: {"passkey": each, "multi-key": {}} for n, each in cells.items()}}
@@ -213,7 +213,7 @@ def test_passkeys_stand_by_length_with_their_intervals():
     assert "base window" in texts(axis)
 
 
-def test_memory_stacks_to_the_peak_and_marks_what_was_measured(asked):
+def test_memory_bars_end_at_the_peak_and_measured_peaks_are_marked(asked):
     table = resources.memory(asked)
     (axis,) = plots.memory_parts(table, {"80 GB": 85.0}).axes
     assert "not measured on a GPU" in axis.get_xlabel()
@@ -221,14 +221,14 @@ def test_memory_stacks_to_the_peak_and_marks_what_was_measured(asked):
     ends = [max(b.get_x() + b.get_width() for b in bars if round(b.get_y() + 0.31) == y) for y in range(len(table))]
     assert ends == pytest.approx(table["peak"].tolist())
     assert {f"{table.loc['as set up', 'peak']:.0f} GB", "80 GB card"} <= set(texts(axis))
-    assert any(text.startswith("goes on to") for text in texts(axis))
+    assert any(text.startswith("up to") for text in texts(axis))
     found = table.assign(**{"measured peak": [70.0] + ["not measured"] * (len(table) - 1)})
     (axis,) = plots.memory_parts(found, {"80 GB": 85.0}).axes
     assert "peak measured" in axis.get_xlabel()
     assert [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "x"] == [70.0]
 
 
-def test_cost_by_length_and_its_parts(asked):
+def test_cost_by_length_and_flop_parts_match_their_table(asked):
     table = resources.by_length(asked)
     figure = plots.cost_by_length(table, {"llama3": table}, 131072, gpu=asked.gpu)
     flops, hours, ratio = figure.axes
@@ -237,11 +237,11 @@ def test_cost_by_length_and_its_parts(asked):
     assert "one day" in texts(hours) and texts(ratio) == ["30%: linear layers alone", "9%: attention alone"]
     assert [label.get_text() for label in ratio.get_xticklabels()][:2] == ["8k", "16k"]
     (axis,) = plots.flop_parts(table).axes
-    # At 128k a short sample takes 15 % of a whole one's FLOPs; every whole one stands at 100.
+    # At 128k a short sample takes 15 % of the FLOPs of a whole one, which is at 100.
     assert texts(axis)[4] == "15 %" and max(b.get_y() + b.get_height() for b in axis.patches) == pytest.approx(100)
 
 
-def test_longest_samples_say_where_nothing_fits(asked):
+def test_longest_samples_say_nothing_fits(asked):
     table = resources.longest(asked)
     (axis,) = plots.longest_samples(table, asked.target_length, asked.short).axes
     assert texts(axis).count("nothing fits") == 3
@@ -249,7 +249,7 @@ def test_longest_samples_say_where_nothing_fits(asked):
     assert [label.get_text() for label in axis.get_yticklabels()][:2] == ["llama3, 24 GB", "llama3, 40 GB"]
 
 
-def test_step_times_stand_beside_the_model_or_say_that_there_are_none():
+def test_step_times_are_next_to_the_model_or_say_not_measured():
     steps = pd.DataFrame(
         [("FLT", 256, 256, 2.0, 1.5, 10.0), ("LongRecipe", 256, 76, 0.5, 0.3, 2.0)],
         columns=["method", "target", "n", "measured", "modelled", "GFLOP"],
@@ -275,13 +275,13 @@ OPTIONS = ("pose:n_chunks=4", "pose:n_chunks=8", "longrecipe:max_gap=64", "longr
 
 
 def table_names():
-    """What tables call every method, its options and selections."""
+    """The names of all methods in tables, with options and selections."""
     base = [tables.NAMES.get(name, name) for name in (*METHODS, *OPTIONS)]
     return [*base, *("LongRecipe" + more for more in tables.SELECTED.values() if more), "base", "stratified, random"]
 
 
 @pytest.mark.parametrize("names", [[*METHODS, *OPTIONS], table_names()], ids=["methods", "names in tables"])
-def test_every_method_has_a_colour_of_its_own(names):
+def test_every_name_has_its_own_colour(names):
     found = {name: plots.colour(name) for name in [*names, "a name that nobody knows", "another", ""]}
     assert len(set(found.values())) == len(found)
     assert all(matplotlib.colors.is_color_like(each) for each in found.values())
@@ -293,12 +293,12 @@ def test_colours_of_names_are_the_same_in_every_process():
 
 
 def scored(names, columns=("NIAH(M)", "seconds")):
-    """A table of `over_seeds`, one row a name."""
+    """A table of `over_seeds`, one row per name."""
     columns = pd.MultiIndex.from_product([columns, ["mean", "low", "high"]])
     return pd.DataFrame([[50.0 + i, 48.0 + i, 52.0 + i] * 2 for i in range(len(names))], index=names, columns=columns)
 
 
-def test_figures_of_methods_take_every_name():
+def test_figures_of_methods_accept_every_name():
     names = [*table_names(), "a name that nobody knows"]
     table = scored(names)
     quoted = {"ours": pd.Series({"PoSE": 40.0})}
@@ -318,7 +318,7 @@ def test_figures_of_methods_take_every_name():
     plots.step_times(steps, resource_claims.mini_ratios(steps))
 
 
-def test_figures_of_stages_take_every_name():
+def test_figures_of_stages_accept_every_name():
     spread = {"mean": 0.5, "low": 0.4, "high": 0.6, "prompts": 8}
     stage = {"tasks": {n: {"passkey": spread, "multi-key": spread} for n in (256, 1024)}, "perplexity": 20.0}
     stage |= {name: {256: spread, 1024: spread} for name in ("recall", "niah_m")}

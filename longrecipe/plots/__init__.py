@@ -1,4 +1,4 @@
-"""Figures as a paper prints them: labelled axes with units, one colour a stage throughout. Each returns a Figure."""
+"""Figures with labelled axes and units, and the same colour for a stage or method everywhere. Each returns a Figure."""
 
 from longrecipe.plots.experiments import cost, depth_maps, fronts, methods, ratios, stages
 from longrecipe.plots.positions import distances, figure_3, position_map, position_maps

@@ -1,4 +1,4 @@
-"""Figures of the grids: methods, cost against skill, token ratio, what stages keep, fronts of merging."""
+"""Figures of the experiments: scores by method, cost, token ratio, stage and merge weight."""
 
 from collections.abc import Mapping
 
@@ -13,17 +13,18 @@ from longrecipe.plots.style import STYLE, colour
 from longrecipe.plots.training import depth_heatmap
 
 
-def _points(axis: Axes, x: np.ndarray, table: pd.DataFrame, column: str, colour: str, **style) -> None:
-    """Means of a column of `over_seeds` with its intervals."""
+def _points(axis: Axes, x: np.ndarray, table: pd.DataFrame, *, column: str, colour: str, **style) -> None:
+    """Plot the means of a column of `over_seeds` with their intervals."""
     mean, low, high = (table[column, kind].to_numpy(dtype=float) for kind in ("mean", "low", "high"))
     error = np.nan_to_num([mean - low, high - mean])
     axis.errorbar(x, mean, yerr=error, color=colour, capsize=2, elinewidth=0.9, **{"fmt": "o", "ms": 5} | style)
 
 
 def methods(ours: Mapping[str, pd.DataFrame], quoted: Mapping[str, pd.Series], column: str = "NIAH(M)") -> Figure:
-    """A score of every method: ours with intervals over seeds (filled), the paper's beside (hollow, quoted).
+    """A score of every method: ours with intervals over seeds (filled), and the paper's (hollow).
 
-    ours: tables of `over_seeds` by name, a panel each; quoted: the paper's score by the same names of methods.
+    Args: ours: a table of `over_seeds` for each panel, by title; quoted: scores of the paper by the same titles, with
+    the same names of methods.
     """
     with plt.rc_context(STYLE):
         widths = [0.9 + 0.55 * len(table) for table in ours.values()]
@@ -31,7 +32,7 @@ def methods(ours: Mapping[str, pd.DataFrame], quoted: Mapping[str, pd.Series], c
         figure, axes = plt.subplots(1, len(ours), sharey=True, squeeze=False, **size)
         for axis, (title, table) in zip(axes[0], ours.items(), strict=True):
             for i, name in enumerate(table.index):
-                _points(axis, np.array([i - 0.1]), table.loc[[name]], column, colour(name), ms=7)
+                _points(axis, np.array([i - 0.1]), table.loc[[name]], column=column, colour=colour(name), ms=7)
                 value = quoted[title].get(name, float("nan"))
                 axis.plot(i + 0.15, value, "o", ms=7, mfc="white", mec=colour(name), mew=1.5)
             axis.set_xticks(range(len(table)), table.index, rotation=30, ha="right")
@@ -44,7 +45,7 @@ def methods(ours: Mapping[str, pd.DataFrame], quoted: Mapping[str, pd.Series], c
 
 
 def depth_maps(depths: pd.DataFrame) -> Figure:
-    """Recall by text length and depth of the fact, a heatmap a method; depths as `tables.depths` gives them."""
+    """A heatmap for each method: recall by text length and depth of the fact. Args: depths: of `tables.depths`."""
     names = list(dict.fromkeys(depths["name"]))
     labels = [f"{20 * i} to {20 * i + 20} %" for i in range(5)]
     with plt.rc_context({**STYLE, "axes.grid": False}):
@@ -57,17 +58,17 @@ def depth_maps(depths: pd.DataFrame) -> Figure:
     return figure
 
 
-def cost(table: pd.DataFrame, lines: Mapping[str, pd.DataFrame], x: str, column: str = "NIAH(M)") -> Figure:
-    """Long-context score against what a run took: one point a method, one line over token ratios a variant.
+def cost(table: pd.DataFrame, lines: Mapping[str, pd.DataFrame], x: str, *, column: str = "NIAH(M)") -> Figure:
+    """Long-context score against the cost of a run: a point for each method, a line over token ratios for each variant.
 
-    table: `over_seeds` by name, of both columns; lines: such tables by ratio, under their names, 1.0 standing for FLT.
-    x: the column of what it took, logarithmic. The RoPE rule alone, which takes nothing, is a level line.
+    Args: table: `over_seeds` by name, of both columns; lines: such tables by ratio, by name, with FLT as ratio 1.0; x:
+    the column of the cost, on a logarithmic axis. The RoPE rule alone costs nothing and is a horizontal line.
     """
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.4, 3.7))
         for name, rows in lines.items():
             style = {"fmt": "o-" if name == "LongRecipe" else "s--", "ms": 4, "lw": 1.3}
-            _points(axis, rows[x, "mean"].to_numpy(), rows, column, colour(name), label=name, **style)
+            _points(axis, rows[x, "mean"].to_numpy(), rows, column=column, colour=colour(name), label=name, **style)
             for ratio, at, y in zip(rows.index, rows[x, "mean"], rows[column, "mean"], strict=True):
                 if name == "LongRecipe":
                     label = "FLT" if ratio == 1 else f"{ratio:.0%}"
@@ -77,7 +78,7 @@ def cost(table: pd.DataFrame, lines: Mapping[str, pd.DataFrame], x: str, column:
             if name == "RoPE rule alone":
                 axis.axhline(rows[column, "mean"].item(), color=colour(name), lw=1.0, ls=":", label=name)
                 continue
-            _points(axis, rows[x, "mean"].to_numpy(), rows, column, colour(name), ms=7, label=name)
+            _points(axis, rows[x, "mean"].to_numpy(), rows, column=column, colour=colour(name), ms=7, label=name)
         axis.set(xscale="log", xlabel=x, ylabel=f"{column} at the target, percent")
         axis.xaxis.set_major_formatter("{x:g}")
         axis.set_xticks([2, 5, 10, 20, 50, 100])
@@ -87,15 +88,15 @@ def cost(table: pd.DataFrame, lines: Mapping[str, pd.DataFrame], x: str, column:
 
 
 def ratios(lines: Mapping[str, pd.DataFrame], quoted: pd.DataFrame, column: str = "NIAH(M)") -> Figure:
-    """Figure 2: a score by the share of the target's tokens that a sample holds; ours left, the paper's right.
+    """Figure 2: scores by the tokens of a sample, in percent of the target. Left: ours, right: the paper's.
 
-    lines: tables of `over_seeds` by ratio, under their names; quoted: the paper's fig2_token_ratio.
+    Args: lines: tables of `over_seeds` by ratio, by name; quoted: fig2_token_ratio of the paper.
     """
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.0))
         for name, rows in lines.items():
             style = {"fmt": "o-" if name == "LongRecipe" else "s--", "ms": 4, "lw": 1.3}
-            _points(left, 100 * rows.index.to_numpy(), rows, column, colour(name), label=name, **style)
+            _points(left, 100 * rows.index.to_numpy(), rows, column=column, colour=colour(name), label=name, **style)
         left.set(title="measured here, mini model", ylabel=f"{column}, percent", ylim=(-4, 104))
         left.legend(fontsize=7, loc="lower right")
         for key, name in (("niah_m", "NIAH(M)"), ("ruler", "RULER"), ("longbench", "LongBench")):
@@ -110,9 +111,9 @@ def ratios(lines: Mapping[str, pd.DataFrame], quoted: pd.DataFrame, column: str 
 
 
 def stages(table: pd.DataFrame, columns: list[str]) -> Figure:
-    """Table 3 as a figure: what each stage keeps of the base, in percent; a panel a score, a group a method.
+    """Table 3 as a figure: scores after each stage in percent of the base, a panel for each score, grouped by method.
 
-    table: `over_seeds` by name and stage.
+    Args: table: `over_seeds` by name and stage; columns: the scores.
     """
     names, kinds = (list(dict.fromkeys(table.index.get_level_values(i))) for i in range(2))
     with plt.rc_context(STYLE):
@@ -121,7 +122,7 @@ def stages(table: pd.DataFrame, columns: list[str]) -> Figure:
             for i, stage in enumerate(kinds):
                 rows = table.xs(stage, level=1)
                 x = np.array([names.index(name) for name in rows.index]) + 0.22 * (i - 1)
-                _points(axis, x, rows, column, colour(stage), label=stage)
+                _points(axis, x, rows, column=column, colour=colour(stage), label=stage)
             axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
             axis.set_title(column)
         axes[0, 0].set_ylabel("percent")
@@ -131,9 +132,10 @@ def stages(table: pd.DataFrame, columns: list[str]) -> Figure:
 
 
 def fronts(rows: pd.DataFrame, x: str = "perplexity kept", y: str = "NIAH(M)") -> Figure:
-    """Long-context score against general score over the merge weight; left by method and rule, right by replay.
+    """Long-context score against general score by merge weight. Left: methods and rules, right: replay variants.
 
-    rows: `tables.fronts`: name, rule, weight, replay, and both scores, means over seeds. Up and to the right is better.
+    Args: rows: `tables.fronts`, with name, rule, weight, replay and the mean over seeds of both scores; x, y: columns
+    of the scores. Points further up and to the right are better.
     """
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 4.4), sharey=True)

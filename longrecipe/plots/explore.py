@@ -1,4 +1,4 @@
-"""Controls to play with in JupyterLab; papermill, nbval and GitHub show the same figure, still."""
+"""Interactive controls in JupyterLab; papermill, nbval and GitHub show a static figure."""
 
 import os
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 
 
 def live() -> bool:
-    """Whether a person is at the notebook: its kernel was started by a Jupyter server, not by papermill or nbval."""
+    """Whether the notebook is used interactively: a Jupyter server started its kernel, not papermill or nbval."""
     return "JPY_SESSION_NAME" in os.environ
 
 
 def interact(draw: Callable[..., Figure], **controls: Any) -> None:
-    """Show the figure that draw(**values) makes, in JupyterLab with a control for each value.
+    """Show the figure of draw(**values), in JupyterLab with a control for each value.
 
-    controls: name = an ipywidgets control; its value at first is what is shown where nobody is there to move it.
+    Args: controls: ipywidgets controls by name. Outside JupyterLab the figure is drawn with their initial values.
     """
     if not live():
         draw(**{name: control.value for name, control in controls.items()})

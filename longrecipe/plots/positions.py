@@ -1,4 +1,4 @@
-"""Figures of position index transformation: where tokens lie, which distances they cover, and the paper's Figure 3."""
+"""Figures of position index transformation: positions of tokens, covered distances, and Figure 3 of the paper."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ from longrecipe.positions import coverage
 
 
 def position_maps(samples: Mapping[str, Sequence[np.ndarray]], target_length: int, n_columns: int = 4) -> Figure:
-    """A panel for each method: position against token index of its first two samples; dotted, contiguous positions.
+    """A panel for each method: position against token index of its first two samples. Dotted: contiguous positions.
 
-    Inset: the first 40 tokens of the first sample, where runs and jumps can be told apart.
+    Inset: the first 40 tokens of the first sample, in which runs and jumps can be seen.
     """
     n_rows = -(-len(samples) // n_columns)
     with plt.rc_context(STYLE):
@@ -27,7 +27,7 @@ def position_maps(samples: Mapping[str, Sequence[np.ndarray]], target_length: in
             if name is None:
                 axis.axis("off")
                 continue
-            _map(axis, some[:2], target_length, (colour(name), "#9A9A9A"), ("one sample", "another"))
+            _map(axis, some[:2], target_length, colours=(colour(name), "#9A9A9A"), labels=("one sample", "another"))
             axis.set_title(name, color=colour(name), fontweight="bold")
             inset = axis.inset_axes((0.12, 0.6, 0.36, 0.33))
             inset.plot(some[0][:40], ".", ms=2, color=colour(name))
@@ -46,12 +46,12 @@ def position_maps(samples: Mapping[str, Sequence[np.ndarray]], target_length: in
 
 
 def position_map(samples: Sequence[np.ndarray], target_length: int, window: int | None = None) -> Figure:
-    """Where the tokens of a few samples lie, and the distances that all of them cover; dashed, the base's window."""
+    """Positions of the tokens of a few samples, and the distances that all samples cover. Dashed: the base's window."""
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
         n = len(samples[0])
         colours = [f"C{i}" for i in range(3)]
-        _map(left, samples[:3], target_length, colours, [f"sample {i + 1}" for i in range(3)])
+        _map(left, samples[:3], target_length, colours=colours, labels=[f"sample {i + 1}" for i in range(3)])
         if window:
             left.axhline(window, color="black", lw=0.8, ls="--")
             label = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom", "fontsize": 8}
@@ -71,7 +71,7 @@ def position_map(samples: Sequence[np.ndarray], target_length: int, window: int 
 
 
 def distances(samples: Mapping[str, Sequence[np.ndarray]], target_length: int) -> Figure:
-    """Left: token pairs by distance, mean of the samples; right: distances that the first 1, 2, ... samples miss."""
+    """Left: token pairs by distance, mean over samples. Right: distances missing in the first 1, 2, ... samples."""
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
         for name, some in samples.items():
@@ -91,14 +91,14 @@ def distances(samples: Mapping[str, Sequence[np.ndarray]], target_length: int) -
 
 
 def figure_3(measured: pd.DataFrame, quoted: pd.DataFrame) -> Figure:
-    """Mean distance of token pairs against the target: lines measured here, crosses quoted from the paper.
+    """Mean distance of token pairs by target length: lines are measured here, crosses quoted from the paper.
 
-    measured: column target and one for each method, tokens; quoted: the same, methods of the paper.
+    Args: measured: a column target and one for each method, in tokens; quoted: the same for methods of the paper.
     """
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6, 3.4))
         for i, name in enumerate(measured.columns.drop("target")):
-            # What comes first is drawn widest, so that lines which lie on one another are all seen.
+            # The first line is the widest, so that lines on top of each other are all visible.
             style = {"ms": 3, "lw": max(1.2, 5 - 1.6 * i), "color": colour(name), "label": name}
             axis.plot(measured["target"], measured[name], "o-", **style)
         for name in quoted.columns.drop("target"):
@@ -113,7 +113,7 @@ def figure_3(measured: pd.DataFrame, quoted: pd.DataFrame) -> Figure:
 
 
 def _map(
-    axis: Axes, samples: Sequence[np.ndarray], target_length: int, colours: Sequence[str], labels: Sequence[str]
+    axis: Axes, samples: Sequence[np.ndarray], target_length: int, *, colours: Sequence[str], labels: Sequence[str]
 ) -> None:
     for i, (positions, shade, label) in enumerate(zip(samples, colours, labels, strict=False)):
         axis.plot(positions, ".", ms=1.2, color=shade, label=label, zorder=3 - i)
@@ -122,7 +122,7 @@ def _map(
 
 
 def _pairs(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distances, and the mean number of pairs a sample at each, averaged over stretches of distances."""
+    """Distances and the mean number of pairs per sample at each of them, averaged over ranges of distances."""
     target_length = counts.shape[1]
     edges = np.unique(np.linspace(1, target_length, 96, endpoint=False).astype(int))
     widths = np.diff(edges, append=target_length)

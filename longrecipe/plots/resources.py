@@ -1,4 +1,4 @@
-"""Figures of notebook 05: memory by what holds it, cost over target length, what fits, and mini's measured steps."""
+"""Figures of notebook 05: memory by content, cost by target length, longest samples, and measured steps of the mini."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from longrecipe.cost import LONGEST
 from longrecipe.plots.style import STYLE, colour
 
-# Okabe and Ito's, by what memory holds and what FLOPs are for.
+# Okabe and Ito's colours, by content of memory and purpose of FLOPs.
 PART_COLOURS = {
     "weights": "#0072B2",
     "gradients": "#56B4E9",
@@ -28,27 +28,28 @@ _LABELS = {
     "optimizer": "optimizer's moments",
     "checkpoints": "activations kept",
     "runtime": "CUDA's runtime",
-    "block": "block in work",
+    "block": "current block",
     "linear": "linear layers",
     "head": "LM head",
 }
 
 
 def memory_parts(table: pd.DataFrame, cards: Mapping[str, float]) -> Figure:
-    """GB at the peak of a step by what they hold, a bar for each setup, with a line for each card's memory in GB.
+    """GB at the peak of a step by content, a bar for each setup, and a line for the memory of each card in GB.
 
-    table: `results.resources.memory`. Bars that pass the axis say how far they go; x marks a measured peak.
+    Args: table: of `experiments.table4.memory`; cards: GB by name. Bars beyond the axis show their value; x marks a
+    measured peak.
     """
     end = 1.6 * max(cards.values())
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(8.6, 0.42 * len(table) + 1.5))
         for y, (_, row) in enumerate(table.iterrows()):
-            # The block in work and the logits are never there together.
+            # The current block and the logits are never in memory together.
             last, left = max(("block", "logits"), key=lambda part: row[part]), 0.0
             for part in ("weights", "gradients", "optimizer", "checkpoints", "runtime", last):
                 axis.barh(y, row[part], left=left, color=PART_COLOURS[part], height=0.62)
                 left += row[part]
-            text, shift = (f"{left:.0f} GB", 4) if left <= end else (f"goes on to {left:.0f} GB ▸", -4)
+            text, shift = (f"{left:.0f} GB", 4) if left <= end else (f"up to {left:.0f} GB ▸", -4)
             box, side = {"fc": "white", "ec": "none", "pad": 0.8}, "left" if left <= end else "right"
             at = {"xy": (min(left, end), y), "xytext": (shift, 0), "textcoords": "offset points"}
             axis.annotate(text, **at, va="center", ha=side, fontsize=8, bbox=box)
@@ -72,10 +73,13 @@ def _legend(figure: Figure, axis: Axes, parts: tuple[str, ...]) -> None:
     figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=len(parts), fontsize=7.5)
 
 
-def cost_by_length(table: pd.DataFrame, families: Mapping[str, pd.DataFrame], target_length: int, gpu: str) -> Figure:
-    """What whole samples (FLT) and short ones cost over target lengths: FLOPs, hours, and their ratio by family.
+def cost_by_length(
+    table: pd.DataFrame, families: Mapping[str, pd.DataFrame], target_length: int, *, gpu: str
+) -> Figure:
+    """The cost of whole (FLT) and short samples by target length: FLOPs, hours, and the ratio of FLOPs by family.
 
-    table and families: `results.resources.by_length`, of the model and by name of each family.
+    Args: table: of `experiments.table4.by_length` for the model; families: the same for each family, by name; gpu: its
+    name, for the title.
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(11.5, 3.2))
@@ -90,14 +94,14 @@ def cost_by_length(table: pd.DataFrame, families: Mapping[str, pd.DataFrame], ta
             axes[2].plot(share.index, share, "o-", ms=3.5, color=colour(name), label=name)
         ratio = (table["n"] / table["target"]).min()
         for level, text, y in ((ratio, "linear layers alone", 2), (ratio**2, "attention alone", -9)):
-            _line(axes[2], level, f"{level:.0%}: {text}", (1, level), (0, y), ha="right")
-        _line(axes[1], 24, "one day", (0, 24), (3, 2))
+            _line(axes[2], level, f"{level:.0%}: {text}", at=(1, level), offset=(0, y), ha="right")
+        _line(axes[1], 24, "one day", at=(0, 24), offset=(3, 2))
         titles = "FLOPs of a sample", f"stage 1 on one {gpu}", "short sample / FLT"
         units = "PFLOP (1e15), modelled", "hours, modelled", "ratio of FLOPs, modelled"
         for axis, title, unit in zip(axes, titles, units, strict=True):
             _lengths(axis, table["target"])
             axis.axvline(target_length, color="black", lw=0.8, ls=":")
-            axis.set(title=title, ylabel=unit, xlabel="target length, tokens (dotted: asked for)")
+            axis.set(title=title, ylabel=unit, xlabel="target length, tokens (dotted: chosen)")
             axis.legend(fontsize=7)
         for axis in axes[:2]:
             axis.set_yscale("log")
@@ -105,14 +109,14 @@ def cost_by_length(table: pd.DataFrame, families: Mapping[str, pd.DataFrame], ta
     return figure
 
 
-def _line(axis: Axes, level: float, text: str, at: tuple, offset: tuple, **style) -> None:
-    """A dashed level across an axis, with its name at a share of the width."""
+def _line(axis: Axes, level: float, text: str, *, at: tuple, offset: tuple, **style) -> None:
+    """Draw a dashed horizontal line with a label; at: a share of the width and a level, offset: in points."""
     axis.axhline(level, color="black", lw=0.9, ls="--")
     axis.annotate(text, at, offset, ("axes fraction", "data"), "offset points", fontsize=7, **style)
 
 
 def _lengths(axis: Axes, lengths: pd.Series) -> None:
-    """A logarithmic axis with a tick at every length that is a power of two times the shortest."""
+    """Set a logarithmic axis with ticks at all lengths that are a power of two times the shortest."""
     axis.set_xscale("log")
     doubled = [x for x in sorted(set(lengths)) if (x // min(lengths)).bit_count() == 1 and x % min(lengths) == 0]
     axis.set_xticks(doubled, [_short(x) for x in doubled], fontsize=7.5, minor=False)
@@ -127,9 +131,9 @@ def _short(tokens: float) -> str:
 
 
 def flop_parts(table: pd.DataFrame) -> Figure:
-    """Where a sample's FLOPs go, in percent of FLT's at the same target: FLT left, the short sample right, in pairs.
+    """FLOPs of a sample by purpose, in percent of FLT's at the same target. Left bars: FLT, right bars: short samples.
 
-    table: `results.resources.by_length`.
+    Args: table: of `experiments.table4.by_length`.
     """
     parts, targets = ("linear", "attention", "head"), sorted(set(table["target"]))
     with plt.rc_context(STYLE):
@@ -156,9 +160,10 @@ def flop_parts(table: pd.DataFrame) -> Figure:
 
 
 def longest_samples(table: pd.DataFrame, target_length: int, short: int) -> Figure:
-    """The longest sample that fits by card and model: as set up (dark) and with all savings (pale).
+    """The longest sample that fits, by card and model: as set up (dark) and with all savings (pale).
 
-    table: `results.resources.longest`; lines: a sample of the target asked for, short and whole, in tokens.
+    Args: table: of `experiments.table4.longest`; target_length, short: tokens of a whole and of a short sample, drawn
+    as lines.
     """
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(8.6, 0.3 * len(table) + 1.2))
@@ -183,9 +188,10 @@ def longest_samples(table: pd.DataFrame, target_length: int, short: int) -> Figu
 
 
 def step_times(steps: pd.DataFrame, ratios: pd.DataFrame) -> Figure:
-    """Mini's seconds a step over targets, measured (points) and modelled (dashed), and the ratio of short to whole.
+    """Seconds per step of the mini by target, measured (points) and modelled (dashed), and the ratio of short to whole.
 
-    steps, ratios: `results.resource_claims.mini_steps` and `mini_ratios`; empty ones are said to be not measured.
+    Args: steps, ratios: of `experiments.table4_claims.mini_steps` and `mini_ratios`; if empty, the figure says "not
+    measured".
     """
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.3))
@@ -197,7 +203,7 @@ def step_times(steps: pd.DataFrame, ratios: pd.DataFrame) -> Figure:
             name, _, source = column.partition(" / FLT, ")
             style = {"measured": "o-", "time model": "--", "FLOPs": ":"}[source]
             right.plot(ratios.index, ratios[column], style, ms=4, color=colour(name), label=f"{name}, {source}")
-        for axis, y in ((left, "seconds a step of 8 samples"), (right, "ratio to FLT")):
+        for axis, y in ((left, "seconds per step of 8 samples"), (right, "ratio to FLT")):
             axis.set(xlabel="target length, tokens", ylabel=y)
             if len(steps):
                 _lengths(axis, steps["target"])

@@ -1,4 +1,4 @@
-"""Figures of the token analysis: which tokens change, in a passage, by type and by position, and what is selected."""
+"""Figures of the token analysis: which tokens change, by passage, type and position, and which are selected."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,17 @@ from longrecipe.tokens import Analysis, Kept, binned
 
 _ANCHOR = colour("extended")
 _OTHERS = ("#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#999999")
-# DejaVu Sans Mono, which comes with matplotlib: advance of a character in units of the font size.
+# Width of a character of DejaVu Sans Mono (shipped with matplotlib), in units of the font size.
 _ADVANCE = 0.602
 
 
-def passage(pieces: Sequence[str], shift: np.ndarray, threshold: float, columns: int = 110, size: float = 8) -> Figure:
-    """A text with its tokens coloured by their shift from H to H', those below the threshold left plain.
+def passage(
+    pieces: Sequence[str], shift: np.ndarray, threshold: float, *, columns: int = 110, size: float = 8
+) -> Figure:
+    """A text whose tokens are coloured by their shift from H to H', if it is at least the threshold.
 
-    Args: pieces: decoded tokens; shift float [len(pieces)], in logits; threshold in logits; columns: characters a line.
+    Args: pieces: decoded tokens; shift: float [len(pieces)], in logits; threshold: in logits; columns: characters per
+    line; size: of the font, in points.
     """
     places, line, column = [], 0, 0
     for piece in pieces:
@@ -55,10 +58,10 @@ def passage(pieces: Sequence[str], shift: np.ndarray, threshold: float, columns:
     return figure
 
 
-def token_shift(analysis: Analysis, anchors: Sequence[str], window: int, most: int = 18) -> Figure:
-    """Which token types change from H to H': lift and mean shift with intervals, and shares by position.
+def token_shift(analysis: Analysis, anchors: Sequence[str], window: int, *, most: int = 18) -> Figure:
+    """Token types that change from H to H': lift and mean shift with intervals, and shares by position.
 
-    Types that make up too little of the text to be anchors are left out, as are those after the first `most`.
+    Only shows the first `most` types that are frequent enough to be anchors.
     """
     with plt.rc_context(STYLE):
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2), width_ratios=[1.2, 1, 1.4])
@@ -74,15 +77,18 @@ def token_shift(analysis: Analysis, anchors: Sequence[str], window: int, most: i
         middle.set(xlabel="mean shift $S_{H'} - S_H$, logits", yticks=[], title="Mean of eq. 3")
         if len(ranking) > 10:
             left.tick_params(axis="y", labelsize=7)
-        _shares(right, analysis.by_position, list(ranking["type"].head(4)), anchors, window)
+        _shares(right, analysis.by_position, list(ranking["type"].head(4)), anchors=anchors, window=window)
         right.set(title="Share by position (sliding mean)")
     return figure
 
 
 @dataclass(frozen=True)
 class Shares:
-    """A panel of `position_shares`: its title, shares by position (None: not measured), the base's window in tokens,
-    and each type's share of all tokens, where it is known."""
+    """A panel of `position_shares`.
+
+    title; by_position: shares by position, None if not measured; window: of the base, in tokens; of_all: the share of
+    each type in all tokens, if known.
+    """
 
     title: str
     by_position: pd.DataFrame | None = None
@@ -90,8 +96,8 @@ class Shares:
     of_all: Mapping[str, float] | None = None
 
 
-def quoted_shares(title: str, shares: pd.Series, first: int, last: int, window: int) -> Shares:
-    """A panel of levels that a paper gives for positions first to last; shares: a level for each type."""
+def quoted_shares(title: str, shares: pd.Series, *, first: int, last: int, window: int) -> Shares:
+    """A panel of a constant share for each type from position first to last, as quoted from a paper."""
     return Shares(title, pd.DataFrame([shares, shares], index=[first, last]), window)
 
 
@@ -110,10 +116,10 @@ def measured_shares(title: str, here: Analysis | None, window: int, runs: Sequen
 
 
 def position_shares(panels: Sequence[Shares], types: Sequence[str]) -> Figure:
-    """The paper's Figure 4: share of each type among the top tokens, against position, a panel for each source.
+    """Figure 4 of the paper: share of each type among the top tokens by position, a panel for each source.
 
-    Dotted: the type's share of all tokens, what it would have if top tokens were any tokens. A type has one colour in
-    all panels; each panel has its own scale; one without data says "not measured".
+    Dotted: the share of the type in all tokens, which it would have if top tokens were random. A type has the same
+    colour in all panels. Each panel has its own scale; a panel without data says "not measured".
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 2.9), squeeze=False)
@@ -123,7 +129,7 @@ def position_shares(panels: Sequence[Shares], types: Sequence[str]) -> Figure:
                 axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color="#777777")
                 axis.set(xticks=[], yticks=[])
                 continue
-            _shares(axis, panel.by_position, types, types[:1], panel.window, panel.of_all)
+            _shares(axis, panel.by_position, types, anchors=types[:1], window=panel.window, of_all=panel.of_all)
     return figure
 
 
@@ -131,11 +137,12 @@ def _shares(
     axis: plt.Axes,
     table: pd.DataFrame,
     types: Sequence[str],
+    *,
     anchors: Sequence[str],
     window: int,
     of_all: Mapping[str, float] | None = None,
 ) -> None:
-    """Lines of shares by position, smoothed over a thirtieth of the positions where they are dense."""
+    """Draw lines of shares by position, smoothed over a thirtieth of the positions."""
     smooth = (
         table.reindex(columns=list(types), fill_value=0.0)
         .rolling(max(1, len(table) // 30), center=True, min_periods=1)
@@ -156,9 +163,9 @@ def _shares(
 
 
 def selections(kept: Mapping[str, Kept], most: int = 4096) -> Figure:
-    """What each selection keeps of one document: kept sentences in blue, anchors as ticks, dark when kept.
+    """The part of a document that each selection keeps: kept sentences in blue, anchors as ticks, dark if kept.
 
-    Of a long document the first `most` tokens are drawn, and its anchors are counted there.
+    Only draws the first `most` tokens, and only counts anchors in these.
     """
     length = min(most, next(iter(kept.values())).length)
     with plt.rc_context({**STYLE, "axes.grid": False}):
@@ -175,7 +182,7 @@ def selections(kept: Mapping[str, Kept], most: int = 4096) -> Figure:
         axis.set(yticks=range(len(kept)), yticklabels=list(kept), xlim=(0, length), xlabel="token of the document")
         axis.invert_yaxis()
         cut = f", its first {length:,} tokens" if length < each.length else ""
-        axis.set_title(f"Kept (blue) of a document of {each.length:,} tokens{cut}; ticks: anchors, dark when kept")
+        axis.set_title(f"Kept (blue) of a document of {each.length:,} tokens{cut}; ticks: anchors, dark if kept")
         axis.spines["left"].set_visible(False)
         axis.tick_params(axis="y", length=0)
     return figure

@@ -1,4 +1,4 @@
-"""Figures of models and training: bases, losses, recall, and what each stage keeps."""
+"""Figures of models and training: RoPE wavelengths, losses, recall, and scores after each stage."""
 
 import itertools
 from collections.abc import Mapping
@@ -18,22 +18,22 @@ from longrecipe.train import Trained
 
 
 def pretraining(log: pd.DataFrame) -> Figure:
-    """How a mini model was made: accuracy on bare pairs (phase A), then loss on text with facts (phase B)."""
+    """Training of a mini model: accuracy on key-value pairs (phase A), and loss on text with facts (phase B)."""
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.7))
         for pairs, rows in log.query("phase == 'A'").groupby("pairs"):
             left.plot(rows.index + 1, rows["accuracy"], label=f"{pairs:.0f} pairs")
-        left.set(xlabel="optimizer step", ylabel="recall of pairs (running mean)", title="Phase A: bare pairs")
+        left.set(xlabel="optimizer step", ylabel="recall of pairs (running mean)", title="Phase A: pairs")
         left.legend(fontsize=7)
         for length, rows in log.query("phase == 'B'").groupby("length"):
             right.plot(rows.index + 1, rows["loss"].rolling(9, 1).mean(), label=f"{length:.0f} tokens")
-        right.set(xlabel="optimizer step", ylabel="cross-entropy, nats a token", title="Phase B: text with facts")
+        right.set(xlabel="optimizer step", ylabel="cross-entropy, nats per token", title="Phase B: text with facts")
         right.legend(fontsize=7, title="window", title_fontsize=7)
     return figure
 
 
 def wavelengths(config: PreTrainedConfig, target_length: int) -> Figure:
-    """RoPE's wavelength of each pair of dimensions, before and after the base is raised for target_length tokens."""
+    """RoPE wavelength of each pair of dimensions, before and after the base is raised for target_length tokens."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(5.5, 2.8))
         for name, each in {"base": config, "RoPE rule alone": rope.extend_config(config, target_length)}.items():
@@ -49,8 +49,7 @@ def wavelengths(config: PreTrainedConfig, target_length: int) -> Figure:
 
 
 def losses(stages: Mapping[str, Trained]) -> Figure:
-    """Training loss by step, a panel for each stage; stages are named as in style.STAGES. What a stage adds to
-    cross-entropy (replay: the KL term, on its short batches) is in it."""
+    """Training loss by step, a panel for each stage, by its name in style.STAGES. Includes the KL term of replay."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(stages), figsize=(3.1 * len(stages), 2.6), sharey=True, squeeze=False)
         for axis, (name, stage) in zip(axes[0], stages.items(), strict=True):
@@ -58,12 +57,12 @@ def losses(stages: Mapping[str, Trained]) -> Figure:
             axis.plot(steps, stage.losses, color=colour(name), lw=0.8, alpha=0.6)
             axis.plot(steps, pd.Series(stage.losses).rolling(9, 1, center=True).mean(), color=colour(name), lw=2)
             axis.set(xlabel="optimizer step", title=f"{name}: {stage.n_tokens / 1e3:,.0f}k tokens")
-        axes[0, 0].set_ylabel("training loss, nats a token")
+        axes[0, 0].set_ylabel("training loss, nats per token")
     return figure
 
 
 def depth_heatmap(axis: Axes, table: pd.DataFrame, title: str) -> None:
-    """Scores in 0..1 by depth (rows) and text length in tokens (columns), drawn on an axis."""
+    """Draw a heatmap of scores in 0..1 by depth (rows) and text length in tokens (columns) on an axis."""
     sns.heatmap(
         table, ax=axis, vmin=0, vmax=1, cmap="viridis", annot=True, fmt=".2f", cbar=False, annot_kws={"size": 7}
     )
@@ -73,7 +72,7 @@ def depth_heatmap(axis: Axes, table: pd.DataFrame, title: str) -> None:
 
 
 def recall_heatmaps(reports: Mapping[str, Report], n_depths: int = 5) -> Figure:
-    """Recall of one of the hidden facts by text length and depth, a heatmap for each model."""
+    """A heatmap for each model: recall of one of the hidden facts by text length and depth."""
     edges = np.linspace(0, 1, n_depths + 1)
     labels = [f"{low:.0%} to {high:.0%}" for low, high in itertools.pairwise(edges)]
     with plt.rc_context({**STYLE, "axes.grid": False}):
@@ -92,12 +91,12 @@ def recall_heatmaps(reports: Mapping[str, Report], n_depths: int = 5) -> Figure:
 
 
 def passkeys(numbers: Mapping[str, Mapping], window: int) -> Figure:
-    """Passkey retrieval by the text's length, from the stages' `Report.numbers()`; 95 % intervals."""
+    """Passkey recall by text length, with 95 % intervals, from `Report.numbers()` of each stage."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.2, 2.9))
         for i, (stage, measured) in enumerate(numbers.items()):
             cells = {n: tasks["passkey"] for n, tasks in measured["tasks"].items() if "passkey" in tasks}
-            # Side by side, so that equal scores do not hide each other.
+            # Shifted sideways, so that equal scores do not hide each other.
             x = np.array(list(cells)) * 1.02 ** (i - (len(numbers) - 1) / 2)
             mean, low, high = (np.array([each[key] for each in cells.values()]) for key in ("mean", "low", "high"))
             axis.errorbar(
@@ -113,7 +112,7 @@ def passkeys(numbers: Mapping[str, Mapping], window: int) -> Figure:
 
 
 def retention(numbers: Mapping[str, Mapping]) -> Figure:
-    """What each stage gains and keeps, long and short, from the stages' `Report.numbers()`."""
+    """Scores on long and short text after each stage, from `Report.numbers()` of each stage."""
     first = next(iter(numbers.values()))
     window, target = min(first["recall"]), max(first["recall"])
     panels = [
