@@ -64,29 +64,29 @@ class TestQuestion:
         ],
         ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
     )
-    def test_what_is_not_known_is_refused_with_what_is(self, changed, message):
+    def test_invalid_value_error_lists_allowed_values(self, changed, message):
         with pytest.raises(ParamsError) as raised:
             question(**changed)
         assert message in str(raised.value)
 
-    def test_tokens_of_a_sample_go_by_the_method(self):
+    def test_tokens_of_a_sample_depend_on_the_method(self):
         assert [question(method=name).n_tokens for name in ("flt", "pose:n_chunks=4")] == [131072, 39321]
         assert question(method="flt").n_samples == question().n_samples == pytest.approx(384e6 / 39321)
 
-    def test_what_fits_is_said_and_what_does_not_is_refused_with_what_would(self):
+    def test_check_returns_memory_or_suggests_settings_that_fit(self):
         assert question().check().peak < 80e9
         with pytest.raises(cost.DoesNotFitError, match=r"These would fit: .*such GPUs"):
             question(gpu="RTX 4090 24 GB").check()
         assert question(scale="mini", gpu="RTX 4090 24 GB", target_length=4096).check().peak < 3e9
 
-    def test_families_are_those_of_the_scale_and_the_model_asked_for(self, tmp_path):
+    def test_families_are_those_of_the_scale_and_the_model(self, tmp_path):
         assert question(scale="mini").families == question().families == ["llama3", "mistral", "qwen2"]
         models.SHAPES["llama3"]().save_pretrained(tmp_path)
         assert question(model=str(tmp_path)).families[-1] == str(tmp_path)
 
 
 class TestTables:
-    def test_memory_has_the_measured_peak_beside(self):
+    def test_memory_table_has_measured_peaks(self):
         base = measure.Case("llama3", "paper", "longrecipe", 131072)
         failed = replace(base, setup=Setup(optimizer="adamw_bf16"))
         broken = replace(base, setup=Setup(offload_activations=True))
@@ -134,7 +134,7 @@ class TestTables:
         assert (table["hours"] < 0.19).all() and len(table) == 9
         assert len(tables.ratios(question(scale="mini", target_length=4096))) == 3
 
-    def test_methods_that_read_as_much_cost_as_much(self):
+    def test_methods_with_equal_samples_cost_the_same(self):
         table = tables.prices(question(method="stratified"))
         assert list(table.index) == ["FLT", "LongRecipe", "PoSE", "RPES", "stratified"]
         assert table.iloc[1:].drop_duplicates().shape[0] == 1
@@ -142,7 +142,7 @@ class TestTables:
         assert (table["USD"] == 2 * table["GPU-hours"]).all()
         assert table["GPUs needed"].tolist() == [2, 1, 1, 1, 1] and table["MFU"].between(0.3, 0.6).all()
 
-    def test_what_is_said_to_fit_fits_and_a_little_more_does_not(self):
+    def test_longest_samples_fit_and_longer_ones_do_not(self):
         table = tables.longest(question())
         for (name, card), row in table.iterrows():
             n, config = int(row["sample, all savings"]), models.config_of(name, "paper")
@@ -209,7 +209,7 @@ class TestClaims:
         assert table.loc[4096, "FLT, measured / modelled"] == pytest.approx(1.5)
         assert resource_claims.mini_ratios(resource_claims.mini_steps(None)).empty
 
-    def test_a_failed_case_leaves_the_others(self):
+    def test_failed_case_does_not_affect_others(self):
         broken = mini_record()
         name = next(name for name in broken["cases"] if " rpes T=4096" in name)
         broken["cases"][name]["measured"] = {"error": "killed"}
@@ -233,7 +233,7 @@ class TestStepShares:
         assert list(tables.step_shares(made, "qwen2", 2560)) == [1.0, 0.3]
         assert list(tables.step_shares(made, "qwen2", 4096, "pose")) == [1.0, 0.3]
 
-    def test_what_was_not_measured_or_failed_is_left_out(self):
+    def test_cases_without_result_are_left_out(self):
         cases = [case for case in measure.ratio_cases() if case.model == "llama3" and case.target_length == 2560]
         assert tables.step_shares(record({case: {"error": "killed"} for case in cases}), "llama3", 2560) == {}
         assert tables.step_shares(None, "llama3", 2560) == {}

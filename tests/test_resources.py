@@ -22,7 +22,7 @@ def pytests_own_logging(monkeypatch):
 CASE = measure.Case("llama3", "mini", "longrecipe", 512, PLAIN, batch_size=1, steps=3)
 
 
-def test_cases_have_names_of_their_own_and_say_what_changed():
+def test_names_of_cases_are_unique_and_list_changes():
     assert CASE.name == "llama3 longrecipe T=512 n=153"
     assert measure.Case("llama3", "mini", "flt", 512, PLAIN).n_tokens == 512
     gpu = measure.gpu_cases(85e9)
@@ -34,7 +34,7 @@ def test_cases_have_names_of_their_own_and_say_what_changed():
     assert any(name.startswith("mistral") for name in names) and any(name.startswith("qwen2") for name in names)
 
 
-def test_what_cannot_fit_is_not_tried():
+def test_cases_that_cannot_fit_are_left_out():
     # Without checkpointing 8B needs hundreds of GB; a card of 24 GB holds none of the cases.
     assert all(case.setup.checkpointing for case in measure.gpu_cases(85e9))
     assert measure.gpu_cases(24e9) == []
@@ -44,13 +44,13 @@ def test_what_cannot_fit_is_not_tried():
 
 
 @pytest.mark.parametrize("setup", [PLAIN, Setup(optimizer="adamw_bf16")], ids=["plain", "saving"])
-def test_a_case_is_measured_with_the_trainer(setup):
+def test_case_is_measured_with_the_trainer(setup):
     found = measure.measure(measure.Case("qwen2", "mini", "longrecipe", 512, setup, batch_size=2, steps=3))
     assert found["seconds_per_step"] > 0 and found["host_peak_gb"] > 0.1
     assert found["tokens_per_second"] == pytest.approx(2 * 153 / found["seconds_per_step"])
 
 
-def test_every_case_runs_in_its_own_process_and_what_is_there_is_kept(tmp_path, monkeypatch):
+def test_every_case_runs_in_its_own_process_and_results_are_kept(tmp_path, monkeypatch):
     asked, path = [], tmp_path / "mini.json"
 
     def process(command, **options):
@@ -74,7 +74,7 @@ def test_every_case_runs_in_its_own_process_and_what_is_there_is_kept(tmp_path, 
     assert len(asked) == 4 and json.loads(path.read_text())["cases"].keys() == record["cases"].keys()
 
 
-def test_a_case_that_failed_is_tried_again_and_named(tmp_path, monkeypatch, capsys):
+def test_failed_case_is_named_and_tried_again(tmp_path, monkeypatch, capsys):
     asked, path, broken = [], tmp_path / "mini.json", ["rpes", "pose"]
     answers = {"rpes": (1, "", "Traceback\n  line 3\nRuntimeError: no such thing\n"), "pose": (0, "nothing\n", "")}
 
@@ -93,7 +93,7 @@ def test_a_case_that_failed_is_tried_again_and_named(tmp_path, monkeypatch, caps
     assert "RuntimeError: no such thing" in said and "llama3 pose T=512 n=153 (exit status 0: no message)" in said
     assert "Traceback" not in said
     assert [case["method"] for case in json.loads(path.read_text())["cases"].values()] == ["flt", "longrecipe"]
-    # What an earlier version kept as measured is tried again, too.
+    # A failure that an earlier version recorded is tried again too.
     record = json.loads(path.read_text())
     record["cases"][next(iter(record["cases"]))]["measured"] = {"error": "disk on fire"}
     path.write_text(json.dumps(record))
@@ -106,7 +106,7 @@ def test_a_case_that_failed_is_tried_again_and_named(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "{}", '{"device": "a", "rates": {"matmul_flops": 1}, "cases": {"a": {}}}']
 )
-def test_a_damaged_record_is_refused_by_name(text, tmp_path, capsys):
+def test_damaged_record_is_named(text, tmp_path, capsys):
     path = tmp_path / "mini.json"
     path.write_text(text)
     with pytest.raises(SystemExit) as left:
@@ -125,16 +125,16 @@ def test_a_damaged_record_is_refused_by_name(text, tmp_path, capsys):
     ],
     ids=["CUDA", "Python", "CPU allocator"],
 )
-def test_memory_that_does_not_suffice_is_a_result(error, monkeypatch):
-    def fail(*args):
+def test_out_of_memory_is_a_result(error, monkeypatch):
+    def fail(*args, **options):
         raise error
 
     monkeypatch.setattr(measure, "stage_trainer", fail)
     assert measure.measure(CASE)["error"].startswith("out of memory: ")
 
 
-def test_another_error_is_no_result(monkeypatch):
-    def fail(*args):
+def test_other_errors_are_raised(monkeypatch):
+    def fail(*args, **options):
         raise RuntimeError("no such thing")
 
     monkeypatch.setattr(measure, "stage_trainer", fail)
