@@ -393,9 +393,9 @@ def test_missing_folders_and_files_are_named(pair, tmp_path, side):
     refuses("nowhere has no config.json")
     pair[side] = kept
     (kept / "model.safetensors").rename(kept / "pytorch_model.bin")
-    refuses(r"pytorch_model\.bin; convert to safetensors")
+    refuses(r"pytorch_model\.bin; convert the model to safetensors")
     (kept / "pytorch_model.bin").unlink()
-    refuses("but nothing; convert to safetensors")
+    refuses("but nothing; convert the model to safetensors")
     (kept / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
     refuses("not a readable safetensors")
 

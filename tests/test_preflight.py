@@ -146,7 +146,7 @@ FAULTS = {
     "other shape": (narrow, r"mlp\.\w+\.weight is \(.*\), and config\.json asks for \(.*\)"),
     "int8": (to_int8, r"model\.norm\.weight is stored as I8, which cannot be trained"),
     "quantised": (quantise, r"the weights are quantised \(quantization_config"),
-    "bin": (to_bin, r"pytorch_model\.bin; convert to safetensors"),
+    "bin": (to_bin, r"pytorch_model\.bin; convert the model to safetensors"),
     "cut in its header": (cut, r"is not a readable safetensors file .*download or save it again"),
     "cut in half": (half, r"is not a readable safetensors file .*download or save it again"),
     "lost shard": (lose_shard, r"lists 'model-00001-of-00002\.safetensors', which is not in the folder"),
