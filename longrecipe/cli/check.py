@@ -35,7 +35,7 @@ def run(chosen: argparse.Namespace) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     p = settings.load(chosen.params, **overrides(chosen))
-    log.info("%s", check_memory(p, chosen.gpu_gb, chosen.host_gb))
+    log.info("%s", check_memory(p, gpu_gb=chosen.gpu_gb, host_gb=chosen.host_gb))
     is_here = chosen.gpu_gb is None
     preflight.check(p, fetch=False, here=is_here)
     if is_here:

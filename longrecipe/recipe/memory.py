@@ -11,7 +11,7 @@ from longrecipe.system.processes import n_processes
 from longrecipe.train.memory import rows_at_once, setup_of
 
 
-def check_memory(p: Params, gpu_gb: float | None = None, host_gb: float | None = None) -> str:
+def check_memory(p: Params, *, gpu_gb: float | None = None, host_gb: float | None = None) -> str:
     """Return in words what stage 1 needs: memory, tokens, FLOPs and disk, all modelled.
 
     gpu_gb: memory of one GPU, GB; None takes the GPU of this machine. Without any, GPU memory is not checked.
