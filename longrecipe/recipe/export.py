@@ -222,7 +222,7 @@ def _is_length(value: Any) -> bool:
 
 
 def _record(params: Params, texts: Mapping[str, str], folder: Path) -> dict[str, Any]:
-    settings = params.model_dump(mode="json", exclude_defaults=True, exclude={"out"})
+    settings = params.model_dump(mode="json", exclude={"out"})
     # A place on this machine is of no use to those who read the folder.
     settings |= {key: local_name(settings[key]) for key in ("weights", "text", "replay_text") if settings.get(key)}
     files = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}

@@ -2,13 +2,15 @@
 
 from longrecipe.settings.errors import ParamsError, checked
 from longrecipe.settings.files import available, changed, is_file, load, profiles
+from longrecipe.settings.groups import read_list
 from longrecipe.settings.memory import Setup
 from longrecipe.settings.mini import MiniParams, mini_from_notebook
 from longrecipe.settings.notebook import from_notebook, given_in
-from longrecipe.settings.schema import MEMORY, SCALES, Params, key_of, read_list
+from longrecipe.settings.reference import reference
+from longrecipe.settings.schema import GROUPS, SCALES, Params, group_of, key_of
 
 __all__ = [
-    "MEMORY",
+    "GROUPS",
     "SCALES",
     "MiniParams",
     "Params",
@@ -19,10 +21,12 @@ __all__ = [
     "checked",
     "from_notebook",
     "given_in",
+    "group_of",
     "is_file",
     "key_of",
     "load",
     "mini_from_notebook",
     "profiles",
     "read_list",
+    "reference",
 ]

@@ -16,8 +16,10 @@ from longrecipe.system.paths import params_dir, user_path
 
 log = logging.getLogger(__name__)
 
-# The file of each scale that settings of your own are applied to.
+# The file of each scale that other models of the scale start from.
 TEMPLATES = {"mini": "llama3", "small": "smollm2", "paper": "llama3"}
+# Lengths that belong to one model, so that no other file takes them over.
+OWN_LENGTHS = ("window", "target_length", "probe_window", "analysis_length", "eval_lengths")
 # How a command line and papermill write null: papermill passes `null` as text.
 _NULL = ("null", "None")
 
@@ -36,64 +38,67 @@ def load(model: str, /, scale: str | None = None, profile: str | None = None, **
     """The settings of `params/<scale>/<model>.yaml`, with overrides by name. None (or the text null) is a value like
     any other: it resets a key that can be null, and is refused for others.
 
-    scale: None takes mini. model may also be the path of a params file of your own (`.yaml`), which names its scale.
-    Your file may hold only the keys that differ, as `params/own.yaml` does: the others come from the file of its scale
-    (see `on_template`).
-    profile: one of `profiles`, keys of the file changed together, such as cpu for a computer without a GPU; overrides
-    win. If profile or overrides set a shorter target_length, the file's lengths follow it (see `changed`).
-    `window: null` reads the window from the model's configuration.
+    A file holds what differs from the file of its scale's template, and a template what differs from the defaults of
+    `Params`. Lengths are not taken over (OWN_LENGTHS): a file names its target_length, a window that is missing or
+    null is read from the model's configuration, and the other lengths follow from these two.
+
+    model: may also be the path of a params file of your own (`.yaml`). It names its scale, and it starts from the
+    shipped file of its model instead of the template if there is one.
+    scale: None takes mini. profile: one of `profiles`, keys of the file changed together, such as cpu for a computer
+    without a GPU; overrides win. If profile or overrides set a shorter target_length, the file's lengths follow it
+    (see `changed`).
     Raises ParamsError that lists what is allowed, for an unknown model, scale, profile or key and for impossible
     values, and if the window has to be read from a model that is not there.
     """
     given = {name: None if isinstance(value, str) and value in _NULL else value for name, value in overrides.items()}
     scale, profile = (None if each in _NULL else each for each in (scale, profile))
     if is_file(model):
-        path = _own_file(model)
-        given |= {} if scale is None else {"scale": scale}
-        named, values = {}, read(path)
+        path, named = _own_file(model), {} if scale is None else {"scale": scale}
     else:
         scale = "mini" if scale is None else scale
-        path = _shipped(model, scale)
-        named, values = {"model": model, "scale": scale}, read(path)
+        path, named = _shipped(model, scale), {"model": model, "scale": scale}
+    values, source = read(path), path.name
     if profile is not None:
-        known = profiles(path)
-        if not isinstance(profile, str) or profile not in known:
-            there = f"of {path.name} there are {', '.join(known)}" if known else f"{path.name} has none"
-            raise ParamsError(f"profile = {shown(profile)}: {there}.")
-        values = _shortened(values, read(known[profile]))
-    values = _shortened(values | named, given)
-    source = path.name if profile is None else f"{path.name}, profile {profile}"
-    own = None if named else values
-    if own is not None:
-        values = on_template(own, path.stem)
-    if "window" in values and values["window"] is None:
+        values, source = _shortened(values, _profile(path, profile)), f"{path.name}, profile {profile}"
+    own = {"model": path.stem} | _shortened(values | named, given)
+    inherited = _inherited(path, own)
+    longest = None if "probe_length" in own else inherited.pop("probe_length", None)
+    values = inherited | own
+    if "target_length" not in values:
+        about = Params.model_fields["target_length"].description
+        raise ParamsError(f"target_length is missing: {about}.\n(settings from {source})")
+    if values.get("window") is None:
         values["window"] = _own_window(values)
-    if own is not None and "probe_length" not in own and values.get("probe_length"):
-        # The template's samples of H' may be longer than the window that H' is trained to here.
-        window, target = _whole(values.get("window")), _whole(values.get("target_length"))
-        probe_window = _whole(values.get("probe_window")) or 2 * (window or 0)
-        values["probe_length"] = min([values["probe_length"], *filter(None, (probe_window, target))])
-    return checked(Params, values, source=source)
+    params = checked(Params, values, source=source)
+    # The samples of H' in another file may be longer than the window that H' is trained to here.
+    return params if longest is None else changed(params, probe_length=min(longest, params.probe_window))
 
 
-def on_template(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Settings of your own on top of the file of their scale: `params/small/smollm2.yaml`, `params/paper/llama3.yaml`
-    or `params/mini/llama3.yaml`, or the one that your `model` names.
+def _inherited(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file takes over from the file that it starts from; nothing for the templates.
 
-    The lengths in that file belong to its own model: the probe, the analysis and the measured lengths follow your
-    window and your target_length, which is required, unless you give them. name: of the run if there is no key model.
-    Settings that have every required key are returned as they are. Raises ParamsError without a valid scale.
+    values: of the file, which name its scale and model. Raises ParamsError without a valid scale.
     """
-    if not {key for key, field in Params.model_fields.items() if field.is_required()} - values.keys():
-        return dict(values)
-    scale, model = values.get("scale"), values.get("model") or name
+    scale, model = values.get("scale"), values["model"]
     if scale not in SCALES:
         told = f"scale = {shown(scale)}: allowed are {', '.join(SCALES)}" if scale else "scale is missing"
         raise ParamsError(f"{told}. It chooses the file that your settings are applied to: small (up to 2B) or paper.")
-    file = params_dir() / scale / f"{model if model in available()[scale] else TEMPLATES[scale]}.yaml"
-    template = read(file) | {"window": None, "probe_window": None, "analysis_length": None, "eval_lengths": None}
-    del template["target_length"]
-    return template | {"model": model} | dict(values)
+    folder = (params_dir() / scale).resolve()
+    is_own = path.resolve().parent != folder
+    start = folder / f"{model if is_own and model in available()[scale] else TEMPLATES[scale]}.yaml"
+    if path.resolve() == start:
+        return {}
+    found = read(start)
+    found = _inherited(start, found) | found
+    return {name: value for name, value in found.items() if name not in OWN_LENGTHS}
+
+
+def _profile(path: Path, profile: Any) -> dict[str, Any]:
+    known = profiles(path)
+    if not isinstance(profile, str) or profile not in known:
+        there = f"of {path.name} there are {', '.join(known)}" if known else f"{path.name} has none"
+        raise ParamsError(f"profile = {shown(profile)}: {there}.")
+    return read(known[profile])
 
 
 def is_file(model: Any) -> bool:

