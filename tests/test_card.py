@@ -3,13 +3,16 @@
 import yaml
 
 from longrecipe import models, settings
+from longrecipe.families import FAMILIES
 from longrecipe.models.rope import extend_config
 from longrecipe.recipe.card import NOT_MEASURED, Origin, card, display_name, origin
 
 TEXTS = {"text": "abc", "replay text": "def"}
 
 
-LLAMA = Origin(models.HUB["llama3"], models.HUB["llama3"], {"license": "llama3"}, "bfloat16", "LlamaForCausalLM")
+LLAMA = Origin(
+    FAMILIES["llama3"].hub_id, FAMILIES["llama3"].hub_id, {"license": "llama3"}, "bfloat16", "LlamaForCausalLM"
+)
 OWN = Origin("my-model", None, {}, "float16", "LlamaForCausalLM")
 
 

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 
 from longrecipe import cost, models
 from longrecipe.cost import flops_per_token, training_flops, training_memory
+from longrecipe.families import FAMILIES
 from longrecipe.settings import Setup
 
 SHAPE = {
@@ -90,7 +91,7 @@ class TestFlops:
             assert short.attention / whole.attention == pytest.approx(0.09, abs=1e-4)
 
     def test_mini_has_the_cost_profile_of_large_models(self):
-        config = models.ARCHITECTURES["llama3"]()
+        config = FAMILIES["llama3"].mini_config()
         whole = flops_per_token(config, 4096)
         assert whole.attention / whole.model == pytest.approx(0.70, abs=0.01)
         assert training_flops(config, 0.3, 1228) / training_flops(config, 1, 4096) == pytest.approx(0.154, abs=0.002)

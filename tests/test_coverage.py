@@ -29,11 +29,11 @@ def draws(name, lengths, target, count, seed=0):
     return [METHODS[name].draw({"segment_lengths": lengths}, target, rng) for _ in range(count)]
 
 
-# the measures, against their words
+# the measures and their definitions
 
 
 @given(rows)
-def test_distances_are_those_of_all_pairs(positions):
+def test_distances_are_of_all_pairs(positions):
     pairs = np.abs(positions[:, None] - positions)[np.triu_indices(len(positions), 1)]
     assert coverage.mean_distance(positions) == pytest.approx(pairs.mean())
     counts = coverage.pair_counts([positions], 61)
@@ -42,7 +42,7 @@ def test_distances_are_those_of_all_pairs(positions):
     assert coverage.distances_covered(counts)[0] == pytest.approx(len(set(pairs)) / 60)
 
 
-def test_pairs_are_counted_to_the_last_digit_at_full_length():
+def test_pair_counts_are_exact_at_full_length():
     # Every distance d of T contiguous tokens has T - d pairs.
     target = 131_072
     np.testing.assert_array_equal(coverage.pair_counts([np.arange(target)], target)[0], target - np.arange(target))
@@ -63,7 +63,7 @@ def test_runs_visits_and_reach():
     assert coverage.distances_by(counts[[0, 1, 0]], 2) == 1, "the third is no batch of two"
 
 
-def test_unevenness_is_of_counts_over_samples():
+def test_unevenness_is_the_spread_of_counts_over_samples():
     alike = [np.arange(50)] * 4
     assert coverage.unevenness(coverage.pair_counts(alike, 200)) == 0
     # Two samples, twenty bins: pairs at distance 1 to 10 in one, none in the other.
@@ -71,7 +71,7 @@ def test_unevenness_is_of_counts_over_samples():
     assert coverage.unevenness(coverage.pair_counts(far, 201), n_bins=20) == pytest.approx(np.sqrt(2))
 
 
-def test_what_cannot_be_measured_is_refused():
+def test_impossible_measures_are_errors():
     with pytest.raises(ValueError, match="1 tokens have no pairs"):
         coverage.mean_distance(np.array([4]))
     with pytest.raises(ValueError, match="1 tokens have no pairs"):
@@ -94,7 +94,7 @@ def test_what_cannot_be_measured_is_refused():
     ("lengths", "target"),
     [([3, 1, 5, 2, 4], 60), ([20] * 12, 1000), ([7, 30, 2, 21], 66), ([9], 40), ([1, 1], 30), ([5, 7], 12)],
 )
-def test_closed_forms_are_what_many_samples_give(name, lengths, target):
+def test_closed_forms_agree_with_many_samples(name, lengths, target):
     known = coverage.expected(name, lengths, target)
     found = coverage.summary(draws(name, lengths, target, 4000), target)
     if name == "stratified" and len(lengths) == 1:
@@ -104,11 +104,12 @@ def test_closed_forms_are_what_many_samples_give(name, lengths, target):
         assert found[key] == pytest.approx(value, abs=max(tolerance, 0.03 if key == "reach" else 1e-9)), key
 
 
-def test_no_closed_form_is_claimed_where_none_is_known():
+def test_methods_without_a_law_and_other_options_have_no_closed_form():
     assert {name for name in METHODS if coverage.expected(name, [4, 4], 20)} == set(CLOSED)
+    assert coverage.expected("pose:n_chunks=4", [4, 4], 20) == coverage.expected("cream", [4, 4], 20) == {}
 
 
-def test_a_summary_has_the_keys_of_the_closed_forms():
+def test_summary_has_the_keys_of_the_closed_forms():
     found = coverage.summary(draws("longrecipe", [4] * 5, 60, 3), 60)
     assert coverage.expected("longrecipe", [4] * 5, 60).keys() <= found.keys()
     assert all(isinstance(value, float) for value in found.values())
@@ -119,7 +120,7 @@ def test_a_summary_has_the_keys_of_the_closed_forms():
 
 @pytest.mark.parametrize("row", figure_3(), ids=lambda row: f"{row['target_k']}k")
 @pytest.mark.parametrize(("name", "count"), [("longrecipe", 400), ("rpes", 20)])
-def test_mean_token_distance_is_the_papers(row, name, count):
+def test_mean_token_distance_agrees_with_figure_3(row, name, count):
     target = 1000 * row["target_k"]
     n = int(0.3 * target)
     rng = np.random.default_rng(0)
@@ -132,7 +133,7 @@ def test_mean_token_distance_is_the_papers(row, name, count):
 
 
 @pytest.mark.parametrize("target", [20_000, 128_000])
-def test_contiguous_runs_are_sentences(target):
+def test_mean_runs_are_sentences(target):
     n, rng = int(0.3 * target), np.random.default_rng(0)
     lengths = [sentences(n, rng) for _ in range(20)]
     mean = np.concatenate(lengths).mean()

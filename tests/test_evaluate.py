@@ -1,6 +1,7 @@
 import copy
 import math
 import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,7 +41,7 @@ def full_logits(network, ids, last=1):
 
 
 def greedy(network, context, n_tokens):
-    """Greedy decoding, all read anew for every token."""
+    """Greedy decoding without a cache."""
     start = context.shape[1]
     for _ in range(n_tokens):
         context = np.concatenate([context, full_logits(network, context).argmax(-1).numpy()], axis=1)
@@ -59,6 +60,26 @@ def test_asking_equals_a_forward_pass_over_everything(tiny, texts, rng):
             torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_reader_uses_no_deprecated_argument(tiny, texts):
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Reader(tiny, texts).generate(texts[:, :4], 2)
+
+
+def test_reader_passes_its_cache_by_the_older_name_to_older_models(tiny, texts):
+    class Older:
+        config, device = tiny.config, tiny.device
+
+        def forward(self, input_ids, past_key_values, use_cache, logits_to_keep):
+            return tiny(input_ids=input_ids, cache=past_key_values, use_cache=use_cache, logits_to_keep=logits_to_keep)
+
+        def __call__(self, **given):
+            return self.forward(**given)
+
+    with torch.inference_mode():
+        assert torch.equal(Reader(Older(), texts).ask(texts[:, :4]), Reader(tiny, texts).ask(texts[:, :4]))
+
+
 def test_asking_twice_gives_the_same(tiny, texts, rng):
     questions, other = rng.integers(0, 1024, size=(2, 3, 5))
     with torch.inference_mode():
@@ -72,7 +93,7 @@ def test_asking_twice_gives_the_same(tiny, texts, rng):
 
 
 @pytest.mark.parametrize("n_tokens", [1, 5])
-def test_a_continuation_is_greedy_decoding(tiny, texts, rng, n_tokens):
+def test_generate_is_greedy_decoding(tiny, texts, rng, n_tokens):
     questions = rng.integers(0, 1024, size=(3, 6))
     with torch.inference_mode():
         said = Reader(tiny, texts).generate(questions, n_tokens)
@@ -81,7 +102,7 @@ def test_a_continuation_is_greedy_decoding(tiny, texts, rng, n_tokens):
 
 
 @pytest.mark.parametrize("n_tokens", [1, 3])
-def test_a_conversation_is_greedy_generation_step_by_step(tiny, texts, rng, n_tokens):
+def test_converse_is_greedy_decoding_turn_by_turn(tiny, texts, rng, n_tokens):
     turns, close = list(rng.integers(0, 1024, size=(4, 3, 5))), np.array([14, 15])
     with torch.inference_mode():
         answers = Reader(tiny, texts).converse(turns, n_tokens, close)
@@ -97,7 +118,7 @@ def test_a_conversation_is_greedy_generation_step_by_step(tiny, texts, rng, n_to
 # perplexity
 
 
-def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(tiny, rng):
+def test_uniform_model_has_the_perplexity_of_its_vocabulary(tiny, rng):
     blank = copy.deepcopy(tiny)
     with torch.no_grad():
         for parameter in blank.parameters():
@@ -149,10 +170,10 @@ def say_it_again(row, i):
 
 @pytest.mark.parametrize("batch_tokens", [1, 80, 16_384])
 @pytest.mark.parametrize("length", [40, 41])
-def test_copying_is_one_for_who_copies(monkeypatch, rng, length, batch_tokens):
+def test_copying_is_1_for_a_model_that_copies(monkeypatch, rng, length, batch_tokens):
     monkeypatch.setattr(sys.modules["longrecipe.evaluate.perplexity"], "BATCH_TOKENS", batch_tokens)
     copier = Guesser(say_it_again)
-    assert copying(copier, np.arange(100, 400), length, 5, rng) == (1.0, 0.0)
+    assert copying(copier, np.arange(100, 400), length, n_documents=5, rng=rng) == (1.0, 0.0)
     assert len(copier.read) == 5
     for row in copier.read:
         np.testing.assert_array_equal(row[:20], row[20:])
@@ -160,17 +181,17 @@ def test_copying_is_one_for_who_copies(monkeypatch, rng, length, batch_tokens):
     assert len({tuple(row) for row in copier.read}) > 1
 
 
-def test_who_does_not_copy_knows_both_copies_alike(rng):
+def test_model_that_does_not_copy_scores_both_copies_the_same(rng):
     # Half of the tokens are followed by the next number, which is all this model says.
     source = np.repeat(np.arange(100, 300, 4), 2) + np.tile([0, 1], 50)
-    second, first = copying(Guesser(lambda row, i: row[i] + 1), source, 41, 6, rng)
+    second, first = copying(Guesser(lambda row, i: row[i] + 1), source, 41, n_documents=6, rng=rng)
     assert second == first and 0.4 < first < 0.6
 
 
-def test_copying_does_not_ask_what_cannot_be_foretold(rng):
+def test_copying_leaves_out_unpredictable_tokens(rng):
     # Right everywhere inside a copy, wrong only where the second copy begins.
     knows = Guesser(lambda row, i: row[i + 1] if i not in (15, 31) else 0)
-    assert copying(knows, np.arange(100, 400), 32, 3, rng) == (1.0, 1.0)
+    assert copying(knows, np.arange(100, 400), 32, n_documents=3, rng=rng) == (1.0, 1.0)
 
 
 # the report
@@ -189,10 +210,10 @@ def words(tokenizer):
 
 @pytest.fixture(scope="module")
 def tiny_report(tiny, source, words):
-    return report(tiny, source, words, [192, 128, 256], n_documents=2, n_facts=3, seed=5, others=OTHERS)
+    return report(tiny, source, words, lengths=[192, 128, 256], n_documents=2, n_facts=3, seed=5, others=OTHERS)
 
 
-def test_a_report_measures_every_length(tiny_report, tiny, source):
+def test_report_measures_every_length(tiny_report, tiny, source):
     prompts, documents = tiny_report.prompts, {128: 4, 192: 1, 256: 2}
     assert list(prompts.columns) == ["task", "length", "document", "depth", "score"]
     counts = prompts.groupby("task")["length"].value_counts().unstack("task").sort_index()
@@ -207,8 +228,8 @@ def test_a_report_measures_every_length(tiny_report, tiny, source):
     assert set(tiny_report.general) == {"perplexity", "copying", "first_copy"}
 
 
-def test_other_tasks_come_on_top(tiny_report, tiny, source, words):
-    plain = report(tiny, source, words, [128, 192, 256], n_documents=2, n_facts=3, seed=5)
+def test_other_tasks_do_not_change_the_rest(tiny_report, tiny, source, words):
+    plain = report(tiny, source, words, lengths=[128, 192, 256], n_documents=2, n_facts=3, seed=5)
     assert set(plain.prompts["task"]) == set(NIAH_M)
     rest = tiny_report.prompts[tiny_report.prompts["task"].isin(NIAH_M)]
     pd.testing.assert_frame_equal(plain.prompts, rest.reset_index(drop=True))
@@ -216,14 +237,14 @@ def test_other_tasks_come_on_top(tiny_report, tiny, source, words):
 
 
 def test_one_length_is_measured_once(tiny, source, words):
-    prompts = report(tiny, source, words, [128], n_documents=2, n_facts=2, seed=5, others=["single"]).prompts
+    prompts = report(tiny, source, words, lengths=[128], n_documents=2, n_facts=2, seed=5, others=["single"]).prompts
     counts = prompts["task"].value_counts().to_dict()
     assert counts == {"multi-key": 8, "multi-query": 8, "multi-value": 4, "single": 4}
 
 
-def test_a_share_reads_the_first_documents_beyond_the_window_and_all_inside(tiny, source, words):
+def test_share_reads_the_first_documents_beyond_the_window_and_all_inside(tiny, source, words):
     whole, some = (
-        report(tiny, source, words, [128, 192, 256], n_documents=6, n_facts=2, seed=5, share=share)
+        report(tiny, source, words, lengths=[128, 192, 256], n_documents=6, n_facts=2, seed=5, share=share)
         for share in (1.0, 0.5)
     )
     assert some.general == whole.general
@@ -237,18 +258,20 @@ def test_a_share_reads_the_first_documents_beyond_the_window_and_all_inside(tiny
         assert (some.prompts["length"] == length).sum() == len(found) == 5 * documents
 
 
-def test_unknown_tasks_are_refused(source, words):
+def test_unknown_task_error_lists_tasks(source, words):
     allowed = "allowed are single, variable tracking, common words"
     with pytest.raises(ValueError, match=rf"others = \['needles', 'nil'\]: {allowed}"):
-        report(None, source, words, [128], n_documents=2, n_facts=3, seed=0, others=["nil", "single", "needles"])
+        report(
+            None, source, words, lengths=[128], n_documents=2, n_facts=3, seed=0, others=["nil", "single", "needles"]
+        )
 
 
-def test_facts_beyond_the_length_are_refused(tiny, source, words):
+def test_facts_that_do_not_fit_the_length_are_an_error(tiny, source, words):
     with pytest.raises(ValueError, match="13 facts need"):
-        report(tiny, source, words, [100], n_documents=2, n_facts=9, seed=0)
+        report(tiny, source, words, lengths=[100], n_documents=2, n_facts=9, seed=0)
 
 
-def test_the_reports_numbers(tiny_report):
+def test_numbers_of_a_report(tiny_report):
     numbers = tiny_report.numbers()
     assert set(numbers) == {"recall", "niah_m", "tasks", "perplexity", "copying", "first_copy"}
     assert list(numbers["recall"]) == list(numbers["niah_m"]) == list(numbers["tasks"]) == [128, 192, 256]
@@ -291,23 +314,23 @@ def test_every_model_reads_the_same_documents_and_keeps_its_mode(make_tiny, sour
     monkeypatch.setattr(scoring, "Reader", Watched)
     networks = make_tiny(0), make_tiny(1).train()
     for network in networks:
-        report(network, source, words, [128, 192], n_documents=2, n_facts=2, seed=9, others=["common words"])
+        report(network, source, words, lengths=[128, 192], n_documents=2, n_facts=2, seed=9, others=["common words"])
     assert [network.training for network in networks] == [False, True]
     first, second = (read[id(network)] for network in networks)
     assert len(first) == len(second) == 4
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
     # Common words read the same whatever else is asked; another seed, other documents.
-    report(networks[0], source, words, [128, 192], n_documents=2, n_facts=2, seed=9, others=OTHERS)
+    report(networks[0], source, words, lengths=[128, 192], n_documents=2, n_facts=2, seed=9, others=OTHERS)
     assert any(np.array_equal(first[2], ids) for ids in read[id(networks[0])][4:])
-    report(networks[0], source, words, [128, 192], n_documents=2, n_facts=2, seed=8, others=["common words"])
+    report(networks[0], source, words, lengths=[128, 192], n_documents=2, n_facts=2, seed=8, others=["common words"])
     assert not any(np.array_equal(a, b) for a, b in zip(first[:4], read[id(networks[0])][-4:], strict=True))
 
 
-def test_passkeys_are_asked_at_every_length_on_documents_of_their_own(tiny, source, words):
+def test_passkeys_are_asked_at_every_length_on_separate_documents(tiny, source, words):
     lengths, options = [96, 128, 192], {"n_documents": 2, "n_facts": 2, "seed": 9}
-    plain = report(tiny, source, words, lengths, **options)
-    found = report(tiny, source, words, lengths, **options, n_passkeys=5, share=0.5, others=OTHERS)
+    plain = report(tiny, source, words, lengths=lengths, **options)
+    found = report(tiny, source, words, lengths=lengths, **options, n_passkeys=5, share=0.5, others=OTHERS)
     passkeys = found.prompts.query("task == 'passkey'")
     assert passkeys.groupby("length").size().to_dict() == {96: 3, 128: 5, 192: 5}
     assert passkeys["document"].tolist() == [0, 1, 2, *[0, 1, 2, 3, 4] * 2]
@@ -317,26 +340,26 @@ def test_passkeys_are_asked_at_every_length_on_documents_of_their_own(tiny, sour
     )
 
 
-def test_the_facts_of_niah_hide_in_a_haystack_and_the_rest_is_of_the_source(tiny, source, words, monkeypatch):
+def test_only_niah_documents_are_made_from_the_haystack(tiny, source, words, monkeypatch):
     module = sys.modules["longrecipe.evaluate.report"]  # the package has a function of that name
     read, ask = [], module.ask
 
-    def spy(network, wording, make, text, *rest):
-        read.append(text)
-        return ask(network, wording, make, text, *rest)
+    def spy(*given, source, **named):
+        read.append(source)
+        return ask(*given, source=source, **named)
 
     monkeypatch.setattr(module, "ask", spy)
     haystack = words.encode(NOISE)
     options = {"n_documents": 2, "n_facts": 2, "seed": 9, "others": ["single"]}
-    plain = report(tiny, source, words, [128, 192], **options)
+    plain = report(tiny, source, words, lengths=[128, 192], **options)
     assert all(text is source for text in read)
     read.clear()
-    noisy = report(tiny, source, words, [128, 192], **options, haystack=haystack)
+    noisy = report(tiny, source, words, lengths=[128, 192], **options, haystack=haystack)
     # NIAH(M) at both lengths, then the single fact.
     assert [text is haystack for text in read] == [True, True, False, False] and noisy.general == plain.general
 
 
-def test_pairs_are_of_prompts_that_both_models_were_asked():
+def test_paired_takes_the_prompts_that_both_models_were_asked():
     columns = ["task", "length", "document", "depth", "score"]
     asked = [("multi-key", 256, document, depth, 1.0) for document in (0, 1, 2) for depth in (0.25, 0.75)]
     more = [*asked, ("single", 256, 0, 0.5, 1.0), ("multi-value", 256, 0, math.nan, 0.75)]
@@ -354,7 +377,7 @@ def test_pairs_are_of_prompts_that_both_models_were_asked():
     assert (paired(other, one)["score"] == -both["score"]).all()
 
 
-def test_a_model_is_measured_in_another_precision_as_a_copy_whose_frequencies_stay(monkeypatch):
+def test_other_precision_returns_a_copy_with_the_same_rope_frequencies(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     network = models.load("llama3")
     assert to_read(network, "fp32") is network
@@ -370,7 +393,7 @@ def test_a_model_is_measured_in_another_precision_as_a_copy_whose_frequencies_st
         assert torch.equal(copied(input_ids=x).logits, loaded(input_ids=x).logits)
 
 
-def test_in_bfloat16_a_cpu_attends_in_float32_and_leaves_torch_as_it_was(rng, monkeypatch):
+def test_bfloat16_on_cpu_attends_in_float32_and_keeps_torch_settings(rng, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     network, before = models.load("mistral"), torch.get_float32_matmul_precision()
     copied = to_read(network, "bf16")

@@ -24,6 +24,7 @@ from longrecipe.evaluate import (
     single,
     tracking,
 )
+from longrecipe.evaluate.tasks import ASK, ASK_ALL, CLOSE, COMMON, LINK, NOTE, WHICH
 
 ALL = {"needles": needles, "single": single, "passkey": passkey, "tracking": tracking, "common_words": common_words}
 
@@ -48,7 +49,7 @@ def make_oracle(wording, knows=lambda share: True, most=100):
             self.ids, self.texts = ids, [wording.decode(row) for row in ids]
 
         def noted(self, row):
-            for match in re.finditer(pattern(wording.note), self.texts[row]):
+            for match in re.finditer(pattern(wording.text(NOTE)), self.texts[row]):
                 note = wording.encode(match[0])
                 windows = np.lib.stride_tricks.sliding_window_view(self.ids[row], len(note))
                 (start,) = np.flatnonzero((windows == note).all(axis=1))
@@ -58,16 +59,16 @@ def make_oracle(wording, knows=lambda share: True, most=100):
         def answers(self, row, question):
             """The known answers to a question, as texts; a full stop where there are none."""
             text, found = self.texts[row], []
-            if question == wording.common:
+            if question == wording.text(COMMON):
                 found = [word for word, _ in Counter(re.findall(" [a-z]+", text)).most_common(4)] if knows(1) else []
-            elif match := re.fullmatch(f"{pattern(wording.ask)}|{pattern(wording.ask_all)}", question):
+            elif match := re.fullmatch(f"{pattern(wording.text(ASK))}|{pattern(wording.text(ASK_ALL))}", question):
                 keys = [key for key in match.groups() if key]
                 found = [value for key, value in self.noted(row) if key in keys]
-            elif match := re.fullmatch(pattern(wording.which), question):
+            elif match := re.fullmatch(pattern(wording.text(WHICH)), question):
                 found = [key for key, value in self.noted(row) if value == match[1]]
-                for key, other in re.findall(pattern(wording.link), text):
+                for key, other in re.findall(pattern(wording.text(LINK)), text):
                     found += [key] * (other in found)
-            return found[:most] or [wording.close]
+            return found[:most] or [wording.text(CLOSE)]
 
         def ask(self, questions, last=1):
             logits = torch.zeros(len(questions), last, 1024)
@@ -83,7 +84,7 @@ def make_oracle(wording, knows=lambda share: True, most=100):
             for row, asked in enumerate(questions):
                 text = wording.decode(asked)
                 said = wording.answer(text, ", and".join(self.answers(row, text)))
-                rows.append(np.append(said, np.tile(wording.encode(wording.close), n_tokens))[:n_tokens])
+                rows.append(np.append(said, np.tile(wording.encode(wording.text(CLOSE)), n_tokens))[:n_tokens])
             return np.stack(rows)
 
         def converse(self, turns, n_tokens, close):
@@ -94,14 +95,15 @@ def make_oracle(wording, knows=lambda share: True, most=100):
 
 def asked_by(monkeypatch, reader, wording, make, source, length=500, count=6, seed=0):
     monkeypatch.setattr(scoring, "Reader", reader)
-    return ask(None, wording, make, source, length, count, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    return ask(None, wording, make, source=source, length=length, n_documents=count, rng=rng)
 
 
 # who knows what
 
 
 @pytest.mark.parametrize("make", ALL.values(), ids=ALL)
-def test_an_oracle_knows_everything_and_the_deaf_nothing(monkeypatch, wording, prose, make):
+def test_oracle_scores_1_and_model_without_knowledge_0(monkeypatch, wording, prose, make):
     for knows, expected in ((lambda share: True, 1), (lambda share: False, 0)):
         frame = asked_by(monkeypatch, make_oracle(wording, knows), wording, make, prose)
         assert list(frame.columns) == ["task", "length", "document", "depth", "score"]
@@ -117,7 +119,7 @@ def test_an_oracle_knows_everything_and_the_deaf_nothing(monkeypatch, wording, p
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 1200, 100_000])
-def test_answers_are_booked_on_their_own_document_and_depth(monkeypatch, wording, prose, batch_tokens):
+def test_scores_belong_to_their_document_and_depth(monkeypatch, wording, prose, batch_tokens):
     monkeypatch.setattr(scoring, "BATCH_TOKENS", batch_tokens)
     later = make_oracle(wording, lambda share: share >= 0.5)
     frame = asked_by(monkeypatch, later, wording, functools.partial(needles, n_keys=3), prose, count=11)
@@ -132,7 +134,7 @@ def test_answers_are_booked_on_their_own_document_and_depth(monkeypatch, wording
 
 
 @pytest.mark.parametrize(("make", "task"), [(needles, "multi-value"), (tracking, None), (common_words, None)])
-def test_sets_score_the_share_that_is_given(monkeypatch, wording, prose, make, task):
+def test_several_answers_score_the_share_that_is_given(monkeypatch, wording, prose, make, task):
     for most in (1, 3):
         frame = asked_by(monkeypatch, make_oracle(wording, most=most), wording, make, prose)
         scores = frame.query(f"task == {task!r}")["score"] if task else frame["score"]
@@ -164,11 +166,12 @@ def scores_of(network, wording, texts, questions, answers):
     documents = [
         Document(text, (question_of(ids, *each),)) for text, ids, each in zip(texts, questions, answers, strict=True)
     ]
-    frame = ask(network, wording, fixed(documents), None, 60, len(texts), None)
+    options = {"source": None, "length": 60, "n_documents": len(texts), "rng": None}
+    frame = ask(network, wording, fixed(documents), **options)
     return frame["score"].tolist()
 
 
-def test_one_answer_counts_where_greedy_decoding_gives_all_its_tokens(tiny, wording, read):
+def test_one_answer_counts_if_greedy_decoding_gives_all_its_tokens(tiny, wording, read):
     texts, questions, greedy = read
     assert scores_of(tiny, wording, texts, questions, greedy[:, None]) == [1, 1, 1]
     for wrong in range(4):
@@ -178,7 +181,7 @@ def test_one_answer_counts_where_greedy_decoding_gives_all_its_tokens(tiny, word
     assert scores_of(tiny, wording, texts, questions, greedy[:, None, :1]) == [1, 1, 1]
 
 
-def test_answers_of_one_token_are_sought_among_the_largest_logits(tiny, wording, read):
+def test_answers_of_one_token_are_searched_in_the_largest_logits(tiny, wording, read):
     texts, questions, _ = read
     with torch.inference_mode():
         ranks = Reader(tiny, texts).ask(questions)[:, -1].argsort(descending=True).numpy()
@@ -187,7 +190,7 @@ def test_answers_of_one_token_are_sought_among_the_largest_logits(tiny, wording,
     assert scores_of(tiny, wording, texts, questions, answers) == pytest.approx([1, 1 / 3, 1 / 3])
 
 
-def test_longer_answers_are_sought_in_a_greedy_continuation(tiny, wording, read):
+def test_longer_answers_are_searched_in_a_greedy_continuation(tiny, wording, read):
     texts, questions, _ = read
     with torch.inference_mode():
         reader = Reader(tiny, texts)
@@ -201,7 +204,7 @@ def test_longer_answers_are_sought_in_a_greedy_continuation(tiny, wording, read)
     assert scores_of(tiny, wording, texts, questions, answers) == [1, 0.5, 0]
 
 
-def test_a_conversation_asks_the_questions_asked_alone(tiny, wording, prose, monkeypatch):
+def test_conversation_has_the_questions_that_are_asked_one_by_one(tiny, wording, prose, monkeypatch):
     asked, conversed = [], []
 
     class Watched(Reader):
@@ -214,15 +217,15 @@ def test_a_conversation_asks_the_questions_asked_alone(tiny, wording, prose, mon
             return super().converse(turns, n_tokens, close)
 
     monkeypatch.setattr(scoring, "Reader", Watched)
-    ask(tiny, wording, needles, prose, 400, 2, np.random.default_rng(0))
+    ask(tiny, wording, needles, source=prose, length=400, n_documents=2, rng=np.random.default_rng(0))
     ((turns, n_tokens, close),) = conversed
-    assert wording.decode(close) == wording.close
+    assert wording.decode(close) == wording.text(CLOSE)
     assert n_tokens == len(wording.encode(wording.values[0]))
     np.testing.assert_array_equal(np.stack(asked[:4]), np.stack(turns))
     assert all(len({turn[row].tobytes() for turn in turns}) == 4 for row in range(2))
 
 
-def test_a_conversation_fills_the_length_it_says(tiny, wording, prose, monkeypatch):
+def test_conversation_fills_the_length(tiny, wording, prose, monkeypatch):
     seen = []
 
     class Measured(Reader):
@@ -232,12 +235,13 @@ def test_a_conversation_fills_the_length_it_says(tiny, wording, prose, monkeypat
             return out
 
     monkeypatch.setattr(scoring, "Reader", Measured)
-    ask(tiny, wording, functools.partial(needles, n_values=0), prose, 256, 2, np.random.default_rng(0))
+    make = functools.partial(needles, n_values=0)
+    ask(tiny, wording, make, source=prose, length=256, n_documents=2, rng=np.random.default_rng(0))
     # The last token of the last answer is given, and never read.
     assert max(seen) == 256 - 1
 
 
-def test_scores_count_the_models_own_argmax(tiny, tokenizer, rng):
+def test_scores_follow_the_models_argmax(tiny, tokenizer, rng):
     wording, made = planted(tokenizer), []
     source = wording.encode(" " + "so on and on" * 20)
 
@@ -249,7 +253,7 @@ def test_scores_count_the_models_own_argmax(tiny, tokenizer, rng):
     value = wording.encode(wording.values[7])[0]
     biased = copy.deepcopy(tiny)
     biased.lm_head.bias = torch.nn.Parameter(1e4 * (torch.arange(1024) == value).float())
-    frame = ask(biased, wording, watched, source, 90, 60, rng)
+    frame = ask(biased, wording, watched, source=source, length=90, n_documents=60, rng=rng)
     truth = [float(question.answers[0][0] == value) for document in made for question in document.questions[:2]]
     for asked in ("multi-key", "multi-query"):
         rows = frame[frame["task"] == asked].sort_values("document", kind="stable")
@@ -270,7 +274,7 @@ def frame_of(scores, prompts=1, task="any"):
 
 
 @pytest.mark.parametrize("tasks", [["multi-key"], list(NIAH_M)])
-def test_the_interval_covers_the_truth_as_often_as_it_says(tasks):
+def test_interval_covers_the_mean_at_its_level(tasks):
     rng, covered = np.random.default_rng(0), 0
     for _ in range(200):
         # Documents differ, and the prompts and tasks of one document share its luck.
@@ -283,7 +287,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(tasks):
     assert 0.88 < covered / 200 <= 0.99
 
 
-def test_the_interval_is_over_documents_not_prompts():
+def test_interval_is_over_documents_not_prompts():
     scores = np.random.default_rng(1).random(30)
     expected = interval(frame_of(scores), np.random.default_rng(2))
     assert interval(frame_of(scores, 5), np.random.default_rng(2)) == pytest.approx(expected)
@@ -294,14 +298,14 @@ def test_the_interval_is_over_documents_not_prompts():
     assert expected[1] < narrow[1] < narrow[0] < narrow[2] < expected[2]
 
 
-def test_tasks_weigh_the_same_however_many_prompts_they_have(rng):
+def test_tasks_have_equal_weight_at_any_number_of_prompts(rng):
     frame = pd.concat([frame_of([1, 1, 0, 1], 5, "multi-key"), frame_of([0, 0.25, 0, 0], 1, "multi-value")])
     measured = cell(frame, rng)
     assert measured["mean"] == pytest.approx((0.75 + 0.0625) / 2) and measured["prompts"] == 24
     assert set(measured) == {"mean", "low", "high", "prompts"} and measured["low"] < measured["mean"] < measured["high"]
 
 
-def test_passkeys_have_the_interval_of_wilson(rng):
+def test_single_answer_tasks_have_wilson_intervals(rng):
     # Newcombe (1998), table I: 81 of 263, 15 of 148, 0 of 20, and all of 29 by symmetry to 0 of 29.
     for hits, trials, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
         measured = cell(frame_of([1] * hits + [0] * (trials - hits), task="passkey"), rng)

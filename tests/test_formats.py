@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, GPT2Config, LlamaConfig
 
 from longrecipe import models
+from longrecipe.families import FAMILIES
 from longrecipe.models.formats import readable_config, readable_tokenizer, tidy
 from longrecipe.models.rope import extend_config, rope_keys, rope_theta, rotated_share
 from longrecipe.system.files import read_json, write_json
@@ -78,7 +79,7 @@ def test_saved_folders_are_readable(tmp_path):
     assert read_json(tidy(folder, use_cache=False) / "config.json")["use_cache"] is False
 
 
-@pytest.mark.parametrize("model", models.ARCHITECTURES)
+@pytest.mark.parametrize("model", FAMILIES)
 def test_shipped_minis_have_old_and_new_names(model):
     settings = read_json(mini_model_dir(model) / "config.json")
     assert (

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import longrecipe.minis as module
 from longrecipe.data.facts import fact_format
 from longrecipe.data.sentences import token_strings
+from longrecipe.families import FAMILIES, MINI_VOCABULARY, MINI_WINDOW
 from longrecipe.minis import (
     IGNORE,
     Curriculum,
@@ -21,7 +22,7 @@ from longrecipe.minis import (
     pair_batch,
     pretrain,
 )
-from longrecipe.models.loading import ARCHITECTURES, VOCABULARY, WINDOW, load, new_mini
+from longrecipe.models.loading import load, new_mini
 from longrecipe.system.errors import DivergedError
 
 
@@ -34,12 +35,12 @@ def built():
 
 
 def test_numbers_are_the_last_90_tokens(built):
-    assert len(built) == VOCABULARY
+    assert len(built) == MINI_VOCABULARY
     assert token_strings(built)[-90:] == [f" {i}" for i in range(10, 100)]
     for i in range(10, 100):
         ids = built(f" KEY {i}.", add_special_tokens=False)["input_ids"]
-        assert ids[-2] == VOCABULARY - 100 + i
-    assert built.model_max_length == WINDOW
+        assert ids[-2] == MINI_VOCABULARY - 100 + i
+    assert built.model_max_length == MINI_WINDOW
     assert built.bos_token_id == built.eos_token_id == 0
 
 
@@ -102,7 +103,7 @@ def test_curriculum_trains_both_phases(make_tiny, corpus, facts):
     assert all(np.isfinite(row["loss"]) for row in log)
 
 
-@pytest.mark.parametrize("model", ARCHITECTURES)
+@pytest.mark.parametrize("model", FAMILIES)
 def test_every_architecture_learns_recall_with_tied_weights_and_keeps_its_own(model, corpus, facts, monkeypatch):
     settings = replace(QUICK, pairs=(1,), pair_tokens_per_step=96, level_steps_at_most=200, text_steps=3)
     network, seen = new_mini(model, seed=0), []

@@ -8,11 +8,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from longrecipe import models
+from longrecipe.families import FAMILIES, MINI_VOCABULARY, MINI_WINDOW
 from longrecipe.models.loading import (
-    ARCHITECTURES,
-    HUB,
-    VOCABULARY,
-    WINDOW,
     autocast_dtype,
     folder_of,
     load,
@@ -24,7 +21,7 @@ from longrecipe.models.rope import head_dim, ntk_base, rope_theta, wavelengths
 from longrecipe.system.paths import mini_model_dir
 from longrecipe.train.guard import check_skipped_positions
 
-every_architecture = pytest.mark.parametrize("model", ARCHITECTURES)
+every_architecture = pytest.mark.parametrize("model", FAMILIES)
 
 
 def same(first, second):
@@ -47,16 +44,16 @@ def test_new_minis_have_the_shape_and_size_agreed(model):
     assert network.num_parameters() == SIZES[model]
     config = network.config
     assert type(network).__name__ == {"llama3": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}[model] + "ForCausalLM"
-    assert (config.vocab_size, config.max_position_embeddings) == (VOCABULARY, WINDOW)
+    assert (config.vocab_size, config.max_position_embeddings) == (MINI_VOCABULARY, MINI_WINDOW)
     assert rope_theta(config) == (5.0e5 if model == "llama3" else 1.0e6)
     biases = {name.split(".", 3)[3] for name, _ in network.named_parameters() if name.endswith("bias")}
     assert biases == ({f"self_attn.{part}_proj.bias" for part in "qkv"} if model == "qwen2" else set())
     logits = network(torch.zeros(2, 5, dtype=torch.int64)).logits
-    assert logits.shape == (2, 5, VOCABULARY) and logits.dtype == torch.float32
+    assert logits.shape == (2, 5, MINI_VOCABULARY) and logits.dtype == torch.float32
 
 
 @every_architecture
-def test_mistral_alone_has_output_weights_of_its_own_also_when_saved(model, tokenizer, tmp_path):
+def test_only_mistral_has_separate_output_weights_also_when_saved(model, tokenizer, tmp_path):
     network = new_mini(model, seed=0)
     for each in (network, load(save(network, tokenizer, tmp_path))):
         inputs, outputs = each.get_input_embeddings().weight, each.get_output_embeddings().weight
@@ -66,7 +63,7 @@ def test_mistral_alone_has_output_weights_of_its_own_also_when_saved(model, toke
 
 
 @every_architecture
-def test_no_mini_slides_a_window_and_all_cross_skipped_positions(model):
+def test_minis_have_no_sliding_window_and_attend_across_skipped_positions(model):
     network = new_mini(model, seed=0)
     assert getattr(network.config, "sliding_window", None) is None
     assert {*(getattr(network.config, "layer_types", None) or ())} <= {"full_attention"}
@@ -74,34 +71,34 @@ def test_no_mini_slides_a_window_and_all_cross_skipped_positions(model):
 
 
 @every_architecture
-def test_the_seed_makes_the_weights(model):
+def test_seed_determines_the_weights(model):
     assert same(new_mini(model, seed=1), new_mini(model, seed=1))
     assert not same(new_mini(model, seed=1), new_mini(model, seed=2))
 
 
-def test_the_global_random_state_is_left_alone():
+def test_new_mini_keeps_the_global_random_state():
     before, numpys = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     new_mini("llama3", seed=5)
     assert torch.equal(torch.get_rng_state(), before)
     np.testing.assert_array_equal(np.random.get_state()[1], numpys)  # noqa: NPY002
 
 
-def test_unknown_architectures_list_the_known():
-    with pytest.raises(ValueError, match=f"model = 'gpt9': mini architectures are {', '.join(ARCHITECTURES)}"):
+def test_unknown_model_error_lists_models():
+    with pytest.raises(ValueError, match=f"model = 'gpt9': mini architectures are {', '.join(FAMILIES)}"):
         new_mini("gpt9", seed=0)
 
 
 # folders
 
 
-def test_folders_by_name_and_by_path(tiny, tokenizer, tmp_path):
+def test_folder_of_takes_a_name_or_a_path(tiny, tokenizer, tmp_path):
     assert folder_of("llama3") == mini_model_dir("llama3")
     saved = save(tiny, tokenizer, tmp_path / "own")
     assert folder_of(saved) == folder_of(str(saved)) == folder_of(saved, "paper") == saved
 
 
 @pytest.mark.parametrize(("model", "scale"), [("gpt9", "mini"), ("gpt9", "paper"), ("no/such/folder", "small")])
-def test_unknown_models_are_named_with_those_there_are(model, scale, tmp_path, monkeypatch):
+def test_unknown_folder_error_lists_models(model, scale, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for function in (folder_of, load, load_tokenizer):
         with pytest.raises(
@@ -110,8 +107,8 @@ def test_unknown_models_are_named_with_those_there_are(model, scale, tmp_path, m
             function(model, scale)
 
 
-@pytest.mark.parametrize(("model", "asked"), [("llama3", HUB["llama3"]), ("me/own-1.5B", "me/own-1.5B")])
-def test_what_a_hub_has_is_fetched_without_its_pickles(model, asked, tiny, tokenizer, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("model", "asked"), [("llama3", FAMILIES["llama3"].hub_id), ("me/own-1.5B", "me/own-1.5B")])
+def test_hub_download_leaves_out_pickled_weights(model, asked, tiny, tokenizer, tmp_path, monkeypatch):
     saved, calls = save(tiny, tokenizer, tmp_path / "own"), []
     monkeypatch.setattr(
         models, "snapshot_download", lambda name, **options: calls.append((name, options)) or str(saved)
@@ -137,18 +134,19 @@ def test_what_a_hub_has_is_fetched_without_its_pickles(model, asked, tiny, token
     assert same(load(model, "paper"), tiny)
 
 
-def test_a_hub_that_does_not_answer_is_named(monkeypatch):
+def test_failed_download_error_names_the_hub_id(monkeypatch):
     def refuse(*given, **options):
         raise LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr(models, "snapshot_download", refuse)
     with pytest.raises(
-        FileNotFoundError, match=f"'{HUB['qwen2']}': there is no folder .*no connection.* name a folder"
+        FileNotFoundError,
+        match=f"'{FAMILIES['qwen2'].hub_id}': there is no folder .*download failed .*no connection.* name a folder",
     ):
         folder_of("qwen2", "paper")
 
 
-def test_a_window_of_ones_own_and_another_dtype(make_tiny, tokenizer, tmp_path):
+def test_load_takes_window_dtype_and_attention(make_tiny, tokenizer, tmp_path):
     folder = save(make_tiny(3), tokenizer, tmp_path / "own")
     given = load(folder, target_length=1024, window=128, dtype=torch.bfloat16, attention="eager")
     assert given.dtype == torch.bfloat16 and given.config._attn_implementation == "eager"
@@ -159,12 +157,12 @@ def test_a_window_of_ones_own_and_another_dtype(make_tiny, tokenizer, tmp_path):
     assert rope_theta(given.config) > rope_theta(load(folder, target_length=1024).config)
 
 
-def test_a_folder_without_a_model_is_refused(tmp_path):
+def test_folder_without_config_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=rf"{tmp_path} is no model folder: it has no config\.json"):
         folder_of(tmp_path)
 
 
-def test_a_folder_that_happens_to_have_a_mini_models_name(tmp_path, monkeypatch):
+def test_mini_name_wins_over_a_local_folder(tmp_path, monkeypatch):
     (tmp_path / "llama3").mkdir()
     monkeypatch.chdir(tmp_path)
     assert folder_of("llama3") == mini_model_dir("llama3")
@@ -173,7 +171,7 @@ def test_a_folder_that_happens_to_have_a_mini_models_name(tmp_path, monkeypatch)
 # loading and saving
 
 
-def test_a_saved_model_comes_back(make_tiny, tokenizer, tmp_path):
+def test_saved_model_loads_with_the_same_weights(make_tiny, tokenizer, tmp_path):
     network = make_tiny(3).train()
     folder = save(network, tokenizer, tmp_path / "deep" / "own")
     again = load(folder)
@@ -183,14 +181,14 @@ def test_a_saved_model_comes_back(make_tiny, tokenizer, tmp_path):
     assert list(folder.glob("*.safetensors")) and not [*folder.glob("*.bin"), *folder.glob("*.pt")]
 
 
-def test_pickled_weights_are_refused(tiny, tmp_path):
+def test_pickled_weights_are_an_error(tiny, tmp_path):
     tiny.config.save_pretrained(tmp_path)
     torch.save(tiny.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
         load(tmp_path)
 
 
-def test_missing_tensors_are_refused_and_not_made_up(tiny, tokenizer, tmp_path):
+def test_missing_tensors_are_an_error(tiny, tokenizer, tmp_path):
     folder = save(tiny, tokenizer, tmp_path)
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.norm.weight"]
@@ -200,7 +198,7 @@ def test_missing_tensors_are_refused_and_not_made_up(tiny, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("factor", [None, 4.0])
-def test_a_longer_window_raises_the_rope_base_and_nothing_else(factor):
+def test_longer_window_only_raises_the_rope_base(factor):
     base, longer = load("llama3"), load("llama3", target_length=4096, rope_factor=factor)
     width, window = head_dim(base.config), base.config.max_position_embeddings
     expected = ntk_base(rope_theta(base.config), head_dim=width, window=window, target_length=4096, factor=factor)
@@ -213,7 +211,7 @@ def test_a_longer_window_raises_the_rope_base_and_nothing_else(factor):
     assert not longer.training
 
 
-def test_raised_models_keep_their_base_when_saved(tokenizer, tmp_path):
+def test_saved_model_keeps_its_raised_rope_base(tokenizer, tmp_path):
     longer = load("llama3", target_length=1024)
     again = load(save(longer, tokenizer, tmp_path))
     assert rope_theta(again.config) == rope_theta(longer.config)
@@ -227,12 +225,12 @@ def test_raised_models_keep_their_base_when_saved(tokenizer, tmp_path):
 SHIPPED = sorted(folder.name for folder in mini_model_dir("").iterdir() if folder.is_dir())
 
 
-def test_what_ships_has_an_architecture():
-    assert set(SHIPPED) == set(ARCHITECTURES)
+def test_every_family_has_a_shipped_mini_model():
+    assert set(SHIPPED) == set(FAMILIES)
 
 
 @pytest.mark.parametrize("model", SHIPPED)
-def test_shipped_models_are_small_and_whole(model):
+def test_shipped_models_are_small_and_complete(model):
     folder = mini_model_dir(model)
     assert not [path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pkl", ".pickle")]
     assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) < 3_000_000
@@ -245,14 +243,14 @@ def test_shipped_models_are_small_and_whole(model):
     )
     # Training steps are too small for bf16 weights.
     assert network.dtype == torch.float32
-    assert len(tokenizer) == network.config.vocab_size == VOCABULARY
+    assert len(tokenizer) == network.config.vocab_size == MINI_VOCABULARY
     assert all(torch.isfinite(p).all() and p.std() > 0 for p in network.parameters() if p.ndim == 2)
 
 
 # precision
 
 
-def test_precision_is_as_asked_or_as_the_processor_can(monkeypatch):
+def test_auto_precision_depends_on_the_processor(monkeypatch):
     assert autocast_dtype("bf16") == torch.bfloat16
     assert autocast_dtype("fp32") == torch.float32
     for native, expected in ((True, torch.bfloat16), (False, torch.float32)):

@@ -288,6 +288,11 @@ def test_every_name_has_its_own_colour(names):
     assert found["longrecipe" if "longrecipe" in found else "LongRecipe"] == "#0072B2"
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_have_the_colour_of_their_record_by_name_and_title(name):
+    assert plots.colour(name) == plots.colour(METHODS[name].title) == METHODS[name].colour
+
+
 def test_colours_of_names_are_the_same_in_every_process():
     assert plots.colour("pose:n_chunks=4") == "#2187D2" and plots.colour("another") == "#1A0AD0"
 

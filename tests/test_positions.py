@@ -14,7 +14,7 @@ NAMES = [name for name, method in METHODS.items() if method.positions is not Non
 VARIANTS = {
     **{name: METHODS[name] for name in NAMES},
     **{
-        name: positions.method(name)
+        name: positions.find(name)
         for name in (
             "longrecipe:max_gap=0",
             "longrecipe:max_gap=9",
@@ -164,19 +164,19 @@ def test_options_are_those_of_the_function():
 
 
 def test_options_after_a_colon_reach_the_function():
-    assert positions.method("pose") is METHODS["pose"]
+    assert positions.find("pose") is METHODS["pose"]
     for name, function in {
         "pose:n_chunks=4": partial(pose, n_chunks=4),
         "longrecipe:max_gap=7": partial(longrecipe, max_gap=7),
         "cream:sigma=1.5": partial(cream, sigma=1.5),
     }.items():
-        chosen = positions.method(name)
+        chosen = positions.find(name)
         assert (chosen.text, chosen.summary) == (METHODS[name.split(":")[0]].text, METHODS[name.split(":")[0]].summary)
         for one, other in zip(
             draws(chosen.positions, [5] * 20, 900, 5), draws(function, [5] * 20, 900, 5), strict=True
         ):
             np.testing.assert_array_equal(one, other)
-    assert positions.method("pose:n_chunks=4").options == {"n_chunks": 4}
+    assert positions.find("pose:n_chunks=4").options == {"n_chunks": 4}
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_options_after_a_colon_reach_the_function():
 )
 def test_names_that_mean_nothing_are_refused(name, message):
     with pytest.raises(ValueError, match=message):
-        positions.method(name)
+        positions.find(name)
 
 
 # FLT

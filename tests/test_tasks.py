@@ -9,8 +9,20 @@ from tokenizers import Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from longrecipe.data.corpus import reference_texts
-from longrecipe.evaluate import OTHERS, common_words, needles, passkey, planted, sentences, single, tracking
-from longrecipe.evaluate.tasks import NOISE
+from longrecipe.evaluate import (
+    NIAH_M,
+    OTHERS,
+    RULER,
+    TASKS,
+    common_words,
+    needles,
+    passkey,
+    planted,
+    sentences,
+    single,
+    tracking,
+)
+from longrecipe.evaluate.tasks import ASK, ASK_ALL, CLOSE, COMMON, LINK, NOISE, NOTE, WHICH
 
 SEEDS = range(8)
 
@@ -34,22 +46,22 @@ def spoken(*parts):
 # wording
 
 
-def test_planted_is_the_mini_models_format_token_by_token(tokenizer, facts):
+def test_planted_wording_is_the_format_of_the_mini_models(tokenizer, facts):
     wording = planted(tokenizer)
     assert wording.keys == tuple(tokenizer.decode([i]) for i in facts.keys)
     assert wording.values == tuple(tokenizer.decode([i]) for i in facts.values)
     for i, j in [(0, 0), (5, 17), (-1, -1)]:
         key, value = wording.keys[i], wording.values[j]
         note, recall = (facts.statement(each, facts.keys[i], facts.values[j]) for each in (facts.note, facts.recall))
-        np.testing.assert_array_equal(wording.encode(wording.note.format(key=key, value=value)), note)
-        for template in (wording.ask, wording.ask_all):
-            question = template.format(key=key)
-            parts = [wording.encode(question), wording.answer(question, value), wording.encode(wording.close)]
+        np.testing.assert_array_equal(wording.encode(wording.text(NOTE, key=key, value=value)), note)
+        for phrase in (ASK, ASK_ALL):
+            question = wording.text(phrase, key=key)
+            parts = [wording.encode(question), wording.answer(question, value), wording.encode(wording.text(CLOSE))]
             np.testing.assert_array_equal(np.concatenate(parts), recall)
         link = facts.statement(facts.note, facts.keys[i], facts.keys[2])
-        np.testing.assert_array_equal(wording.encode(wording.link.format(key=key, other=wording.keys[2])), link)
-        np.testing.assert_array_equal(wording.encode(wording.which.format(value=value)), [*facts.recall, note[-2]])
-    np.testing.assert_array_equal(wording.encode(wording.common), facts.recall)
+        np.testing.assert_array_equal(wording.encode(wording.text(LINK, key=key, other=wording.keys[2])), link)
+        np.testing.assert_array_equal(wording.encode(wording.text(WHICH, value=value)), [*facts.recall, note[-2]])
+    np.testing.assert_array_equal(wording.encode(wording.text(COMMON)), facts.recall)
     assert wording.encode(" Note:").dtype == np.int64
 
 
@@ -61,32 +73,35 @@ def blank_first(bpe):
 
 
 @pytest.mark.parametrize("which", ["mini", "bpe", "blank first"])
-def test_what_is_encoded_reads_as_it_was_written(tokenizer, bpe, which):
+def test_decoding_gives_the_encoded_text(tokenizer, bpe, which):
     used = {"mini": tokenizer, "bpe": bpe, "blank first": blank_first(bpe)}[which]
     if which == "blank first":
         assert used.decode(used("name")["input_ids"]) == " name"
     for wording in (planted(used),) if which == "mini" else (sentences(used, "\n".join(reference_texts())),):
         fill = {"key": wording.keys[3], "value": wording.values[5], "other": wording.keys[8]}
-        names = ("note", "ask", "ask_all", "link", "which", "common", "close")
-        written = [getattr(wording, name).format(**fill) for name in names]
+        written = [wording.text(phrase, **fill) for phrase in (NOTE, ASK, ASK_ALL, LINK, WHICH, COMMON, CLOSE)]
         for text in [*written, *fill.values()]:
             assert wording.decode(wording.encode(text)) == text
-        # Piece by piece as in one go: a statement reads the same wherever it stands.
+        # Piece by piece as in one go: a statement reads the same anywhere in a text.
         pieces = np.concatenate([wording.encode(text) for text in written])
         assert wording.decode(pieces) == "".join(written)
-        question = wording.ask.format(**fill)
+        question = wording.text(ASK, **fill)
         assert wording.decode(wording.answer(question, fill["value"])) == fill["value"]
 
 
-def test_keys_and_values_all_take_as_many_tokens(wording):
-    for texts, template in ((wording.values, wording.ask), (wording.keys, wording.which), (wording.keys, "{other}")):
-        question = template.format(key=wording.keys[0], value=wording.values[0], other=wording.common)
+def test_all_keys_and_all_values_have_the_same_number_of_tokens(wording):
+    for texts, template in (
+        (wording.values, wording.text(ASK)),
+        (wording.keys, wording.text(WHICH)),
+        (wording.keys, "{other}"),
+    ):
+        question = template.format(key=wording.keys[0], value=wording.values[0], other=wording.text(COMMON))
         assert len({len(wording.encode(text)) for text in texts}) == 1
         assert len({len(wording.answer(question, text)) for text in texts}) == 1
     assert len(set(wording.keys)) == len(wording.keys) >= 64 and len(set(wording.values)) == len(wording.values) >= 64
 
 
-def test_sentences_draw_on_the_text_and_the_seed(bpe):
+def test_sentences_wording_depends_on_text_and_seed(bpe):
     text = "\n".join(reference_texts())
     wording, again, other = (sentences(bpe, text, seed) for seed in (0, 0, 1))
     assert wording.keys == again.keys == other.keys
@@ -97,7 +112,7 @@ def test_sentences_draw_on_the_text_and_the_seed(bpe):
     assert len(wording.encode(wording.values[0])) > 1 and len(wording.encode(wording.keys[0])) > 1
 
 
-def test_a_text_with_few_words_is_refused(bpe):
+def test_text_with_few_words_is_an_error(bpe):
     with pytest.raises(ValueError, match="the text has 0 words of one token count"):
         sentences(bpe, "once upon a time there lived nobody")
     words = "".join(sentences(bpe, "\n".join(reference_texts())).keys[:63])
@@ -114,12 +129,12 @@ def test_a_text_with_few_words_is_refused(bpe):
     [single, passkey, needles, functools.partial(needles, n_keys=1), tracking, common_words],
     ids=["single", "passkey", "needles", "needles of one key", "tracking", "common_words"],
 )
-def test_the_longest_prompt_fills_the_length(wording, prose, make, length):
+def test_longest_prompt_fills_the_length(wording, prose, make, length):
     documents = [make(wording, prose, length, np.random.default_rng(seed)) for seed in SEEDS]
     sizes = set()
     for document in documents:
         asked = [spoken(question.ids, *question.answers) for question in document.questions]
-        close = (len(document.turns) - 1) * len(wording.encode(wording.close))
+        close = (len(document.turns) - 1) * len(wording.encode(wording.text(CLOSE)))
         turns = spoken(*(turn.ids for turn in document.turns), *(turn.answers[0] for turn in document.turns)) + close
         sizes.add(len(document.ids) + max(*asked, turns))
         assert document.ids.dtype == np.int64
@@ -132,7 +147,7 @@ def test_the_longest_prompt_fills_the_length(wording, prose, make, length):
 
 
 @pytest.mark.parametrize("make", [single, passkey, needles, tracking, common_words], ids=lambda make: make.__name__)
-def test_documents_repeat_by_seed_only(wording, prose, make):
+def test_documents_depend_only_on_the_seed(wording, prose, make):
     first, again, other = (make(wording, prose, 500, np.random.default_rng(seed)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.ids, again.ids)
     np.testing.assert_array_equal(first.questions[0].answers[0], again.questions[0].answers[0])
@@ -140,43 +155,57 @@ def test_documents_repeat_by_seed_only(wording, prose, make):
 
 
 @pytest.mark.parametrize("make", [single, passkey, needles, tracking])
-def test_what_does_not_fit_is_refused(wording, prose, make, rng):
+def test_facts_that_do_not_fit_are_an_error(wording, prose, make, rng):
     with pytest.raises(ValueError, match="facts need"):
         make(wording, prose, 8 if make in (single, passkey) else 30, rng)
 
 
-def test_the_table_of_other_tasks():
-    assert list(OTHERS.items()) == [("single", single), ("variable tracking", tracking), ("common words", common_words)]
+def test_table_of_tasks():
+    assert NIAH_M == ("multi-key", "multi-value", "multi-query") and ("single", *NIAH_M) == RULER
+    assert OTHERS == ("single", "variable tracking", "common words")
+    assert {name for name, task in TASKS.items() if task.single_answer} == {"single", "passkey"}
+    # Published numbers depend on the streams.
+    streams = {task.make: task.stream for task in TASKS.values()}
+    assert streams == {needles: 0, single: 1, tracking: 2, common_words: 3, passkey: 4}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_documents_of_a_task_have_its_questions(wording, prose, rng, name):
+    document = TASKS[name].make(wording, prose, 600, rng)
+    questions = [each for each in (*document.questions, *document.turns) if each.task == name]
+    assert questions
+    if TASKS[name].single_answer:
+        assert len(questions) == len(document.questions) == len(questions[0].answers) == 1
 
 
 # needles
 
 
 @pytest.mark.parametrize(("make", "length"), [(single, 300), (passkey, 700)], ids=["single", "passkey"])
-def test_a_single_needle_is_the_only_one(wording, prose, make, length):
+def test_single_and_passkey_hide_one_fact(wording, prose, make, length):
     depths = []
     for seed in SEEDS:
         document = make(wording, prose, length, np.random.default_rng(seed))
         text = wording.decode(document.ids)
-        ((start, key, value),) = found(wording, wording.note, text)
+        ((start, key, value),) = found(wording, wording.text(NOTE), text)
         (question,) = document.questions
         assert (question.task, document.turns) == (make.__name__, ())
-        assert wording.decode(question.ids) == wording.ask.format(key=key)
+        assert wording.decode(question.ids) == wording.text(ASK, key=key)
         assert texts(wording, question.answers) == [value]
         assert start == len(wording.decode(document.ids[: round(question.depth * len(document.ids))]))
         depths.append(question.depth)
         if make is passkey:
-            around = text.replace(wording.note.format(key=key, value=value), "")
+            around = text.replace(wording.text(NOTE, key=key, value=value), "")
             assert around in NOISE * 40 and around.count("The grass is green.") > 3
     assert len(set(depths)) > 4
 
 
 @pytest.mark.parametrize(("n_keys", "n_values"), [(4, 4), (2, 3), (1, 4)])
-def test_needles_are_all_of_niah_in_one_document(wording, prose, n_keys, n_values):
+def test_needles_has_all_of_niah_in_one_document(wording, prose, n_keys, n_values):
     for seed in SEEDS:
-        document = needles(wording, prose, 600, np.random.default_rng(seed), n_keys, n_values)
+        document = needles(wording, prose, 600, np.random.default_rng(seed), n_keys=n_keys, n_values=n_values)
         text = wording.decode(document.ids)
-        notes = found(wording, wording.note, text)
+        notes = found(wording, wording.text(NOTE), text)
         owners = Counter(key for _, key, _ in notes)
         assert sorted(owners.values()) == sorted([1] * n_keys + [n_values])
         assert len({value for *_, value in notes}) == n_keys + n_values, "no value twice"
@@ -187,10 +216,10 @@ def test_needles_are_all_of_niah_in_one_document(wording, prose, n_keys, n_value
             (value,) = texts(wording, question.answers)
             start, key = places[value]
             assert owners[key] == 1 or n_values == 1
-            assert wording.decode(question.ids) == wording.ask.format(key=key)
+            assert wording.decode(question.ids) == wording.text(ASK, key=key)
             assert start == len(wording.decode(document.ids[: round(question.depth * len(document.ids))]))
         (frequent,) = (key for key, count in owners.items() if count == n_values)
-        assert wording.decode(last.ids) == wording.ask_all.format(key=frequent)
+        assert wording.decode(last.ids) == wording.text(ASK_ALL, key=frequent)
         assert set(texts(wording, last.answers)) == {value for _, key, value in notes if key == frequent}
         assert len(last.answers) == n_values and np.isnan(last.depth)
         # The conversation is about the same facts, in the same words.
@@ -205,13 +234,13 @@ def test_needles_are_all_of_niah_in_one_document(wording, prose, n_keys, n_value
 
 
 @pytest.mark.parametrize(("n_names", "n_chains"), [(4, 2), (3, 3)])
-def test_chains_keep_their_order_and_all_names_are_asked_for(wording, prose, n_names, n_chains):
+def test_tracking_keeps_the_order_of_chains_and_asks_for_all_keys(wording, prose, n_names, n_chains):
     mixed = 0
     for seed in SEEDS:
-        document = tracking(wording, prose, 700, np.random.default_rng(seed), n_names, n_chains)
+        document = tracking(wording, prose, 700, np.random.default_rng(seed), n_names=n_names, n_chains=n_chains)
         text = wording.decode(document.ids)
-        values = {key: (start, value) for start, key, value in found(wording, wording.note, text)}
-        links = found(wording, wording.link, text)
+        values = {key: (start, value) for start, key, value in found(wording, wording.text(NOTE), text)}
+        links = found(wording, wording.text(LINK), text)
         assert len(values) == n_chains == len({value for _, value in values.values()})
         chains = {key: [key] for key in values}
         for start, key, other in sorted(links):
@@ -223,7 +252,7 @@ def test_chains_keep_their_order_and_all_names_are_asked_for(wording, prose, n_n
         assert len({key for chain in chains.values() for key in chain}) == n_names * n_chains
         (question,) = document.questions
         assert question.task == "variable tracking" and np.isnan(question.depth) and not document.turns
-        asked = {wording.which.format(value=value): chains[key] for key, (_, value) in values.items()}
+        asked = {wording.text(WHICH, value=value): chains[key] for key, (_, value) in values.items()}
         assert texts(wording, question.answers) == asked[wording.decode(question.ids)]
         places = sorted(
             [(start, key) for key, (start, _) in values.items()] + [(start, key) for start, key, _ in links]
@@ -238,15 +267,16 @@ def test_chains_keep_their_order_and_all_names_are_asked_for(wording, prose, n_n
 
 @pytest.mark.parametrize(("n_common", "times"), [(4, 4), (2, 6)])
 @pytest.mark.parametrize("length", [330, 512, 4001])
-def test_common_words_are_the_most_frequent(wording, prose, length, n_common, times):
+def test_common_words_asks_for_the_most_frequent(wording, prose, length, n_common, times):
     for seed in range(3):
-        document = common_words(wording, prose, length, np.random.default_rng(seed), n_common, times)
+        rng = np.random.default_rng(seed)
+        document = common_words(wording, prose, length, rng, n_common=n_common, times=times)
         text = wording.decode(document.ids)
         words = re.findall(" [a-z]+", text)
         assert "".join(words) == text and set(words) <= set(wording.keys), "nothing but words"
         counts = Counter(words)
         (question,) = document.questions
-        assert (question.task, wording.decode(question.ids)) == ("common words", wording.common)
+        assert (question.task, wording.decode(question.ids)) == ("common words", wording.text(COMMON))
         asked = texts(wording, question.answers)
         assert len(set(asked)) == n_common
         common, rare = ([counts[w] for w in counts if (w in asked) == kind] for kind in (True, False))
@@ -259,9 +289,9 @@ def test_common_words_are_the_most_frequent(wording, prose, length, n_common, ti
         assert abs(places.mean() - 0.5) < 0.15, "in random order"
 
 
-def test_a_short_list_is_refused(wording, prose, rng):
+def test_too_short_list_is_an_error(wording, prose, rng):
     size = len(wording.encode(wording.keys[0]))
-    least = len(wording.encode(wording.common)) + 4 * size + 3 * (4 * 4 + 4) * size
+    least = len(wording.encode(wording.text(COMMON))) + 4 * size + 3 * (4 * 4 + 4) * size
     with pytest.raises(ValueError, match=f"a list of {least - 1} tokens has no room for 4 common words"):
         common_words(wording, prose, least - 1, rng)
     assert len(common_words(wording, prose, least, rng).ids) == 60 * size

@@ -22,7 +22,7 @@ def test_kept_anchors_are_those_inside_a_kept_segment():
 @given(ids=st.lists(st.integers(0, 9), min_size=1, max_size=60).map(np.array), seed=st.integers(0, 2**32 - 1))
 def test_what_is_kept_is_what_the_selection_takes(ids, seed):
     mask, n_tokens = ids == 5, max(1, len(ids) // 3)
-    kept = keep([ids, ids[::-1]], [mask, mask[::-1]], ENDS, n_tokens, np.random.default_rng(seed))
+    kept = keep([ids, ids[::-1]], [mask, mask[::-1]], ENDS, n_tokens=n_tokens, rng=np.random.default_rng(seed))
     assert list(kept) == list(SELECTIONS)
     rng = np.random.default_rng(seed)
     for i, (document, is_anchor) in enumerate([(ids, mask), (ids[::-1], mask[::-1])]):
@@ -62,4 +62,4 @@ def test_the_table_of_densities():
 
 def test_documents_and_masks_come_in_pairs(rng):
     with pytest.raises(ValueError, match="zip"):
-        keep([np.arange(5)], [], ENDS, 2, rng)
+        keep([np.arange(5)], [], ENDS, n_tokens=2, rng=rng)

@@ -95,7 +95,7 @@ def test_an_unknown_score_is_refused_with_those_there_are(tiny, rng, tmp_path):
     with pytest.raises(ValueError, match="score = 'loss': allowed are logit, logprob"):
         next_token_scores(tiny, rng.integers(0, 1024, size=(1, 4)), "loss")
     with pytest.raises(ValueError, match="score = 'loss': allowed are logit, logprob"):
-        score_documents(tiny, tiny, [("a", np.arange(4))], tmp_path / "scores", "loss")
+        score_documents(tiny, tiny, [("a", np.arange(4))], tmp_path / "scores", score="loss")
     assert not (tmp_path / "scores").exists()
 
 
@@ -188,7 +188,7 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("score", SCORES)
 def test_every_document_gets_its_own_scores_in_the_order_given(pair, documents, tmp_path, score):
-    found = score_documents(*pair, (each for each in documents), tmp_path, score)
+    found = score_documents(*pair, (each for each in documents), tmp_path, score=score)
     assert [each.key for each in found] == [key for key, _ in documents]
     for each, (_, ids) in zip(found, documents, strict=True):
         np.testing.assert_array_equal(each.ids, ids)
@@ -378,17 +378,17 @@ def test_a_folder_holds_the_scores_of_one_pair_of_models(pair, documents, tmp_pa
     others = [copy.deepcopy(network) for network in pair]
     change(others[place])
     name = ("base", "longer")[place]
-    with pytest.raises(ValueError, match=rf"holds other scores \({name} {held[name]}, now \w+\): delete the folder"):
+    with pytest.raises(ValueError, match=rf"contains other scores \({name} {held[name]}, now \w+\): delete the folder"):
         score_documents(*others, documents[:2], tmp_path)
     assert json.loads((tmp_path / "scores.json").read_text()) == held
 
 
 def test_a_folder_holds_one_kind_of_score(pair, documents, tmp_path):
-    score_documents(*pair, documents[:2], tmp_path, "logprob")
-    with pytest.raises(ValueError, match=r"holds other scores \(score logprob, now logit\)"):
+    score_documents(*pair, documents[:2], tmp_path, score="logprob")
+    with pytest.raises(ValueError, match=r"contains other scores \(score logprob, now logit\)"):
         score_documents(*pair, documents[:2], tmp_path)
-    with pytest.raises(ValueError, match=r"holds other scores \(base \w+, now \w+, longer \w+, now \w+\)"):
-        score_documents(pair[1], pair[0], documents[:2], tmp_path, "logprob")
+    with pytest.raises(ValueError, match=r"contains other scores \(base \w+, now \w+, longer \w+, now \w+\)"):
+        score_documents(pair[1], pair[0], documents[:2], tmp_path, score="logprob")
 
 
 def text(*ids):
@@ -403,8 +403,8 @@ def text(*ids):
         ([("b", text())], "document 'b' has 0 tokens, fewer than min_length = 2"),
         ([("a", text(1, 2)), ("b", text(1, 2)), ("a", text(3, 4))], "two documents have the key 'a'"),
         ([("a", text(1, 2)), ("a", text(1, 2))], "two documents have the key 'a'"),
-        ([("c", text(5, 1024, 2000))], "document 'c' holds token id 1024, outside .* vocabulary of 1024"),
-        ([("c", text(5, -3))], "document 'c' holds token id -3, outside .* vocabulary of 1024"),
+        ([("c", text(5, 1024, 2000))], "document 'c' has token id 1024, outside .* vocabulary of 1024"),
+        ([("c", text(5, -3))], "document 'c' has token id -3, outside .* vocabulary of 1024"),
     ],
 )
 def test_documents_that_cannot_be_scored_are_named(pair, tmp_path, found, message):
@@ -466,7 +466,9 @@ GEMMA = SHAPE | {"num_key_value_heads": 2, "head_dim": 8, "initializer_range": 1
 def test_models_that_scale_or_cap_their_logits_are_refused(tiny, tmp_path, config):
     network = model_of(config)
     kind = config.model_type
-    with pytest.raises(ValueError, match=rf"^H \({kind}\) scales or caps its logits: \S+ where .* give \S+\. Such"):
+    with pytest.raises(
+        ValueError, match=rf"^H \({kind}\) scales or caps its logits: \S+ instead of \S+ from .*\. Such"
+    ):
         score_documents(network, tiny, [("a", text(1, 2))], tmp_path / "scores")
     with pytest.raises(ValueError, match=rf"^H' \({kind}\) scales or caps"):
         score_documents(tiny, network, [("a", text(1, 2))], tmp_path / "scores")

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config
 
 from longrecipe.data.corpus import as_it_stands
 from longrecipe.data.samples import Collator, interleave, rows_of, store
-from longrecipe.models.loading import ARCHITECTURES, load
+from longrecipe.families import FAMILIES
+from longrecipe.models.loading import load
 from longrecipe.positions import METHODS
 from longrecipe.train import PLAIN, Context, Stage, run_stage
 from longrecipe.train.sequence_parallel import SplitCollator, check_splittable, cut, reading_order
@@ -312,8 +313,8 @@ def test_wrong_number_of_processes_is_refused(
 
 
 def test_models_without_full_attention_or_with_dynamic_rope_are_refused(make_tiny):
-    for make in ARCHITECTURES.values():
-        check_splittable(AutoModelForCausalLM.from_config(make()))
+    for family in FAMILIES.values():
+        check_splittable(AutoModelForCausalLM.from_config(family.mini_config()))
     shape = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     shape |= {"num_attention_heads": 2, "num_key_value_heads": 1}
     sliding = MistralConfig(**shape, sliding_window=16)

@@ -1,7 +1,8 @@
-"""Measures: RULER-like long-context tasks for any tokenizer, NIAH(M), and what a model could do before (general).
+"""Measures: RULER-like long-context tasks for any tokenizer, NIAH(M), perplexity and copying.
 
-`report` measures a model with all of them; a `Wording` says how facts are put into words, `planted` for the mini
-models, `sentences` for any tokenizer and real text. Every mean carries an interval over documents.
+`report` measures a model with all of them; a `Wording` puts facts into words, `planted` for the mini models,
+`sentences` for any tokenizer and real text. `TASKS` is the one table of tasks. Every mean has an interval over
+documents.
 """
 
 from longrecipe.evaluate.perplexity import copying, perplexity
@@ -12,24 +13,31 @@ from longrecipe.evaluate.tasks import (
     NIAH_M,
     NOISE,
     OTHERS,
+    RULER,
+    TASKS,
     Document,
     Question,
+    Task,
     common_words,
     needles,
     passkey,
     single,
     tracking,
 )
-from longrecipe.evaluate.wording import Wording, planted, sentences
+from longrecipe.evaluate.wording import Phrase, Wording, planted, sentences
 
 __all__ = [
     "NIAH_M",
     "NOISE",
     "OTHERS",
+    "RULER",
+    "TASKS",
     "Document",
+    "Phrase",
     "Question",
     "Reader",
     "Report",
+    "Task",
     "Wording",
     "ask",
     "cell",

@@ -1,4 +1,4 @@
-"""What a model could do before: perplexity of short text, and copying of a passage that is repeated."""
+"""General abilities, which extension should keep: perplexity of short text, and copying of a repeated passage."""
 
 import math
 
@@ -15,7 +15,7 @@ from longrecipe.evaluate.reader import BATCH_TOKENS
 def perplexity(network: PreTrainedModel, ids: np.ndarray, length: int) -> float:
     """Perplexity $\\exp(-\\frac{1}{M}\\sum \\log p(x_t | x_{<t}))$ over all whole windows of `length` tokens of ids.
 
-    Args: ids int64 [M] held-out text. Raises ValueError where ids holds no whole window.
+    Args: ids int64 [M] held-out text. Raises ValueError if ids has no whole window.
     """
     windows = len(ids) // length
     if not windows:
@@ -30,11 +30,11 @@ def perplexity(network: PreTrainedModel, ids: np.ndarray, length: int) -> float:
 
 @torch.inference_mode()
 def copying(
-    network: PreTrainedModel, source: np.ndarray, length: int, n_documents: int, rng: np.random.Generator
+    network: PreTrainedModel, source: np.ndarray, length: int, *, n_documents: int, rng: np.random.Generator
 ) -> tuple[float, float]:
     """Next-token accuracy (largest logit) on the second copy of a passage of length / 2 tokens, and on the first.
 
-    The second copy could be foretold word for word; the first tells what the model knows without. Two numbers in 0..1.
+    The second copy can be predicted from the first; the first shows what the model knows without it. Both are in 0..1.
     """
     half = length // 2
     x = torch.from_numpy(np.stack([np.tile(excerpt(source, half, rng), 2) for _ in range(n_documents)]))

@@ -1,10 +1,11 @@
-"""Read long texts once, ask them often: batches of texts kept as a key-value cache.
+"""Read long texts once and ask many questions about them: a batch of texts is kept as a key-value cache.
 
 A prompt (text and one question) then costs a forward pass of a few tokens, and only the logits of the last positions
-are ever made. Skipped positions play no part here: evaluation reads whole texts at positions 0, 1, 2, ...
+are computed. Positions are not skipped: evaluation reads whole texts at positions 0, 1, 2, ...
 """
 
 import copy
+import inspect
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,17 @@ from transformers.masking_utils import sdpa_mask
 
 from longrecipe.models.loading import autocast_dtype
 
-# Tokens that one batch of texts may hold; bounds memory whatever the length.
+# Tokens of one batch of texts: bounds memory at any length.
 BATCH_TOKENS = 16_384
 FLOAT32_SDPA = "float32_sdpa"
 
 
 def to_read(network: PreTrainedModel, precision: str | None = None) -> PreTrainedModel:
-    """The model where and as it reads text: on the GPU where there is one, its weights in the dtype of a precision (see
-    `models.autocast_dtype`; None leaves them).
+    """The model as it reads text: on the GPU if there is one, with weights in the dtype of a precision.
 
-    On a CPU, a model in bfloat16 attends in float32 where it would by torch's own attention (`_float32_sdpa`). Where
-    anything of it changes, a copy is returned: the model stays what it is.
+    precision: see `models.autocast_dtype`; None keeps the dtype. On a CPU, a bfloat16 model with sdpa attention attends
+    in float32 (`_float32_sdpa`). If the weights or the attention change, a copy is returned and the model stays as it
+    is.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = autocast_dtype(precision, device) if precision else network.dtype
@@ -33,7 +34,7 @@ def to_read(network: PreTrainedModel, precision: str | None = None) -> PreTraine
     if network.dtype != dtype or slow:
         network = copy.deepcopy(network)
         for weights in network.parameters():
-            # Not network.to(dtype): that rounds RoPE's frequencies too, and far positions with them.
+            # network.to(dtype) would also round the RoPE frequencies, and with them distant positions.
             weights.data = weights.data.to(dtype)
     if slow:
         AttentionInterface.register(FLOAT32_SDPA, _float32_sdpa)
@@ -45,10 +46,10 @@ def to_read(network: PreTrainedModel, precision: str | None = None) -> PreTraine
 def _float32_sdpa(
     module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *given: Any, **named: Any
 ) -> tuple[torch.Tensor, None]:
-    """transformers' sdpa attention on float32 tensors, whatever the dtype of the model.
+    """transformers' sdpa attention on float32 tensors, for a model of any dtype.
 
-    In bfloat16 torch multiplies the blocks of attention by MKL, which is slow on CPUs of AMD. Matmul precision medium
-    takes oneDNN instead, which multiplies in float32, or in bfloat16 where the processor has units for it (AMX).
+    In bfloat16 torch multiplies the blocks of attention with MKL, which is slow on AMD CPUs. Matmul precision medium
+    uses oneDNN instead, which multiplies in float32, or in bfloat16 if the processor has units for it (AMX).
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
@@ -60,16 +61,20 @@ def _float32_sdpa(
 
 
 class Reader:
-    """Texts of one length, ids int64 [B, n], read once by a model, to be asked again and again."""
+    """Texts of one length, ids int64 [B, n], that a model reads once, to ask many questions about them."""
 
     def __init__(self, network: PreTrainedModel, ids: np.ndarray):
         self.network, self.cache = network, DynamicCache(config=network.config)
         self.length = ids.shape[1]
+        # transformers renamed this argument in version 5.24 and removes the old name in 5.40.
+        accepted = inspect.signature(network.forward).parameters
+        self._cache_name = "cache" if "cache" in accepted else "past_key_values"
         self._forward(ids)
 
     def _forward(self, ids: np.ndarray, last: int = 1) -> torch.Tensor:
         x = torch.from_numpy(np.ascontiguousarray(ids)).to(self.network.device)
-        out = self.network(input_ids=x, past_key_values=self.cache, use_cache=True, logits_to_keep=last)
+        given = {self._cache_name: self.cache, "use_cache": True, "logits_to_keep": last}
+        out = self.network(input_ids=x, **given)
         return out.logits.float()
 
     def _greedy(self, ids: np.ndarray, n_tokens: int) -> np.ndarray:
@@ -83,7 +88,7 @@ class Reader:
         self.cache.crop(self.length - self.cache.get_seq_length())
 
     def ask(self, questions: np.ndarray, last: int = 1) -> torch.Tensor:
-        """Logits [B, last, vocabulary] after each of the last tokens of the questions, ids [B, q]; then forget them."""
+        """Logits [B, last, vocabulary] after each of the last tokens of the questions, ids [B, q], then forget them."""
         logits = self._forward(questions, last)
         self._forget()
         return logits
@@ -95,15 +100,15 @@ class Reader:
         return answers
 
     def converse(self, turns: list[np.ndarray], n_tokens: int, close: np.ndarray) -> np.ndarray:
-        """Ask several questions one after the other, each greedy answer of n_tokens staying in the context.
+        """Ask several questions one after the other; each greedy answer of n_tokens stays in the context.
 
-        Args: turns: Q arrays of ids [B, q]; close: ids that end an answer. Returns answers [B, Q, n_tokens]; then
-        forgets all.
+        Args: turns: Q arrays of ids [B, q]; close: ids that end an answer. Returns answers [B, Q, n_tokens], and
+        forgets them all.
         """
         answers: list[np.ndarray] = []
         for turn in turns:
             if answers:
-                # The last token of an answer has been given, but not read yet.
+                # The model has generated the last token of its answer, but not read it yet.
                 closed = np.tile(close, (len(turn), 1))
                 turn = np.concatenate([answers[-1][:, -1:], closed, turn], axis=1)
             answers.append(self._greedy(turn, n_tokens))

@@ -1,7 +1,7 @@
 """All measures of one model after one stage, and their plain numbers."""
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,15 +10,16 @@ from transformers import PreTrainedModel
 
 from longrecipe.evaluate.perplexity import copying, perplexity
 from longrecipe.evaluate.scoring import ask, cell
-from longrecipe.evaluate.tasks import NIAH_M, OTHERS, needles, passkey
+from longrecipe.evaluate.tasks import NIAH_M, OTHERS, TASKS, Task
 from longrecipe.evaluate.wording import Wording
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a model can do: a row a prompt of the long-context tasks, and the general scores at the shortest length.
+    """What a model can do: one row for each prompt of the long-context tasks, and general scores.
 
-    prompts: task, length, document, depth, score. general: perplexity, copying and, as copying's yardstick, first copy.
+    prompts: task, length, document, depth, score. general: perplexity, copying, and first_copy, which copying is
+    compared with, at the shortest length.
     """
 
     prompts: pd.DataFrame
@@ -48,7 +49,7 @@ class Report:
 
 
 def paired(one: Report, other: Report) -> pd.DataFrame:
-    """The prompts that both models were asked, in `Report.prompts`' form: the score is one's minus the other's."""
+    """The prompts that both models were asked, as `Report.prompts`; the score is the first's minus the second's."""
     frames = [
         each.prompts.assign(nth=each.prompts.groupby(["task", "length", "document"]).cumcount())
         for each in (one, other)
@@ -61,7 +62,8 @@ def report(
     network: PreTrainedModel,
     source: np.ndarray,
     wording: Wording,
-    lengths: list[int],
+    *,
+    lengths: Sequence[int],
     n_documents: int,
     n_facts: int,
     seed: int,
@@ -70,37 +72,57 @@ def report(
     n_passkeys: int = 0,
     haystack: np.ndarray | None = None,
 ) -> Report:
-    """Measure a model: NIAH(M) at every length, perplexity and copying at the shortest, the base window or below it.
+    """Measure a model: NIAH(M) at every length, perplexity and copying at the shortest (the base window or less).
 
-    others: further tasks, of `tasks.OTHERS`, to ask at the shortest and the longest length. Every model measured with
-    one seed reads the same documents, so that differences between stages are paired (`paired`). The longest length gets
-    n_documents, each with n_facts facts asked one by one; the shortest, where retention is judged, twice as many,
-    since it costs next to nothing; the lengths between, half. share: of the documents beyond the shortest length, which
-    are then the first of those that a whole measurement reads. n_passkeys: documents of the task passkey, whatever the
-    share, half as many up to half of the longest length. haystack: ids that the facts of NIAH(M) hide in, None
-    takes source. Raises ValueError for an unknown task, and where the facts do not fit a length.
+    All models that are measured with one seed read the same documents, so differences between them are paired, see
+    `paired`.
+
+    Args: source int64 ids of held-out text; lengths in tokens; n_documents at the longest length, each with n_facts
+    facts that are asked one by one: twice as many at the shortest, which judges retention and costs little, half as
+    many between. others: further tasks of `tasks.OTHERS`, at the shortest and the longest length. share: of the
+    documents beyond the shortest length, the first of those that a whole measurement reads. n_passkeys: documents of
+    the task passkey at any share, half as many up to half of the longest length. haystack: ids to hide the facts of
+    NIAH(M) in; None takes source.
+    Raises ValueError for an unknown task, and if the facts do not fit into a length.
     """
     if unknown := set(others) - set(OTHERS):
         raise ValueError(f"others = {sorted(unknown)}: allowed are {', '.join(OTHERS)}.")
+    counts = _counts(lengths, n_documents, share=share)
+    plan = _plan(counts, others, n_passkeys)
     was_training = network.training
     network.eval()
-    window, target = min(lengths), max(lengths)
-    some = max(2, round(share * n_documents))
-    count = dict.fromkeys(lengths, -(-some // 2)) | {target: some} | {window: 2 * n_documents}
-    text, hidden = source if haystack is None else haystack, functools.partial(needles, n_keys=n_facts)
-    frames = [
-        ask(network, wording, hidden, text, n, count[n], np.random.default_rng([seed, n])) for n in sorted(lengths)
-    ]
-    # Documents of the further tasks, by length.
-    further = {name: {n: count[n] for n in (window, target)} for name in others}
-    if n_passkeys:
-        further["passkey"] = {n: n_passkeys if 2 * n > target else -(-n_passkeys // 2) for n in lengths}
-    for i, (name, make) in enumerate((OTHERS | {"passkey": passkey}).items()):
-        frames += [
-            ask(network, wording, make, source, n, documents, np.random.default_rng([seed, n, i + 1]))
-            for n, documents in sorted(further.get(name, {}).items())
-        ]
-    second, first = copying(network, source, window, 2 * n_documents, np.random.default_rng([seed, 0]))
+    frames = []
+    for task in sorted(plan, key=lambda task: task.stream):
+        make = functools.partial(task.make, n_keys=n_facts) if task.niah_m else task.make
+        text = haystack if task.niah_m and haystack is not None else source
+        for n, count in plan[task].items():
+            rng = np.random.default_rng([seed, n, task.stream])
+            frames.append(ask(network, wording, make, source=text, length=n, n_documents=count, rng=rng))
+    window = min(lengths)
+    rng = np.random.default_rng([seed, 0])
+    second, first = copying(network, source, window, n_documents=2 * n_documents, rng=rng)
     general = {"perplexity": perplexity(network, source, window), "copying": second, "first_copy": first}
     network.train(was_training)
     return Report(pd.concat(frames, ignore_index=True), general)
+
+
+def _counts(lengths: Sequence[int], n_documents: int, *, share: float) -> dict[int, int]:
+    """Documents of NIAH(M) by rising length."""
+    some = max(2, round(share * n_documents))
+    middle = dict.fromkeys(sorted(lengths), -(-some // 2))
+    return middle | {max(lengths): some} | {min(lengths): 2 * n_documents}
+
+
+def _plan(counts: dict[int, int], others: Collection[str], n_passkeys: int) -> dict[Task, dict[int, int]]:
+    """The number of documents of each task by rising length."""
+    window, target = min(counts), max(counts)
+    passkeys = {n: n_passkeys if 2 * n > target else -(-n_passkeys // 2) for n in counts}
+    plan = {}
+    for name, task in TASKS.items():
+        if task.asked == "always":
+            plan[task] = counts
+        elif task.asked == "passkeys" and n_passkeys:
+            plan[task] = passkeys
+        elif name in others:
+            plan[task] = {n: counts[n] for n in (window, target)}
+    return plan

@@ -1,16 +1,15 @@
-"""Ask a model the questions of the tasks: one row a prompt; means with 95 % intervals over documents."""
+"""Ask a model the questions of the tasks: one row for each prompt; means with 95 % intervals over documents."""
 
-import math
 from collections.abc import Iterable, Mapping
-from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
+from longrecipe import stats
 from longrecipe.evaluate.reader import BATCH_TOKENS, Reader
-from longrecipe.evaluate.tasks import Document, Maker, Question
+from longrecipe.evaluate.tasks import CLOSE, TASKS, Document, Maker, Question
 from longrecipe.evaluate.wording import Wording
 
 COLUMNS = ["task", "length", "document", "depth", "score"]
@@ -21,6 +20,7 @@ def ask(
     network: PreTrainedModel,
     wording: Wording,
     make: Maker,
+    *,
     source: np.ndarray,
     length: int,
     n_documents: int,
@@ -28,11 +28,14 @@ def ask(
 ) -> pd.DataFrame:
     """Make documents of a task and ask the model all their questions; documents are read in batches, once each.
 
-    A question with one answer scores 1 where greedy decoding gives all its tokens. One with k answers scores the share
-    of them that is given: among the k largest logits where each is one token, else in the text of a greedy continuation
-    (as long as all answers with 4 tokens between). In a conversation the model's own answers stay in the context.
-    Args: source int64 ids of held-out text; length in tokens, answers included. Returns one row a prompt: task, length,
-    document, depth (0 = start of the text, 1 = its end), score in 0..1. Raises ValueError for too short a length.
+    A question with one answer scores 1 if greedy decoding gives all its tokens. A question with k answers scores the
+    share of them that the model gives: among the k largest logits if each is one token, else in the text of a greedy
+    continuation (as long as all answers with 4 tokens between them). In a conversation the model's own answers stay in
+    the context.
+
+    Args: source int64 ids of held-out text; length in tokens, answers included. Returns one row for each prompt: task,
+    length, document, depth (0 = start of the text, 1 = its end), score in 0..1. Raises ValueError if the length is too
+    short.
     """
     rows, size = [], max(1, BATCH_TOKENS // length)
     for start in range(0, n_documents, size):
@@ -41,7 +44,7 @@ def ask(
         asked = [(questions, _scores(reader, questions, wording)) for questions in _columns(documents, "questions")]
         turns = _columns(documents, "turns")
         if turns:
-            close = wording.encode(wording.close)
+            close = wording.encode(wording.text(CLOSE))
             given = reader.converse([_ids(t) for t in turns], len(turns[0][0].answers[0]), close)
             asked += [(turn, _equal(given[:, i], turn)) for i, turn in enumerate(turns)]
         rows += [
@@ -69,7 +72,7 @@ def _scores(reader: Reader, questions: tuple[Question, ...], wording: Wording) -
     ids, answers = _ids(questions), [question.answers for question in questions]
     count, longest = len(answers[0]), max(len(answer) for each in answers for answer in each)
     if count == 1:
-        # Teacher-forced: right answers all along are what greedy decoding would have given.
+        # Teacher forcing: if every token of the answer has the largest logit, greedy decoding gives the answer.
         wanted = np.stack([each[0] for each in answers])
         logits = reader.ask(np.concatenate([ids, wanted[:, :-1]], axis=1), last=wanted.shape[1])
         return _equal(logits.argmax(-1).cpu().numpy(), questions)
@@ -82,41 +85,27 @@ def _scores(reader: Reader, questions: tuple[Question, ...], wording: Wording) -
     return np.array([np.mean([a in text for a in each]) for each, text in zip(decoded, texts, strict=True)])
 
 
-def interval(
-    frame: pd.DataFrame, rng: np.random.Generator, level: float = 0.95, draws: int = 2000
-) -> tuple[float, float, float]:
-    """Mean score and its percentile bootstrap interval, drawn over documents, not prompts.
+def interval(frame: pd.DataFrame, rng: np.random.Generator, *, level: float = 0.95, draws: int = 2000) -> stats.Triple:
+    """Mean score and its percentile bootstrap interval over documents. Returns mean, low, high.
 
-    Prompts of one document share its text, so they are no independent draws; documents are. The mean is that of the
-    tasks' means; a document is drawn with all its tasks, which share its text as well. Every document has been asked
-    every task of the frame. Returns mean, low, high.
+    Prompts about one document share its text, so only documents are independent. The mean is that of the tasks' means;
+    a document is drawn with all its tasks. Every document must have been asked every task of the frame.
     """
     scores = frame.groupby(["document", "task"])["score"].mean().unstack().mean(axis=1, skipna=False).to_numpy()
-    means = scores[rng.integers(0, len(scores), size=(draws, len(scores)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(scores.mean()), float(low), float(high)
-
-
-def _wilson(hits: int, trials: int, level: float) -> tuple[float, float, float]:
-    z, share = NormalDist().inv_cdf((1 + level) / 2), hits / trials
-    middle = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    half = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    # At 0 and at all hits one end is the share itself, but for rounding.
-    return share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+    return stats.bootstrap(scores, rng, level, draws=draws)
 
 
 def cell(frame: pd.DataFrame, rng: np.random.Generator) -> dict[str, float]:
     """Mean score of rows with its 95 % interval and the number of prompts, by the names mean, low, high, prompts.
 
-    Of the tasks single and passkey, one question a document, right or wrong, the interval is Wilson's: a bootstrap of
-    hits alone has no width.
+    For tasks with a single answer the interval is Wilson's: a bootstrap has no width if all answers are right.
     """
-    once = frame["task"].isin(["single", "passkey"]).all()
-    triple = _wilson(int(frame["score"].sum()), len(frame), 0.95) if once else interval(frame, rng)
+    single = frame["task"].isin([name for name, task in TASKS.items() if task.single_answer]).all()
+    triple = stats.wilson(int(frame["score"].sum()), len(frame)) if single else interval(frame, rng)
     return dict(zip(("mean", "low", "high"), triple, strict=True)) | {"prompts": len(frame)}
 
 
 def hits(cells: Iterable[Mapping[str, float]]) -> str:
-    """Right answers of all prompts of some cells, as `7 of 8`: for tasks with answers that are right or wrong."""
+    """Right answers of all prompts of some cells, as `7 of 8`: for tasks with a single answer."""
     pairs = [(each["mean"] * each["prompts"], each["prompts"]) for each in cells]
     return f"{round(sum(right for right, _ in pairs))} of {sum(count for _, count in pairs)}"

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -13,25 +14,30 @@ from longrecipe.data.sentences import token_strings
 
 
 @dataclass(frozen=True)
-class Wording:
-    """The texts of all tasks, with {key}, {value} and {other} to fill in, and the keys and values to draw from.
+class Phrase:
+    """A text that a task uses, in both wordings, with {key}, {value} and {other} to fill in."""
 
-    note states a fact, ask asks for its one value, ask_all for all values of a key, link says that one key has the
-    value of another, which asks for all keys of a value, common asks for the most common words of a list; close ends an
-    answer. Every key takes the same number of tokens, and so does every value: prompts of one task are equally long.
+    planted: str
+    sentences: str
+
+
+@dataclass(frozen=True)
+class Wording:
+    """Which text of a `Phrase` tasks use, how it is encoded, and the keys and values to draw from.
+
+    All keys have the same number of tokens, and so have all values: prompts of one task are equally long.
     """
 
+    kind: Literal["planted", "sentences"]
     encode: Callable[[str], np.ndarray]
     decode: Callable[[np.ndarray], str]
     keys: tuple[str, ...]
     values: tuple[str, ...]
-    note: str
-    ask: str
-    ask_all: str
-    link: str
-    which: str
-    common: str
-    close: str
+
+    def text(self, phrase: Phrase, **filled: str) -> str:
+        """A phrase with its fields filled in; the template itself if none is given."""
+        template = getattr(phrase, self.kind)
+        return template.format(**filled) if filled else template
 
     def answer(self, question: str, text: str) -> np.ndarray:
         """Ids of an answer as it is tokenised after its question."""
@@ -39,27 +45,20 @@ class Wording:
 
 
 def planted(tokenizer: PreTrainedTokenizerBase) -> Wording:
-    """The mini models' own wording, as in `longrecipe.data.facts`: ` Note: KEY NN.`, then ` Recall: KEY`, one token
-    each."""
+    """The mini models' own wording, as in `longrecipe.data.facts`: ` Note: KEY NN.`, then ` Recall: KEY`.
+
+    Each of these words is one token.
+    """
     strings = token_strings(tokenizer)
-    return Wording(
-        *_coder(tokenizer),
-        keys=tuple(filter(is_key, strings)),
-        values=tuple(filter(is_value, strings)),
-        note=" Note:{key}{value}.",
-        ask=" Recall:{key}",
-        ask_all=" Recall:{key}",
-        link=" Note:{key}{other}.",
-        which=" Recall:{value}",
-        common=" Recall:",
-        close=".",
-    )
+    keys, values = tuple(filter(is_key, strings)), tuple(filter(is_value, strings))
+    return Wording("planted", *_coder(tokenizer), keys=keys, values=values)
 
 
 def sentences(tokenizer: PreTrainedTokenizerBase, text: str, seed: int = 0) -> Wording:
     """Plain English for any tokenizer: keys are words of the text (5 letters and more), values seven-digit numbers.
 
-    Of both, those of the commonest token count are kept. Raises ValueError where fewer than 64 words are left.
+    Words and numbers that do not have the most common token count are left out. Raises ValueError if fewer than 64
+    words are left.
     """
     encode, decode = _coder(tokenizer)
     rng = np.random.default_rng(seed)
@@ -68,24 +67,12 @@ def sentences(tokenizer: PreTrainedTokenizerBase, text: str, seed: int = 0) -> W
     keys, values = _of_one_length(words, encode), _of_one_length(numbers, encode)
     if len(keys) < 64:
         raise ValueError(f"the text has {len(keys)} words of one token count; the tasks need 64: give a longer text.")
-    return Wording(
-        encode,
-        decode,
-        keys=keys,
-        values=values,
-        note=" The secret number of{key} is{value}.",
-        ask="\nWhat is the secret number of{key}? The secret number of{key} is",
-        ask_all="\nWhich secret numbers does{key} have? The secret numbers of{key} are",
-        link=" The secret number of{key} is the secret number of{other}.",
-        which="\nWhich words have the secret number{value}? The words are",
-        common="\nWhich words are the most common ones in the list? The most common words are",
-        close=".",
-    )
+    return Wording("sentences", encode, decode, keys=keys, values=values)
 
 
 def _coder(tokenizer: PreTrainedTokenizerBase) -> tuple[Callable[[str], np.ndarray], Callable[[np.ndarray], str]]:
-    # After a letter, because some tokenizers put a blank before a text's first word. Not after a full stop: `..` and
-    # `.` with a newline are one token in many vocabularies, so that the full stop of `close` would vanish.
+    # After a letter, because some tokenizers put a blank before the first word of a text. Not after a full stop: `..`
+    # and `.` with a newline are one token in many vocabularies, so the full stop that ends an answer would be lost.
     before = tokenizer("a", add_special_tokens=False)["input_ids"]
 
     def encode(text: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from longrecipe import models, recipe, results
 from longrecipe.cost import training_flops
-from longrecipe.evaluate import OTHERS, Report
+from longrecipe.evaluate import OTHERS, RULER, Report
 from longrecipe.experiments.tables import FRONT, GRID
 from longrecipe.merge import RULES
 from longrecipe.settings import Params
@@ -25,6 +25,8 @@ from longrecipe.train import Trained
 
 log = logging.getLogger(__name__)
 MERGES = (("uniform", 0.0), *itertools.product(RULES, (0.25, 0.5, 0.75)))
+# Tasks of the RULER-like score that are only asked on request.
+_RULER_OTHERS = [name for name in OTHERS if name in RULER]
 # Merges are many, and measured on so large a share of the documents.
 BESIDE = 0.4
 
@@ -96,7 +98,7 @@ def one(p: Params, folder: Path, full: bool = True) -> None:
     ends = _ends(p)
     if R.method.positions is None:
         for name, network in {"base": R.base(), "RoPE rule alone": R.raised()}.items():
-            reports[name] = R.measure(network, others=["single"])
+            reports[name] = R.measure(network, others=_RULER_OTHERS)
         # What the base cannot do inside its own window says nothing of longer ones, so it is not asked there.
         reports["base, inside"] = R.measure(R.base(), others=OTHERS, lengths=[p.window])
         full = True
@@ -105,7 +107,7 @@ def one(p: Params, folder: Path, full: bool = True) -> None:
         for name, stage in stages.items() if full else ():
             reports[name] = R.measure(stage.load(), lengths=ends)
         merged = R.merge(stages["replayed"])
-        reports["merged"] = R.measure(merged, others=["single"]) if full else R.measure(merged, lengths=ends)
+        reports["merged"] = R.measure(merged, others=_RULER_OTHERS) if full else R.measure(merged, lengths=ends)
     record |= {"full": full, "stages": {name: each.numbers() for name, each in reports.items()}}
     results.save(folder, p, record, time.perf_counter() - start, {"depths": _depths(reports)})
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from longrecipe.evaluate import NIAH_M
+from longrecipe.evaluate import RULER
 from longrecipe.families import FAMILIES
 from longrecipe.merge import RULES
 from longrecipe.positions import METHODS, find
@@ -21,8 +21,6 @@ from longrecipe.system.files import write_text
 from longrecipe.system.paths import params_dir, results_dir
 
 GRID, FRONT = "grid", "front"
-# RULER-like score: the tasks that the mini bases can do inside their own window.
-RULER = ("single", *NIAH_M)
 GENERAL = ("perplexity kept", "short recall kept", "copying kept")
 TRAINING = (
     "stage 1 seconds",

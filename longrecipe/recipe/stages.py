@@ -99,7 +99,7 @@ class Recipe:
             evaluate.to_read(self._trained(self.probe())),
             ((f"{i:05d}", ids) for i, ids in enumerate(self.material.to_score())),
             self.folder("analysis") / f"scores-{score}",
-            score,
+            score=score,
         )
 
     def analyse(self) -> tokens.Analysis | None:
@@ -219,12 +219,12 @@ class Recipe:
             evaluate.to_read(network, p.eval_precision),
             np.asarray(self.material.text.held_out, dtype=np.int64),
             wording,
-            lengths or p.measured_lengths,
-            p.eval_documents,
-            p.eval_facts,
-            p.seed,
-            others,
-            share,
+            lengths=lengths or p.measured_lengths,
+            n_documents=p.eval_documents,
+            n_facts=p.eval_facts,
+            seed=p.seed,
+            others=others,
+            share=share,
             n_passkeys=0 if lengths else p.eval_passkeys,
             haystack=wording.encode(evaluate.NOISE) if p.eval_haystack == "noise" else None,
         )

@@ -1,4 +1,4 @@
-"""What the sentence selections keep: for a picture of one document, and as anchors per token over many."""
+"""The sentences that each selection keeps: for a figure of one document, and as anchors per token over many."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from longrecipe.data.sentences import SentenceEnds, sentence_lengths
 
 @dataclass(frozen=True)
 class Kept:
-    """What a selection kept of a document: the document's length, places of anchors, starts and sizes of what stays."""
+    """A document after selection: its length, the places of its anchors, and starts and sizes of the kept sentences."""
 
     length: int
     anchors: np.ndarray
@@ -35,13 +35,14 @@ def keep(
     documents: Sequence[np.ndarray],
     masks: Sequence[np.ndarray],
     ends: SentenceEnds,
+    *,
     n_tokens: int,
     rng: np.random.Generator,
 ) -> dict[str, list[Kept]]:
     """Apply every selection of `corpus.SELECTIONS` to every document.
 
-    Args: documents int64 [T]; masks bool [T], which tokens are anchors; ends, from
-    `sentences.sentence_ends`; n_tokens to keep.
+    Args: documents int64 [T]; masks bool [T], which tokens are anchors; ends, from `sentences.sentence_ends`; n_tokens
+    to keep. Raises ValueError if documents and masks differ in number.
     """
     found: dict[str, list[Kept]] = {how: [] for how in SELECTIONS}
     for ids, is_anchor in zip(documents, masks, strict=True):
@@ -53,7 +54,7 @@ def keep(
 
 
 def densities(kept: Mapping[str, Sequence[Kept]]) -> pd.DataFrame:
-    """Anchors per 1,000 tokens that each selection keeps, mean over documents, and how many times those of random."""
+    """Anchors per 1,000 kept tokens of each selection, mean over documents, and their ratio to random selection."""
     per_thousand = {how: 1000 * float(np.mean([each.density for each in some])) for how, some in kept.items()}
     whole = [1000 * len(each.anchors) / each.length for each in kept["first"]]
     rows = {**per_thousand, "whole document": float(np.mean(whole))}

@@ -1,4 +1,4 @@
-"""From the scores of tokens to a ranking of their types, with intervals, and to the anchors that selection goes by."""
+"""Rank token types by how much their scores change, with intervals, and choose the anchor types for selection."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from longrecipe import stats
 from longrecipe.tokens.scores import Scored
 from longrecipe.tokens.types import TokenTypes
 
@@ -16,10 +17,10 @@ ANCHOR_RULES = ("lift", "share")
 class Analysis:
     """What the token analysis found.
 
-    ranking: one row a type that occurs, by lift: count, share_of_all, share_of_top, lift, mean_shift, sum_shift
-    (eq. 3), each of share_of_top, lift and mean_shift with its 95 % interval (`_low`, `_high`), and frequent: whether
-    it makes up min_share of all tokens. by_position: shares among the top tokens, one row a position index 1..L-1, one
-    column a type that occurs. stability: Spearman's correlation of the lifts between two halves of the documents.
+    ranking: one row for each type that occurs, by lift: count, share_of_all, share_of_top, lift, mean_shift, sum_shift
+    (eq. 3), the 95 % intervals of share_of_top, lift and mean_shift (`_low`, `_high`), and frequent: whether it makes up
+    min_share of all tokens. by_position: shares among the top tokens, one row for each position index 1..L-1, one
+    column for each type that occurs. stability: Spearman's correlation of the lifts between two halves of the documents.
     """
 
     types: TokenTypes
@@ -28,11 +29,11 @@ class Analysis:
     stability: float
 
     def anchors(self, count: int, rule: str = "lift") -> list[str]:
-        """The `count` types that selection goes by.
+        """The `count` types that selection looks for.
 
         rule `lift`: those whose share among the top tokens exceeds their share of all tokens by the largest factor;
-        `share`: those with the largest share among the top tokens, the paper's figure, which a type can have merely by
-        being frequent. Types that are not `frequent` are passed over. Raises ValueError for an unknown rule.
+        `share`: those with the largest share among the top tokens, as in the paper's figure, which also favours types
+        that are merely frequent. Types that are not `frequent` are left out. Raises ValueError for an unknown rule.
         """
         if rule not in ANCHOR_RULES:
             raise ValueError(f"anchor rule {rule!r}: allowed are {', '.join(ANCHOR_RULES)}.")
@@ -48,11 +49,11 @@ def binned(by_position: pd.DataFrame, n_bins: int = 96) -> pd.DataFrame:
 
 
 def verdict(found: Analysis, name: str) -> dict[str, bool]:
-    """The claims that a token analysis is judged by, each with whether it holds; name: the type of numerals.
+    """The claims about a token analysis, and whether each holds; name: the type of numerals.
 
-    The largest share is the paper's own figure (Figure 4), the largest mean shift is its eq. 3 per occurrence; leading
-    by lift and the threshold of stability are this kit's reading of section 4.1. Types that are not `frequent` do not
-    count.
+    The largest share is the paper's figure (Figure 4), the largest mean shift is its eq. 3 per occurrence; leading by
+    lift and the threshold of stability are this kit's reading of section 4.1. Types that are not `frequent` are left
+    out.
     """
     mean_shift = found.ranking[found.ranking["frequent"]].set_index("type")["mean_shift"]
     return {
@@ -64,10 +65,10 @@ def verdict(found: Analysis, name: str) -> dict[str, bool]:
 
 
 def standing(runs: Sequence[Mapping], name: str) -> pd.DataFrame:
-    """How one type stands in saved analyses by part of speech, a row a seed: who leads by lift and by mean shift.
+    """One type in saved analyses by part of speech, one row for each seed: which type leads by lift and by mean shift.
 
-    Args: runs: the numbers of metrics.json, with their seed; name: a type, for instance NUM. Columns end in `beyond`
-    where only positions beyond the base's window count.
+    Args: runs: the numbers of metrics.json, with their seed; name: a type, for instance NUM. In columns that end in
+    `beyond` only positions beyond the base's window count.
     """
     rows = []
     for numbers in runs:
@@ -86,6 +87,7 @@ def rank(
     scored: Sequence[Scored],
     types: TokenTypes,
     top_share: float = 0.2,
+    *,
     min_share: float = 0.001,
     n_bootstrap: int = 200,
     n_splits: int = 20,
@@ -97,16 +99,16 @@ def rank(
 
     At every position index t the top_share of tokens with the largest shift over the documents that reach t are the
     top tokens. A type's share among them is compared with its share of all tokens,
-    $lift_k = \frac{share\ of\ k\ among\ top}{share\ of\ k\ among\ all}$, because a type can have a high share merely by
-    being frequent. Eq. 3 is the sum of a type's shift over its occurrences; the mean is given too.
+    $lift_k = \frac{share\ of\ k\ among\ top}{share\ of\ k\ among\ all}$, because a frequent type has a high share in
+    any case. Eq. 3 is the sum of a type's shift over its occurrences; the ranking has the mean too.
 
-    Intervals are 95 % percentile bootstraps over documents, which tokens are top being given; stability is the mean of
-    Spearman's correlation of lifts over random splits of the documents in two halves, each with its own top, types
-    below min_share left out.
+    Intervals are 95 % percentile bootstraps over documents with the top tokens fixed; stability is the mean of
+    Spearman's correlation of lifts over random splits of the documents in two halves, each with its own top tokens,
+    without types below min_share.
 
     Args: scored, from `score_documents`; types, from `types_by_*`; seed of bootstrap and splits; first_position and
-    last_position: count only tokens at these position indices and between. Returns an Analysis.
-    Raises ValueError where no position has enough documents for one top token.
+    last_position: the range of position indices to count. Returns an Analysis.
+    Raises ValueError if no position has enough documents for one top token.
     Example: four documents, top_share 0.25: at each position the one token with the largest shift of the four.
     """
     if not scored:
@@ -122,10 +124,10 @@ def rank(
     everyone = np.ones((1, len(scored)))
     top = table.top(everyone[0], top_share)
     point = {name: values[0] for name, values in table.measures(top, everyone).items()}
-    weights = rng.multinomial(len(scored), np.full(len(scored), 1 / len(scored)), size=n_bootstrap)
+    weights = stats.bootstrap_weights(len(scored), n_bootstrap, rng)
     for name, draws in table.measures(top, weights).items():
         if name in ("share_of_top", "lift", "mean_shift"):
-            point[f"{name}_low"], point[f"{name}_high"] = np.nanquantile(draws, [0.025, 0.975], axis=0)
+            point[f"{name}_low"], point[f"{name}_high"] = stats.percentile_interval(draws)
     frequent = point["share_of_all"] >= min_share
     frame = pd.DataFrame({"type": table.names, **point, "frequent": frequent}).astype({"count": np.int64})
     columns = ["type", "count", "share_of_all", "share_of_top", "share_of_top_low", "share_of_top_high"]
@@ -139,8 +141,8 @@ def rank(
 class _Table:
     """Shift, type and document of every token, sorted by falling shift at every position, all [D, L - 1].
 
-    Beyond the end of a document the shift is -inf and the type -1. Types are numbered among those that occur, names;
-    first: the position of the first column.
+    After the end of a document the shift is -inf and the type -1. Types are indices into names, those that occur; first:
+    the position of the first column.
     """
 
     first: int
@@ -167,13 +169,13 @@ class _Table:
         return cls(first, tuple(types.names[i] for i in present), *ordered, order)
 
     def top(self, counted: np.ndarray, top_share: float) -> np.ndarray:
-        """Which tokens are in the top of their position among the documents that are counted (1, others 0; [D])."""
+        """Which tokens are in the top of their position among the counted documents; counted [D] is 1 or 0."""
         weight = np.where(self.types >= 0, counted[self.document], 0)
         passed = np.cumsum(weight, axis=0)
         return (weight > 0) & (passed <= np.rint(top_share * passed[-1]))
 
     def measures(self, top: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """The ranking's columns, `[B, K]`, with documents counted weights times, `[B, D]`."""
+        """The columns of the ranking, [B, K], with each document counted as often as weights [B, D] say."""
         used = self.types >= 0
 
         def by_type(values: np.ndarray) -> np.ndarray:
@@ -198,7 +200,7 @@ class _Table:
         }
 
     def by_position(self, top: np.ndarray) -> pd.DataFrame:
-        """Share of each type among the top tokens, a row a position 1..L-1; positions without a top are left out."""
+        """Share of each type among the top tokens by position 1..L-1, without positions that have no top tokens."""
         length = top.shape[1]
         columns = np.broadcast_to(np.arange(length), top.shape)[top]
         cells = np.bincount(self.types[top] * length + columns, minlength=len(self.names) * length)
@@ -216,6 +218,5 @@ class _Table:
             half = np.zeros(n)
             half[rng.permutation(n)[: n // 2]] = 1
             lifts = [self.measures(self.top(w, top_share), w[None])["lift"][0][frequent] for w in (half, 1 - half)]
-            ranks = pd.DataFrame(lifts).T.dropna().rank()
-            found.append(ranks[0].corr(ranks[1]) if len(ranks) > 2 else np.nan)
+            found.append(stats.rank_correlation(*lifts))
         return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")

@@ -1,4 +1,4 @@
-"""Scores of the tokens of documents under H and H', streamed to parquet, so that a run that was killed goes on."""
+"""Scores of the tokens of documents under H and H', streamed to parquet, so that an interrupted run resumes."""
 
 import hashlib
 import json
@@ -81,19 +81,20 @@ def score_documents(
     longer: PreTrainedModel,
     documents: Iterable[tuple[str, np.ndarray]],
     folder: str | Path,
+    *,
     score: str = "logit",
     min_length: int = 2,
 ) -> list[Scored]:
     """Score documents with H and H' and keep the scores in folder, as parquet keyed by document.
 
-    Documents are read one after another, so any number of them streams through; equally long neighbours share a
-    forward pass. What was scored is written at least once a minute, and a run that was killed goes on after it.
+    Documents are read one after another, so there may be more than fit into memory; neighbours of one length share a
+    forward pass. Scores are written at least once a minute, and an interrupted run resumes after them.
 
     Args: documents: (key, ids int64 [L]) pairs, of any lengths from min_length on, keys distinct; min_length in tokens,
     the window of H'. Returns the documents' scores in the order given.
-    Raises ValueError where there are no documents, one is shorter than min_length, a key occurs twice or was scored
-    with another text, the two models' vocabularies differ, an id lies outside them, a model's logits are not plain
-    products of hidden state and head, or folder holds the scores of other models.
+    Raises ValueError if there are no documents, a document is shorter than min_length, a key occurs twice or was scored
+    with another text, the vocabularies of the models differ, an id is outside them, the logits of a model are not plain
+    products of hidden state and head, or folder contains the scores of other models.
     """
     folder = Path(folder)
     _check_score(score)
@@ -102,7 +103,7 @@ def score_documents(
     with locked(folder, "scores tokens"):
         _claim(folder, record)
         _remove_damaged(folder)
-        keys = _score(base, longer, documents, folder, score, min_length)
+        keys = _score(base, longer, documents, folder=folder, score=score, min_length=min_length)
         if not keys:
             raise ValueError("no documents to score: the corpus is empty.")
         found = {scored.key: scored for scored in read_scores(folder)}
@@ -113,18 +114,27 @@ def _score(
     base: PreTrainedModel,
     longer: PreTrainedModel,
     documents: Iterable[tuple[str, np.ndarray]],
+    *,
     folder: Path,
     score: str,
     min_length: int,
 ) -> list[str]:
-    """Score the documents that folder does not hold yet; returns the keys of all."""
+    """Score the documents that are not in folder yet. Returns the keys of all."""
     done = {scored.key: scored.ids for scored in read_scores(folder)}
     keys: list[str] = []
     n_shards = 1 + max((int(path.stem) for path in folder.glob("*.parquet")), default=-1)
     with tqdm(desc="token scores", unit=" tokens", unit_scale=True, leave=False) as bar:
-        fresh = _fresh(documents, done, keys, min_length, base.config.vocab_size, bar)
+
+        def unscored() -> Iterator[tuple[str, np.ndarray]]:
+            for key, ids in _checked(documents, done, min_length=min_length, vocabulary=base.config.vocab_size):
+                keys.append(key)
+                if key in done:
+                    bar.update(len(ids))
+                else:
+                    yield key, ids
+
         rows, written = [], time.monotonic()
-        for batch in _batches(fresh):
+        for batch in _batches(unscored()):
             ids = np.stack([ids for _, ids in batch])
             pairs = zip(*(next_token_scores(network, ids, score) for network in (base, longer)), strict=True)
             rows += [Scored(key, each, *pair) for (key, each), pair in zip(batch, pairs, strict=True)]
@@ -138,7 +148,7 @@ def _score(
 
 
 def _remove_damaged(folder: Path) -> None:
-    """Remove files of scores that are cut off, with a warning: what they held is scored again."""
+    """Remove incomplete files of scores, with a warning: their documents are scored again."""
     for path in sorted(folder.glob("*.parquet")):
         try:
             pq.read_table(path)
@@ -180,20 +190,20 @@ def _check_models(base: PreTrainedModel, longer: PreTrainedModel) -> None:
     sizes = [network.get_output_embeddings().weight.shape[0] for network in (base, longer)]
     if sizes[0] != sizes[1]:
         raise ValueError(
-            f"H has {sizes[0]} vocabulary entries, H' {sizes[1]}: a shift of scores needs one vocabulary for both."
+            f"H has {sizes[0]} vocabulary entries, H' {sizes[1]}: scores can only be compared within one vocabulary."
         )
     for name, network in (("H", base), ("H'", longer)):
         with torch.inference_mode():
             batch = {"input_ids": torch.arange(4, device=network.device)[None] % sizes[0], "use_cache": False}
             logits = network(**batch).logits.float()
             plain = network.get_output_embeddings()(network.base_model(**batch).last_hidden_state).float()
-        # Of the whole vocabulary: a cap bends only what is large.
+        # Compare the whole vocabulary: a cap changes only large logits.
         apart = (logits - plain).abs()
         if apart.max() > 0.01 * plain.abs().max():
             worst = apart.argmax()
             raise ValueError(
-                f"{name} ({network.config.model_type}) scales or caps its logits: {logits.flatten()[worst]:.3g} where "
-                f"hidden state and head alone give {plain.flatten()[worst]:.3g}. Such models cannot be scored here."
+                f"{name} ({network.config.model_type}) scales or caps its logits: {logits.flatten()[worst]:.3g} instead "
+                f"of {plain.flatten()[worst]:.3g} from hidden state and head. Such models cannot be scored: use another."
             )
 
 
@@ -205,19 +215,14 @@ def _claim(folder: Path, record: dict[str, str]) -> None:
             other = ", ".join(
                 f"{name} {held.get(name)}, now {record[name]}" for name in record if held.get(name) != record[name]
             )
-            raise ValueError(f"{folder} holds other scores ({other}): delete the folder or name another one.")
+            raise ValueError(f"{folder} contains other scores ({other}): delete the folder or name another one.")
     write_text(path, json.dumps(record, indent=1) + "\n")
 
 
-def _fresh(
-    documents: Iterable[tuple[str, np.ndarray]],
-    done: dict[str, np.ndarray],
-    keys: list[str],
-    min_length: int,
-    vocabulary: int,
-    bar: tqdm,
+def _checked(
+    documents: Iterable[tuple[str, np.ndarray]], done: dict[str, np.ndarray], *, min_length: int, vocabulary: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Check each document and note its key; pass on those that were not scored yet."""
+    """Check the key, the length and the ids of each document. done: the ids of documents that were scored before."""
     seen = set()
     for key, ids in documents:
         key, ids = str(key), np.asarray(ids, dtype=np.int64)
@@ -231,21 +236,17 @@ def _fresh(
         if ids.min() < 0 or ids.max() >= vocabulary:
             wrong = ids[(ids < 0) | (ids >= vocabulary)][0]
             raise ValueError(
-                f"document {key!r} holds token id {wrong}, outside the models' vocabulary of {vocabulary}: "
+                f"document {key!r} has token id {wrong}, outside the models' vocabulary of {vocabulary}: "
                 "it was tokenised for another model."
             )
-        seen.add(key)
-        keys.append(key)
-        if key not in done:
-            yield key, ids
-        elif np.array_equal(done[key], ids):
-            bar.update(len(ids))
-        else:
+        if key in done and not np.array_equal(done[key], ids):
             raise ValueError(f"document {key!r} was scored with another text: delete the scores or give it a new key.")
+        seen.add(key)
+        yield key, ids
 
 
 def _batches(documents: Iterable[tuple[str, np.ndarray]]) -> Iterator[list[tuple[str, np.ndarray]]]:
-    """Neighbours of one length, up to BATCH_TOKENS together."""
+    """Batches of neighbours of one length, up to BATCH_TOKENS tokens."""
     batch: list[tuple[str, np.ndarray]] = []
     for key, ids in documents:
         if batch and (len(batch[0][1]) != len(ids) or (len(batch) + 1) * len(ids) > BATCH_TOKENS):
@@ -257,7 +258,7 @@ def _batches(documents: Iterable[tuple[str, np.ndarray]]) -> Iterator[list[tuple
 
 
 def _write(folder: Path, number: int, rows: list[Scored]) -> int:
-    """Write one parquet file, whole or not at all. Returns the number of the next one."""
+    """Write one parquet file atomically. Returns the number of the next one."""
     columns = {name: [getattr(row, name) for row in rows] for name in _SCHEMA.names}
     path = folder / f"{number:05d}.parquet"
     temporary = temporary_of(path)

@@ -1,4 +1,4 @@
-"""Part-of-speech taggers behind one form: words of a sentence in, universal tags out."""
+"""Part-of-speech taggers with one interface: from the words of a sentence to universal tags."""
 
 import importlib.util
 import re
@@ -41,21 +41,21 @@ _SUBORDINATING = frozenset(
 
 
 class TaggerError(ValueError):
-    """A tagger that is not there; the message says what to install."""
+    """A tagger that is not installed; the message says what to install."""
 
 
 def tagger(name: str = "hanta") -> Tagger:
     """A tagger by name: `hanta` (HanTa's English model), `textblob`, or the name or folder of a spaCy pipeline.
 
-    HanTa and TextBlob carry their models in their packages; nothing is fetched. Their own tags (CLAWS 5, Penn
-    Treebank) become universal ones, told apart where one tag covers two: be, do and have are AUX before another verb
-    and VERB otherwise (be always AUX), a numeral has a digit or is a number word, and words without a letter or digit
-    are SYM or PUNCT by their Unicode category.
+    The packages of HanTa and TextBlob contain their models; nothing is downloaded. Their tags (CLAWS 5, Penn Treebank)
+    are mapped to universal ones, by these rules if one tag stands for two: be is AUX, do and have are AUX before
+    another verb and VERB otherwise, a numeral has a digit or is a number word, and words without a letter or digit are
+    SYM or PUNCT by their Unicode category.
     Raises TaggerError that says what to install.
     """
     if name == "hanta":
         _require("HanTa", "hanta", "HanTa")
-        from HanTa.HanoverTagger import HanoverTagger  # 2 MB of model, only for those who tag
+        from HanTa.HanoverTagger import HanoverTagger  # loads a model of 2 MB
 
         model = HanoverTagger("morphmodel_en.pgz")
         return _universally(lambda words: [tag for *_, tag in model.tag_sent(words)], _CLAWS)
@@ -68,7 +68,7 @@ def tagger(name: str = "hanta") -> Tagger:
 
 
 def _spacy(name: str) -> Tagger:
-    _require("spacy", name, "spacy", extra="; taggers that need nothing more are hanta and textblob")
+    _require("spacy", name, "spacy", extra="; hanta and textblob need no further model")
     import spacy
 
     try:
@@ -76,7 +76,7 @@ def _spacy(name: str) -> Tagger:
     except OSError as error:
         raise TaggerError(
             f"tagger = {name!r}: spaCy has no pipeline of that name (python -m spacy download {name}); "
-            "taggers that need nothing more are hanta and textblob."
+            "hanta and textblob need no further model."
         ) from error
 
     def tag(words: Sequence[str]) -> list[str]:
@@ -95,7 +95,7 @@ def _require(module: str, name: str, package: str, extra: str = "") -> None:
 
 def _universally(tag: Callable[[list[str]], list[str]], table: dict[str, str]) -> Tagger:
     def tagged(words: Sequence[str]) -> list[str]:
-        # The taggers know the typewriter's apostrophe alone; "\u2019s" they take for a number or a noun.
+        # The taggers only know the straight apostrophe, and tag "\u2019s" as a number or a noun.
         straight = [word.replace("\u2019", "'") for word in words]
         return _universal(straight, tag(straight), table)
 
@@ -137,9 +137,9 @@ def _is_number(word: str) -> bool:
 
 
 def _verb_follows(tags: Sequence[str], verbs: Sequence[bool], i: int) -> bool:
-    """Whether the next word that is no adverb, negation or pronoun is a verb."""
+    """Whether the next word is a verb, not counting adverbs, negations and pronouns."""
     passed = {"AV0", "XX0", "PNP", "RB", "PRP"}
     rest = (j for j in range(i + 1, len(tags)) if verbs[j] or tags[j] not in passed)
     following = next(rest, None)
-    # PRP is a pronoun in Penn's tags and a preposition in CLAWS; passing over either is harmless.
+    # PRP is a pronoun in Penn's tags and a preposition in CLAWS; skipping either is harmless.
     return following is not None and verbs[following]

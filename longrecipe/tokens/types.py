@@ -13,7 +13,7 @@ from longrecipe.tokens.taggers import UNIVERSAL, tagger
 
 CLASSES = ("number", "word", "capitalised word", "word part", "punctuation", "newline", "other")
 TYPES = ("class", "pos", "token")
-# Numbers whole; clitics (n't, 's, 're) apart, as taggers know them; words with inner hyphens and apostrophes whole.
+# Whole numbers; clitics (n't, 's, 're) separately, as taggers expect; words with inner hyphens and apostrophes.
 _WORDS = re.compile(
     r"\d+(?:[.,:]\d+)*|[^\W\d]+?(?=n['’]t\b)|n['’]t\b|['’](?:s|re|ve|d|ll|m)\b|[^\W_]+(?:[-'’](?!(?:s|re|ve|d|ll|m)\b)\w+)*"
     r"|_+|[^\w\s]"
@@ -22,14 +22,14 @@ _WORDS = re.compile(
 
 @dataclass(frozen=True)
 class TokenTypes:
-    """A way to sort tokens: the types' names, and `of`, from a document's ids (int64 [L]) to its types (int64 [L])."""
+    """A classification of tokens: the names of the types, and `of`, from ids (int64 [L]) to types (int64 [L])."""
 
     by: str
     names: tuple[str, ...]
     of: Callable[[np.ndarray], np.ndarray]
 
     def mask(self, ids: np.ndarray, chosen: list[str]) -> np.ndarray:
-        """Which tokens of a document are of one of the chosen types, bool [L]. Raises ValueError for unknown names."""
+        """Which tokens of a document have one of the chosen types, bool [L]. Raises ValueError for unknown names."""
         unknown = sorted(set(chosen) - set(self.names))
         if unknown:
             raise ValueError(f"no token types {unknown} by {self.by}: there are {', '.join(self.names[:40])}.")
@@ -37,7 +37,7 @@ class TokenTypes:
 
 
 def types_by_class(tokenizer: PreTrainedTokenizerBase) -> TokenTypes:
-    """Types from each token's decoded text alone: CLASSES. Needs no tagger and is exact for any tokenizer.
+    """Types by the decoded text of each token: CLASSES. Needs no tagger and is exact for any tokenizer.
 
     Example: `" 42", " the", "ing", "."` are number, word, word part, punctuation.
     """
@@ -46,25 +46,25 @@ def types_by_class(tokenizer: PreTrainedTokenizerBase) -> TokenTypes:
 
 
 def types_by_token(tokenizer: PreTrainedTokenizerBase) -> TokenTypes:
-    """Every token id a type of its own, named by its id and text, for instance `42 ' the'`."""
+    """One type for each token id, named by id and text, for instance `42 ' the'`."""
     names = tuple(f"{i} {text!r}" for i, text in enumerate(token_strings(tokenizer)))
     return TokenTypes("token", names, lambda ids: np.asarray(ids, dtype=np.int64))
 
 
 def types_by_pos(tokenizer: PreTrainedTokenizerBase, tagger_name: str = "hanta") -> TokenTypes:
-    """Types by part of speech: universal tags, and SPACE for tokens of blanks and newlines alone.
+    """Types by part of speech: universal tags, and SPACE for tokens that are only blanks and newlines.
 
-    A document's tokens are decoded and joined, so that each token's place in the text is known exactly; the text is
-    cut into sentences and words, each sentence is tagged, and a token takes the tag of the word that holds its first
-    character that is no blank. Parts of one word share its tag. A character cut in two by the tokenizer reads as
-    U+FFFD. Raises TaggerError if the tagger is not installed.
+    The tokens of a document are decoded and joined, so the place of each token in the text is exact. The text is split
+    into sentences and words, each sentence is tagged, and a token gets the tag of the word that contains its first
+    nonblank character. Parts of one word share its tag. A character that the tokenizer splits reads as U+FFFD.
+    Raises TaggerError if the tagger is not installed.
     """
     strings = np.array(token_strings(tokenizer), dtype=object)
     ends, tag = sentence_ends(tokenizer), tagger(tagger_name)
     names = (*UNIVERSAL, "SPACE")
     index = {name: i for i, name in enumerate(names)}
 
-    # The same documents are often ranked more than once, and tagging is the slow part.
+    # The same documents are often ranked more than once, and tagging is slow.
     @functools.lru_cache(maxsize=64)
     def tagged(document: bytes) -> np.ndarray:
         ids = np.frombuffer(document, dtype=np.int64)

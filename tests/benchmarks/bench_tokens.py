@@ -30,7 +30,7 @@ def plain(networks, documents) -> float:
 def analysis(networks, documents, score) -> float:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        score_documents(*networks, ((str(i), ids) for i, ids in enumerate(documents)), Path(folder), score)
+        score_documents(*networks, ((str(i), ids) for i, ids in enumerate(documents)), Path(folder), score=score)
     return time.perf_counter() - start
 
 

@@ -1,0 +1,21 @@
+import pytest
+
+from longrecipe import models
+from longrecipe.experiments.tables import paper
+from longrecipe.families import FAMILIES
+from longrecipe.models.rope import rope_theta
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_mini_and_paper_model_share_class_and_rope_base(name):
+    family = FAMILIES[name]
+    mini, full = family.mini_config(), family.paper_config()
+    assert type(mini) is type(full) is family.config
+    assert rope_theta(mini) == rope_theta(full) == family.rope_theta
+    assert models.config_of(name, "paper").to_dict() == full.to_dict()
+
+
+def test_families_have_different_colours_and_names_in_the_papers_tables():
+    assert len({family.colour for family in FAMILIES.values()}) == len(FAMILIES)
+    assert {family.table1 for family in FAMILIES.values()} == set(paper("table1_methods")["family"])
+    assert {family.table4 for family in FAMILIES.values()} >= set(paper("table4_resources")["model"])
