@@ -25,17 +25,29 @@ START = """start here:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; without one, print the help.
 
-    arguments: None takes the words after the program's name. Exits with status 1 and one message if something goes
-    wrong that the user can fix, and with status 2 if the arguments are wrong.
+    arguments: None takes the words after the program's name. Exits with status 1 and one message if something fails
+    that the user can fix, and with status 2 if the arguments are wrong.
     """
-    parser = argparse.ArgumentParser(
+    chosen = parser().parse_args(arguments)
+    if "module" not in chosen:
+        chosen.parser.print_help()
+        return
+    with messages(chosen.parser, chosen.module.INTERRUPTED):
+        chosen.module.run(chosen)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands. It gives the chosen command's module and parser as well; without a command, only its
+    own parser."""
+    top = argparse.ArgumentParser(
         prog="longrecipe",
         description="Extend the context window of a language model by LongRecipe (arXiv 2409.00509).",
         epilog=START,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"longrecipe {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    top.add_argument("--version", action="version", version=f"longrecipe {__version__}")
+    top.set_defaults(parser=top)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
     for name, module in COMMANDS.items():
         command = commands.add_parser(
             name,
@@ -46,9 +58,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         module.add_arguments(command)
         command.set_defaults(module=module, parser=command)
-    chosen = parser.parse_args(arguments)
-    if "module" not in chosen:
-        parser.print_help()
-        return
-    with messages(chosen.parser, chosen.module.INTERRUPTED):
-        chosen.module.run(chosen)
+    return top

@@ -61,7 +61,7 @@ class Case:
     @property
     def n_tokens(self) -> int:
         """Tokens of a sample: T for methods that read whole documents, else ratio * T."""
-        whole = positions.method(self.method).text == "whole"
+        whole = positions.find(self.method).text == "whole"
         return self.target_length if whole else int(self.ratio * self.target_length)
 
     @property
