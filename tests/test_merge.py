@@ -440,7 +440,7 @@ def test_different_integer_buffers_are_named(tmp_path):
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 @pytest.mark.parametrize("step", ["save_file", "shutil.copyfile", "os.replace"])
-def test_failed_merge_leaves_no_files(pair, tmp_path, monkeypatch, *, error, step):
+def test_failed_merge_leaves_no_files(pair, tmp_path, monkeypatch, error, step):
     folder = saved(AutoModelForCausalLM.from_pretrained(pair[1]), tmp_path / "sharded", max_shard_size="50KB")
     before = sorted(path.name for path in tmp_path.iterdir())
     contents = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

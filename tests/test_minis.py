@@ -163,7 +163,7 @@ def fail_first(monkeypatch, count):
     monkeypatch.setattr(module, "pretrain", quick_pretrain)
 
 
-def test_saved_model_records_how_it_was_made(quick_parts, monkeypatch, make_tiny, *, corpus, tmp_path):
+def test_saved_model_records_how_it_was_made(quick_parts, monkeypatch, make_tiny, corpus, tmp_path):
     fail_first(monkeypatch, 1)
     frame = make_mini("llama3", tmp_path / "made", seed=7, settings=QUICK)
     assert len(set(quick_parts)) == 2 and quick_parts[0] == 7

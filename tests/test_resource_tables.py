@@ -7,6 +7,7 @@ import pytest
 from longrecipe import cost, models
 from longrecipe.cost import measure
 from longrecipe.cost import question as asked
+from longrecipe.cost.record import record_of, step_shares
 from longrecipe.experiments import table4 as tables
 from longrecipe.experiments import table4_claims as resource_claims
 from longrecipe.families import FAMILIES
@@ -161,7 +162,8 @@ class TestTables:
         assert found["question"] == DEFAULTS and found["claims"][0]["verdict"] == "holds"
         assert pd.read_csv(folder / "prices.csv")["method"].tolist()[0] == "FLT"
         assert folder.parent == tmp_path / "resources" and folder != tables.save(question(ratio=0.2), claims, {})
-        assert tables.record_of("gpu") is None
+        monkeypatch.setattr("longrecipe.cost.record.results_dir", lambda: tmp_path)
+        assert record_of("gpu") is None
 
 
 class TestClaims:
@@ -228,14 +230,14 @@ class TestStepShares:
     def test_seconds_are_in_percent_of_flts_at_the_same_target(self):
         seconds = {case: {"seconds_per_step": 1e-3 * case.n_tokens} for case in measure.ratio_cases()}
         made = record(seconds)
-        shares = tables.step_shares(made, "qwen2", 4096)
+        shares = step_shares(made, "qwen2", 4096)
         assert list(shares) == [1.0, 0.05, 0.1, 0.2, 0.3, 0.4]
         assert shares[1.0] == 100 and shares[0.3] == pytest.approx(30, abs=0.05)
-        assert list(tables.step_shares(made, "qwen2", 2560)) == [1.0, 0.3]
-        assert list(tables.step_shares(made, "qwen2", 4096, "pose")) == [1.0, 0.3]
+        assert list(step_shares(made, "qwen2", 2560)) == [1.0, 0.3]
+        assert list(step_shares(made, "qwen2", 4096, "pose")) == [1.0, 0.3]
 
     def test_cases_without_result_are_left_out(self):
         cases = [case for case in measure.ratio_cases() if case.model == "llama3" and case.target_length == 2560]
-        assert tables.step_shares(record({case: {"error": "killed"} for case in cases}), "llama3", 2560) == {}
-        assert tables.step_shares(None, "llama3", 2560) == {}
-        assert tables.step_shares(record({}), "llama3", 2560) == {}
+        assert step_shares(record({case: {"error": "killed"} for case in cases}), "llama3", 2560) == {}
+        assert step_shares(None, "llama3", 2560) == {}
+        assert step_shares(record({}), "llama3", 2560) == {}

@@ -46,7 +46,7 @@ def test_same_window_keeps_the_base(base, d, window, factor):
 
 
 @given(base=bases, d=even, window=windows, more=st.integers(1, 1000), factor=st.floats(1, 100))
-def test_base_grows_with_target_and_factor(base, d, window, *, more, factor):
+def test_base_grows_with_target_and_factor(base, d, window, more, factor):
     target_length = window + more
     assert (
         base

@@ -274,9 +274,7 @@ def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(make_tiny, datase
     assert (third.seconds, third.n_tokens) == (resumed.seconds, whole.n_tokens)
 
 
-def test_run_killed_after_its_last_step_only_writes_its_record(
-    make_tiny, dataset, tmp_path, *, monkeypatch, one_thread
-):
+def test_run_killed_after_its_last_step_only_writes_its_record(make_tiny, dataset, tmp_path, monkeypatch, one_thread):
     whole = run_stage(make_tiny, dataset, collator(), stage=STAGE, folder=tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(module.shutil, "rmtree", lambda *args, **options: None)

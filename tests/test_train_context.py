@@ -303,7 +303,7 @@ def test_groups_get_the_same_batches_as_single_processes(n_samples):
     ],
 )
 def test_wrong_number_of_processes_is_refused(
-    world, parts, batch_size, *, message, make_tiny, dataset, tmp_path, monkeypatch
+    world, parts, batch_size, message, make_tiny, dataset, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("WORLD_SIZE", str(world))
     stage = replace(STAGE, batch_size=batch_size, setup=replace(PLAIN, sequence_parallel=parts))

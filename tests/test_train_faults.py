@@ -76,7 +76,7 @@ FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "
 
 @pytest.mark.parametrize("fault", ["cut", "empty", "gone"])
 @pytest.mark.parametrize("name", FILES)
-def test_damaged_checkpoint_falls_back_to_the_older_one(name, fault, interrupted, *, tmp_path, caplog):
+def test_damaged_checkpoint_falls_back_to_the_older_one(name, fault, interrupted, tmp_path, caplog):
     shutil.copytree(interrupted / "checkpoints", tmp_path / "checkpoints")
     path = tmp_path / "checkpoints" / "checkpoint-4" / name
     content = path.read_bytes()
@@ -90,7 +90,7 @@ def test_damaged_checkpoint_falls_back_to_the_older_one(name, fault, interrupted
 
 
 def test_run_with_a_damaged_checkpoint_equals_the_undisturbed_run(
-    make_tiny, rows, interrupted, *, undisturbed, tmp_path, one_thread
+    make_tiny, rows, interrupted, undisturbed, tmp_path, one_thread
 ):
     folder = shutil.copytree(interrupted, tmp_path / "stage")
     path = folder / "checkpoints" / "checkpoint-4" / "optimizer.pt"
@@ -100,7 +100,7 @@ def test_run_with_a_damaged_checkpoint_equals_the_undisturbed_run(
 
 
 def test_run_without_any_complete_checkpoint_starts_again(
-    make_tiny, rows, interrupted, *, undisturbed, tmp_path, one_thread
+    make_tiny, rows, interrupted, undisturbed, tmp_path, one_thread
 ):
     folder = shutil.copytree(interrupted, tmp_path / "stage")
     for path in (folder / "checkpoints").glob("*/model.safetensors"):
@@ -119,7 +119,7 @@ def test_complete_checkpoint_has_no_missing_or_damaged_file(interrupted):
 
 @pytest.mark.parametrize("content", ["", '{"stage": {"na', "3", "[]"])
 def test_damaged_record_resumes_from_the_checkpoint_or_names_the_folder(
-    content, make_tiny, rows, *, interrupted, undisturbed, tmp_path, one_thread
+    content, make_tiny, rows, interrupted, undisturbed, tmp_path, one_thread
 ):
     folder = shutil.copytree(interrupted, tmp_path / "stage")
     (folder / "stage.json").write_text(content)
@@ -132,7 +132,7 @@ def test_damaged_record_resumes_from_the_checkpoint_or_names_the_folder(
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 @pytest.mark.parametrize("fault", ["cut", "gone"])
-def test_damaged_model_of_a_finished_stage_is_refused(name, fault, make_tiny, *, rows, undisturbed, tmp_path):
+def test_damaged_model_of_a_finished_stage_is_refused(name, fault, make_tiny, rows, undisturbed, tmp_path):
     folder = shutil.copytree(undisturbed, tmp_path / "stage")
     path = folder / "model" / name
     content = path.read_bytes()
@@ -143,7 +143,7 @@ def test_damaged_model_of_a_finished_stage_is_refused(name, fault, make_tiny, *,
         run_stage(make_tiny, rows, collator(), stage=STAGE, folder=folder)
 
 
-def test_second_run_of_a_stage_waits_for_the_first(make_tiny, rows, undisturbed, *, tmp_path, caplog):
+def test_second_run_of_a_stage_waits_for_the_first(make_tiny, rows, undisturbed, tmp_path, caplog):
     folder, found = tmp_path / "stage", []
     started = threading.Event()
 
@@ -223,7 +223,7 @@ def test_loss_that_ends_far_above_its_start_is_a_warning(losses, warns, caplog):
     assert ("the model got worse. Lower extend_learning_rate" in caplog.text) == warns
 
 
-def test_finished_stage_loads_and_loses_leftover_checkpoints(make_tiny, rows, undisturbed, *, interrupted, tmp_path):
+def test_finished_stage_loads_and_loses_leftover_checkpoints(make_tiny, rows, undisturbed, interrupted, tmp_path):
     folder = shutil.copytree(undisturbed, tmp_path / "stage")
     shutil.copytree(interrupted / "checkpoints", folder / "checkpoints")
     result = run_stage(make_tiny, rows, collator(), stage=STAGE, folder=folder)

@@ -53,7 +53,7 @@ torch.distributed.destroy_process_group()
     ],
     ids=["kl", "savings"],
 )
-def test_two_processes_train_the_same_model_as_one(change, make_tiny, random_rows, *, tmp_path, one_thread):
+def test_two_processes_train_the_same_model_as_one(change, make_tiny, random_rows, tmp_path, one_thread):
     stage = replace(STAGE, **change)
     long, short = random_rows(8), random_rows(8, long=False)
     dataset = store(interleave(long, short, 4), tmp_path / "data")

@@ -158,7 +158,7 @@ def assert_same(alone, folder, loss=1e-5, weights=1e-4):
     ids=["fsdp2-savings", "fsdp2-kl-tied", "zero3-savings", "zero3-kl-tied"],
 )
 def test_sharded_processes_train_the_same_model_as_one(
-    kind, tied, change, *, make_tiny, random_rows, tmp_path, one_thread
+    kind, tied, change, make_tiny, random_rows, tmp_path, one_thread
 ):
     stage = replace(STAGE, **change)
     alone = run_alone(prepared(make_tiny, random_rows, tmp_path, tied), tmp_path, stage)
@@ -167,7 +167,7 @@ def test_sharded_processes_train_the_same_model_as_one(
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_killed_sharded_stage_resumes_from_its_checkpoint(kind, make_tiny, random_rows, *, tmp_path, one_thread):
+def test_killed_sharded_stage_resumes_from_its_checkpoint(kind, make_tiny, random_rows, tmp_path, one_thread):
     stage = replace(STAGE, setup=SAVING)
     alone = run_alone(prepared(make_tiny, random_rows, tmp_path), tmp_path, stage)
     launch(kind, tmp_path, stage, stop_after=3)
@@ -177,7 +177,7 @@ def test_killed_sharded_stage_resumes_from_its_checkpoint(kind, make_tiny, rando
 
 
 @pytest.mark.parametrize("fp32_weights", [True, False], ids=["mixed", "bfloat16"])
-def test_fsdp_keeps_the_dtypes_of_the_setup(fp32_weights, make_tiny, random_rows, *, tmp_path, one_thread):
+def test_fsdp_keeps_the_dtypes_of_the_setup(fp32_weights, make_tiny, random_rows, tmp_path, one_thread):
     optimizer = "adamw_fp32" if fp32_weights else "adamw_bf16"
     setup = replace(SAVING, fp32_weights=fp32_weights, optimizer=optimizer)
     stage = replace(STAGE, setup=setup, precision="bf16")
