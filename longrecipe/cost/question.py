@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from transformers import PreTrainedConfig
 
 from longrecipe import cost, models
 from longrecipe.cost import DEVICES, GB, Device, Memory
@@ -43,7 +44,7 @@ class Question(BaseModel):
         return self
 
     @property
-    def config(self) -> Any:
+    def config(self) -> PreTrainedConfig:
         """The model's configuration."""
         return models.config_of(self.model, self.scale)
 
