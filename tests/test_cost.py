@@ -22,7 +22,7 @@ SHAPE = {
     "bos_token_id": 0,
     "eos_token_id": 0,
 }
-FAMILIES = [LlamaConfig, MistralConfig, Qwen2Config]
+CONFIGS = [LlamaConfig, MistralConfig, Qwen2Config]
 LLAMA, MISTRAL, QWEN = (models.config_of(name, "paper") for name in ("llama3", "mistral", "qwen2"))
 
 
@@ -54,7 +54,7 @@ class TestFlops:
     def test_models_of_the_paper_have_their_published_sizes(self, config, billions):
         assert cost.counts(config).total == billions * 1e9
 
-    @pytest.mark.parametrize("kind", FAMILIES)
+    @pytest.mark.parametrize("kind", CONFIGS)
     @pytest.mark.parametrize("tied", [True, False])
     def test_counts_equal_those_of_the_model(self, kind, tied):
         config = small(kind, tie_word_embeddings=tied)
@@ -120,7 +120,7 @@ def kept_bytes(config, n, checkpointing=False):
 
 
 class TestMemory:
-    @pytest.mark.parametrize("kind", FAMILIES)
+    @pytest.mark.parametrize("kind", CONFIGS)
     @pytest.mark.parametrize(
         "change", [{}, {"hidden_size": 96}, {"intermediate_size": 100}, {"num_key_value_heads": 4}]
     )

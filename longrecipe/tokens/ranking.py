@@ -18,9 +18,9 @@ class Analysis:
     """What the token analysis found.
 
     ranking: one row for each type that occurs, by lift: count, share_of_all, share_of_top, lift, mean_shift, sum_shift
-    (eq. 3), the 95 % intervals of share_of_top, lift and mean_shift (`_low`, `_high`), and frequent: whether it makes up
-    min_share of all tokens. by_position: shares among the top tokens, one row for each position index 1..L-1, one
-    column for each type that occurs. stability: Spearman's correlation of the lifts between two halves of the documents.
+    (eq. 3), the 95 % intervals of share_of_top, lift and mean_shift (`_low`, `_high`), and frequent: whether it makes
+    up min_share of all tokens. by_position: shares among the top tokens, one row for each position index 1..L-1, one
+    column for each type that occurs. stability: Spearman's correlation of the lifts between halves of the documents.
     """
 
     types: TokenTypes
@@ -141,8 +141,8 @@ def rank(
 class _Table:
     """Shift, type and document of every token, sorted by falling shift at every position, all [D, L - 1].
 
-    After the end of a document the shift is -inf and the type -1. Types are indices into names, those that occur; first:
-    the position of the first column.
+    After the end of a document the shift is -inf and the type -1. Types are indices into names, those that occur;
+    first: the position of the first column.
     """
 
     first: int
