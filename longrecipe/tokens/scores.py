@@ -203,8 +203,8 @@ def _check_models(base: PreTrainedModel, longer: PreTrainedModel) -> None:
             worst = apart.argmax()
             raise ValueError(
                 f"{name} ({network.config.model_type}) scales or caps its logits: {logits.flatten()[worst]:.3g} "
-                f"instead of {plain.flatten()[worst]:.3g} from hidden state and head. Such models cannot be scored: use "
-                "another."
+                f"instead of {plain.flatten()[worst]:.3g} from hidden state and head. Such models cannot be scored: "
+                "use another."
             )
 
 
