@@ -1,5 +1,4 @@
 import argparse
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -14,20 +13,25 @@ from IPython.core.interactiveshell import InteractiveShell
 from pydantic import ValidationError
 from traitlets.config import Config
 
+from longrecipe.cli.arguments import add_settings, overrides
 from longrecipe.data.corpus import SELECTIONS
 from longrecipe.models.loading import save
 from longrecipe.positions import METHODS
 from longrecipe.settings import (
+    GROUPS,
     SCALES,
     Params,
     ParamsError,
-    add_settings,
+    Setup,
     available,
     changed,
     from_notebook,
-    given_settings,
+    group_of,
     load,
+    reference,
 )
+from longrecipe.settings.files import OWN_LENGTHS, TEMPLATES
+from longrecipe.settings.memory import Memory
 from longrecipe.tokens import SCORES, TYPES
 from longrecipe.tokens.ranking import ANCHOR_RULES
 
@@ -38,32 +42,81 @@ PROFILES = sorted(FILES[0].parents[1].glob("*/*/*.yaml"))
 MINI = next(path for path in FILES if path.parts[-2:] == ("mini", "llama3.yaml"))
 
 
-def written(folder, text=None, without=(), **changes):
-    """A params file of one's own: the shipped one with other values, or any text."""
-    values = yaml.safe_load(MINI.read_text(encoding="utf-8")) | changes
+def written(folder, text=None, **changes):
+    """A params file of one's own: the default run with other values, or any text."""
     path = folder / "own.yaml"
-    path.write_text(yaml.dump({k: v for k, v in values.items() if k not in without}) if text is None else text)
+    path.write_text(yaml.dump(yaml.safe_load(MINI.read_text(encoding="utf-8")) | changes) if text is None else text)
     return path
+
+
+def with_line(folder, key, value):
+    """A params file of the default run with a line as it is typed."""
+    lines = [line for line in MINI.read_text(encoding="utf-8").splitlines() if not line.startswith(f"{key}:")]
+    return written(folder, "\n".join([*lines, f"{key}: {value}"]))
+
+
+# the settings and their defaults
+
+
+def test_the_default_run_is_the_default_of_every_setting():
+    assert Params() == load("llama3") == load("llama3", "mini")
+    assert not any(field.is_required() for field in Params.model_fields.values())
+
+
+def test_every_setting_is_in_one_group_and_is_described():
+    assert [key for group in GROUPS.values() for key in group.model_fields] == list(Params.model_fields)
+    assert all(group_of(key) == name for name, group in GROUPS.items() for key in group.model_fields)
+    assert all(field.description for field in Params.model_fields.values())
+    with pytest.raises(KeyError, match="ratoi"):
+        group_of("ratoi")
+
+
+def test_the_reference_is_current_and_holds_the_defaults():
+    path = MINI.parents[1] / "reference.yaml"
+    assert path.read_text(encoding="utf-8") == reference(), "write it again: settings.reference()"
+    assert load(str(path)) == Params()
+    assert list(yaml.safe_load(reference())) == list(Params.model_fields)
+
+
+def test_the_reference_says_what_each_setting_may_be():
+    text = " ".join(reference().replace("#", "").split())
+    for entry in (
+        "Allowed: mini | small | paper scale: mini",
+        "Allowed: number (above 0, at most 1) ratio: 0.3",
+        "Allowed: null, or whole number (at least 16) probe_window: null",
+        "Allowed: true | false fused_loss: false",
+        "Allowed: null, or text weights: null",
+        "Allowed: null, or list, each item whole number eval_lengths: null",
+        "null: T / W, as in the paper. Allowed: null, or number (at least 1) rope_factor: null",
+        "---- merge ---- Stage 3: the weighted average",
+    ):
+        assert entry in text
+
+
+def test_a_setup_takes_the_memory_settings_of_a_run():
+    taken = {"optimizer": "adamw_4bit", "checkpointing": True, "offload_activations": True, "loss_chunk": 64}
+    setup = Setup.of(load("llama3", **taken), shards=4)
+    assert setup == Setup(**taken, fp32_weights=True, fused_loss=False, shards=4)
+    # Only these memory settings are read elsewhere.
+    assert Memory.model_fields.keys() - Setup.__annotations__.keys() == {"samples_at_once", "attention"}
 
 
 # the files that ship
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}-{p.stem}")
-def test_every_file_is_whole_and_every_key_is_explained(path):
-    text = path.read_text(encoding="utf-8")
-    values = yaml.safe_load(text)
+def test_a_file_names_its_model_and_lengths_and_else_only_what_differs(path):
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
     params = load(path.stem, path.parent.name)
-    assert list(values) == list(Params.model_fields), "the same keys, in the same order, at every scale"
-    assert (params.model, params.scale) == (path.stem, path.parent.name)
-    for key in values:
-        assert re.search(rf"^{key}:.*\s#\s*\w.+$", text, re.M), f"{key} has no comment"
-    # YAML 1.1 reads 1e-3 as a string; the file must not lean on being mended.
-    kinds = (int, float, int | None, float | None)
-    numbers = {key for key, field in Params.model_fields.items() if field.annotation in kinds}
-    assert {type(values[key]) for key in numbers} <= {int, float, type(None)}
-    assert values["probe_window"] is None, "follows the window and the target"
-    assert params.model_dump(mode="json") == values | {"probe_window": params.probe_window}
+    assert (params.model, params.scale) == (values["model"], values["scale"]) == (path.stem, path.parent.name)
+    assert {"window", "target_length"} <= values.keys()
+    template = TEMPLATES[path.parent.name]
+    start = Params() if path.stem == template else load(template, path.parent.name)
+    found = params.model_dump(mode="json")
+    assert {key: found[key] for key in values} == values, "YAML 1.1 reads 1e-3 as a string"
+    for key in values.keys() - {"model", "scale", *OWN_LENGTHS}:
+        assert values[key] != start.model_dump(mode="json")[key], key
+    assert load(str(path)) == params, "by its path as by its name"
 
 
 def test_available_lists_every_scale():
@@ -78,8 +131,6 @@ def test_every_profile_changes_a_file_and_says_how(path):
     plain, profiled = (load(path.stem, path.parts[-3], profile=profile) for profile in (None, path.parent.name))
     assert profiled.model_dump(mode="json") == plain.model_dump(mode="json") | values
     assert all(plain.model_dump(mode="json")[key] != value for key, value in values.items()), "what differs, only"
-    for key in values:
-        assert re.search(rf"^{key}:.*\s#\s*\w.+$", path.read_text(encoding="utf-8"), re.M), f"{key} has no comment"
 
 
 # loading
@@ -107,7 +158,7 @@ def test_null_resets_a_key_that_a_file_or_a_profile_sets(tmp_path, null):
     profiled = load(str(path), profile="quick")
     assert (profiled.analysis_length, profiled.eval_lengths) == (700, None)
     assert load(str(path), profile="quick", analysis_length=null).analysis_length is None
-    assert load("llama3", "paper", window=null).window == 8192, "the configuration's"
+    assert load("llama3", "paper", window=null).window == 8192, "from the model's configuration"
     assert load("llama3", scale=null, profile=null) == load("llama3")
 
 
@@ -124,7 +175,7 @@ def test_a_command_line_hands_over_what_was_written():
     parser = argparse.ArgumentParser()
     add_settings(parser)
     words = "-p text 0012 -p text_tokens null -p seed 3 -p ratio 2.5e-1 -p fused_loss false -p eval_lengths [512,1024]"
-    given = given_settings(parser.parse_args([*words.split(), "-p", "eval_stages", "[base, RoPE rule alone]"]))
+    given = overrides(parser.parse_args([*words.split(), "-p", "eval_stages", "[base, RoPE rule alone]"]))
     assert given["text"] == "0012" and given["text_tokens"] == "null"
     wanted = {"seed": 3, "ratio": 0.25, "eval_lengths": [512, 1024], "eval_stages": ["base", "RoPE rule alone"]}
     assert load("llama3", **given) == load("llama3", text="0012", **wanted)
@@ -179,9 +230,9 @@ def test_a_profile_changes_keys_together_and_overrides_win(tmp_path):
 
 
 def test_yaml_floats_without_a_point(tmp_path):
-    text = re.sub(r"extend_learning_rate: .*", "extend_learning_rate: 5e-4", MINI.read_text(encoding="utf-8"))
-    assert yaml.safe_load(text)["extend_learning_rate"] == "5e-4"
-    assert load(str(written(tmp_path, text))).extend_learning_rate == 5e-4
+    path = with_line(tmp_path, "extend_learning_rate", "5e-4")
+    assert yaml.safe_load(path.read_text())["extend_learning_rate"] == "5e-4"
+    assert load(str(path)).extend_learning_rate == 5e-4
 
 
 @pytest.mark.parametrize(
@@ -246,8 +297,7 @@ def test_a_text_key_takes_numbers_as_text(key, tmp_path):
     assert getattr(load("llama3", **{key: 1.5}), key) == "1.5"
     assert getattr(load("llama3", **{key: "0012"}), key) == "0012", "as a command line passes it"
     for value in ("2024", "0012", "2024-01-01", "1.50", "0x1f", "1_000", ".inf", "'0012'"):
-        text = re.sub(rf"^{key}: .*", f"{key}: {value}", MINI.read_text(encoding="utf-8"), flags=re.M)
-        assert getattr(load(str(written(tmp_path, text))), key) == value.strip("'")
+        assert getattr(load(str(with_line(tmp_path, key, value))), key) == value.strip("'")
     for value in (True, [1], {"a": 1}, "", " ", "a\0b", 10**5000):
         with pytest.raises(ParamsError, match=rf"^{key} = "):
             load("llama3", **{key: value})
@@ -258,7 +308,7 @@ def test_extra_keys_of_a_file_are_named(tmp_path):
         load(str(written(tmp_path, merge_wait=0.5)))
 
 
-# settings of your own, on top of the scale's file
+# files that start from another file
 
 
 OWN = {"model": "mine", "scale": "small", "window": 512, "target_length": 2048}
@@ -269,7 +319,7 @@ def own(folder, **values):
     return load(str(folder / "own.yaml"))
 
 
-def test_a_short_file_takes_the_other_keys_from_the_scales_own(tmp_path):
+def test_a_file_takes_what_it_does_not_name_from_the_template_of_its_scale(tmp_path):
     params, shipped = own(tmp_path, **OWN, extend_steps=3), load("smollm2", "small")
     same = {"optimizer", "extend_learning_rate", "token_types", "n_documents", "eval_haystack", "merge_rule"}
     assert all(getattr(params, name) == getattr(shipped, name) for name in same)
@@ -288,10 +338,10 @@ def test_a_short_file_takes_the_other_keys_from_the_scales_own(tmp_path):
     assert given.measured_lengths == [256, 512, 2048]
 
 
-def test_a_short_file_is_named_by_its_model_or_its_own_name(tmp_path):
+def test_a_file_starts_from_the_shipped_file_of_its_model_and_is_named_by_it_or_by_its_own_name(tmp_path):
     assert own(tmp_path, **{k: v for k, v in OWN.items() if k != "model"}).model == "own"
     paper = own(tmp_path, model="qwen2", scale="paper", target_length=65536)
-    assert paper.optimizer == "adamw_8bit" and paper.window == 32768, "params/paper/qwen2.yaml"
+    assert paper == load("qwen2", "paper", target_length=65536, analysis_length=None), "params/paper/qwen2.yaml"
     assert own(tmp_path, **OWN | {"scale": "paper"}).optimizer == "adamw_8bit", "params/paper/llama3.yaml"
     for scale, told in ((None, "scale is missing"), ("huge", "scale = 'huge'")):
         with pytest.raises(ParamsError, match=rf"{told}(.|\n)*small \(up to 2B\) or paper"):
@@ -302,22 +352,21 @@ def test_the_window_is_read_from_the_model_if_it_is_null(tmp_path, tiny, tokeniz
     save(tiny, tokenizer, tmp_path / "model")
     mine = OWN | {"window": None, "weights": str(tmp_path / "model")}
     assert own(tmp_path, **mine).window == tiny.config.max_position_embeddings == 256
-    complete = yaml.safe_load(MINI.read_text(encoding="utf-8")) | {"window": None}
-    (tmp_path / "own.yaml").write_text(yaml.dump(complete))
-    assert load(str(tmp_path / "own.yaml")).window == 256
+    assert load(str(written(tmp_path, window=None))).window == 256
+    without = {key: value for key, value in mine.items() if key != "window"}
+    assert own(tmp_path, **without).window == 256, "the template's window belongs to another model"
     with pytest.raises(ParamsError, match=r"window is null, and cannot be read from .*nowhere"):
         own(tmp_path, **mine | {"weights": "nowhere"})
 
 
-def test_the_template_is_short_and_every_key_of_it_is_explained():
+def test_the_file_for_your_own_model_is_short_and_valid():
     path = MINI.parents[1] / "own.yaml"
-    text, values = path.read_text(encoding="utf-8"), yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert len(values) <= 12 and values["scale"] == "small"
-    assert all(re.search(rf"^{key}:.*\s#\s*\w.+$", text, re.M) for key in values)
     assert load(str(path), window=8192).target_length == 32768
 
 
-def test_the_readme_shows_the_template_in_full():
+def test_the_readme_shows_the_file_for_your_own_model_in_full():
     root = MINI.parents[2]
     template = (root / "params" / "own.yaml").read_text(encoding="utf-8")
     assert f"```yaml\n{template}```" in (root / "README.md").read_text(encoding="utf-8")
@@ -349,7 +398,7 @@ def test_unknown_keys_get_a_suggestion(name, close):
 
 
 def test_far_names_get_the_list_alone():
-    with pytest.raises(ParamsError, match=r"unknown parameter 'zzz'\. Allowed are model, scale, method"):
+    with pytest.raises(ParamsError, match=r"unknown parameter 'zzz'\. Allowed are model, scale, weights"):
         load("llama3", zzz=1)
 
 
@@ -414,7 +463,7 @@ def test_changed_settings_are_checked_as_loaded_ones_are():
         ({"merge_weight": 1.01}, r"merge_weight = 1\.01: .*weight of the original"),
         ({"precision": "fp8"}, r"precision = 'fp8': .*'auto', 'bf16' or 'fp32'"),
         ({"target_length": 256, "window": 256}, r"target_length = 256: must exceed window = 256"),
-        ({"window": 256, "probe_window": 256}, r"probe_window = 256: must lie above window = 256"),
+        ({"window": 256, "probe_window": 256}, r"probe_window = 256: must exceed window = 256"),
         ({"window": 256, "analysis_length": 256}, r"analysis_length = 256: must exceed window = 256"),
         ({"probe_window": 512, "probe_length": 1024}, r"probe_length = 1024: at most probe_window = 512"),
         ({"token_types": "words"}, r"token_types = 'words': .*'class', 'pos' or 'token'"),
@@ -436,8 +485,8 @@ def test_changed_settings_are_checked_as_loaded_ones_are():
             r"analysis_top_share = 0\.05: .*analysis_documents = 9",
         ),
         ({"probe_length": 513}, r"probe_length = 513: at most probe_window = 512"),
-        ({"probe_length": 8}, r"probe_length = 8: .*greater than or equal to 16 .*null means probe_window"),
-        ({"analysis_length": 8}, r"analysis_length = 8: .*null means probe_window"),
+        ({"probe_length": 8}, r"probe_length = 8: .*greater than or equal to 16 .*null: probe_window"),
+        ({"analysis_length": 8}, r"analysis_length = 8: .*null: probe_window"),
         ({"analysis_score": "loss"}, r"analysis_score = 'loss': .*'logit' or 'logprob'"),
         ({"token_types": "word"}, r"token_types = 'word': .*'class', 'pos' or 'token'"),
         ({"anchor_rule": "sum"}, r"anchor_rule = 'sum': .*'lift' or 'share'"),
@@ -446,6 +495,10 @@ def test_changed_settings_are_checked_as_loaded_ones_are():
         ({"extend_steps": 0}, r"extend_steps = 0: "),
         ({"replay_long_share": 1.0}, r"replay_long_share = 1\.0: .*paper: 0"),
         ({"fused_loss": True, "replay_kl_weight": 2.0}, r"fused_loss = True with replay_kl_weight = 2\.0: "),
+        (
+            {"fused_loss": True, "checkpointing": False, "offload_activations": True, "replay_kl_weight": 0},
+            r"offload_activations = True: .* set checkpointing as well\.\n\(settings from llama3\.yaml\)",
+        ),
         ({"optimizer": "sgd"}, r"optimizer = 'sgd': .*'adamw_fp32', 'adamw_bf16'"),
         ({"samples_at_once": 0}, r"samples_at_once = 0: "),
         ({"replay_kl_weight": -0.5}, r"replay_kl_weight = -0\.5: .*greater than or equal to 0 .*paper: 0"),
@@ -688,19 +741,29 @@ def test_the_key_tells_settings_apart():
     assert all(re.fullmatch(r"[0-9a-f]{10}", key) for key in keys)
 
 
-def test_settings_added_later_leave_the_keys_of_older_runs_alone(tmp_path):
-    later = {name: field.default for name, field in Params.model_fields.items() if not field.is_required()}
-    assert {"replay_kl_weight", "merge_rule", "weights", "optimizer"} <= later.keys()
-    # As the files were before there were such keys.
-    older = load(str(written(tmp_path, without=later)))
-    named = load(str(written(tmp_path, **later)))
-    assert named == older and named.key == older.key
-    settings = older.model_dump()
-    assert {name: settings.pop(name) for name in later} == later
-    assert older.key == changed(older, out="somewhere").key, "the folder of the export is no setting of the model"
-    assert older.key == hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
-    others = [changed(older, replay_kl_weight=1.0), changed(older, merge_rule="spare_qk")]
-    assert len({older.key, *(other.key for other in others)}) == 3
+def test_the_key_hashes_values_and_not_whether_they_are_defaults():
+    class Later(Params):
+        merge_weight: float = 0.75
+        probe_steps: int = 5
+
+    base = Params()
+    assert Params(merge_weight=base.merge_weight, probe_steps=base.probe_steps).key == base.key
+    assert Later(**base.model_dump()).key == base.key and Later(**base.model_dump()).stage_key("analysis")
+    # With another default, a run that names no value is another run.
+    assert Later().key != base.key and Later().stage_key("analysis") != base.stage_key("analysis")
+    assert changed(base, out="somewhere").key == base.key, "the folder of the export does not change the model"
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_every_setting_but_the_export_folder_changes_the_keys_of_the_stages_that_read_its_group():
+    base = Params()
+    read = {"run": STAGES, "text": STAGES, "memory": STAGES, "analysis": STAGES, "merge": (), "measure": ()}
+    read |= {"extend": ("extend", "replay"), "replay": ("replay",)}
+    for name in Params.model_fields.keys() - {"out"}:
+        other = base.model_copy(update={name: "another value"})
+        assert tuple(stage for stage in STAGES if other.stage_key(stage) != base.stage_key(stage)) == tuple(
+            read[group_of(name)]
+        ), name
 
 
 STAGES = ("analysis", "extend", "replay")
