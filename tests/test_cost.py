@@ -9,7 +9,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 
 from longrecipe import cost, models
 from longrecipe.cost import flops_per_token, training_flops, training_memory
-from longrecipe.families import FAMILIES
 from longrecipe.settings import Setup
 
 SHAPE = {
@@ -22,7 +21,7 @@ SHAPE = {
     "bos_token_id": 0,
     "eos_token_id": 0,
 }
-CONFIGS = [LlamaConfig, MistralConfig, Qwen2Config]
+FAMILIES = [LlamaConfig, MistralConfig, Qwen2Config]
 LLAMA, MISTRAL, QWEN = (models.config_of(name, "paper") for name in ("llama3", "mistral", "qwen2"))
 
 
@@ -54,7 +53,7 @@ class TestFlops:
     def test_models_of_the_paper_have_their_published_sizes(self, config, billions):
         assert cost.counts(config).total == billions * 1e9
 
-    @pytest.mark.parametrize("kind", CONFIGS)
+    @pytest.mark.parametrize("kind", FAMILIES)
     @pytest.mark.parametrize("tied", [True, False])
     def test_counts_equal_those_of_the_model(self, kind, tied):
         config = small(kind, tie_word_embeddings=tied)
@@ -91,7 +90,7 @@ class TestFlops:
             assert short.attention / whole.attention == pytest.approx(0.09, abs=1e-4)
 
     def test_mini_has_the_cost_profile_of_large_models(self):
-        config = FAMILIES["llama3"].mini_config()
+        config = models.config_of("llama3")
         whole = flops_per_token(config, 4096)
         assert whole.attention / whole.model == pytest.approx(0.70, abs=0.01)
         assert training_flops(config, 0.3, 1228) / training_flops(config, 1, 4096) == pytest.approx(0.154, abs=0.002)
@@ -120,7 +119,7 @@ def kept_bytes(config, n, checkpointing=False):
 
 
 class TestMemory:
-    @pytest.mark.parametrize("kind", CONFIGS)
+    @pytest.mark.parametrize("kind", FAMILIES)
     @pytest.mark.parametrize(
         "change", [{}, {"hidden_size": 96}, {"intermediate_size": 100}, {"num_key_value_heads": 4}]
     )

@@ -10,7 +10,6 @@ from longrecipe.cost import question as asked
 from longrecipe.cost.record import record_of, step_shares
 from longrecipe.experiments import table4 as tables
 from longrecipe.experiments import table4_claims as resource_claims
-from longrecipe.families import FAMILIES
 from longrecipe.settings import ParamsError, Setup
 from longrecipe.system import paths
 from longrecipe.train import PLAIN
@@ -83,7 +82,7 @@ class TestQuestion:
 
     def test_families_are_those_of_the_scale_and_the_model(self, tmp_path):
         assert question(scale="mini").families == question().families == ["llama3", "mistral", "qwen2"]
-        FAMILIES["llama3"].paper_config().save_pretrained(tmp_path)
+        models.config_of("llama3", "paper").save_pretrained(tmp_path)
         assert question(model=str(tmp_path)).families[-1] == str(tmp_path)
 
 
