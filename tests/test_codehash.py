@@ -156,7 +156,7 @@ def test_every_function_that_a_run_executes_is_in_the_hash(tmp_path, monkeypatch
     monkeypatch.setenv("LONGRECIPE_ROOT", str(tmp_path))
     (tmp_path / "params").symlink_to(PACKAGE.parent / "params")
     p = settings.load("llama3", **SHORT)
-    run = recipe.prepare(p, saves_results=False)
+    run = recipe.prepare(p)
     called: set[tuple[str, str]] = set()
 
     def watch(frame, event, argument):

@@ -1,17 +1,22 @@
+"""Finished runs: what is saved comes back, damage is noticed, and the committed tables are whole and found."""
+
 import json
 import shutil
 import subprocess
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from longrecipe import results
-from longrecipe import settings as settings
+from longrecipe import experiments, results, settings
+from longrecipe.experiments.collect import collect, figures
 from longrecipe.experiments.summary import summary
-from longrecipe.results import store
-from longrecipe.system.paths import results_dir, root
+from longrecipe.results import committed, run, store
+from longrecipe.system.paths import cache_dir, results_dir
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -21,81 +26,102 @@ def params():
 
 @pytest.fixture
 def clone(params, tmp_path, monkeypatch):
-    """An empty repository, named by the environment; params is made before, from the real one."""
+    """An empty repository and cache, named by the environment; params is made before, from the real one."""
     for name in ("params", "notebooks"):
-        (tmp_path / name).mkdir()
+        (tmp_path / name).symlink_to(REPOSITORY / name)
     monkeypatch.setenv("LONGRECIPE_ROOT", str(tmp_path))
+    monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "cache"))
     return tmp_path.resolve()
+
+
+@pytest.fixture
+def copied(clone):
+    """A repository with a copy of the committed results, and an empty cache."""
+    shutil.copytree(REPOSITORY / "results", clone / "results")
+    return clone
+
+
+def settings_of(params, **changes):
+    return settings.Params(**(params.model_dump() | changes))
 
 
 def stage_numbers(recall, niah=0.25, perplexity=30.0):
     def spread(mean, **more):
-        return {"mean": mean, "low": mean - 0.05, "high": mean + 0.05} | more
+        return {"mean": mean, "low": mean - 0.05, "high": mean + 0.05, "prompts": 200} | more
 
+    recalls = {256: spread(0.9, prompts=400), 1024: spread(recall)}
     return {
-        "recall": {256: spread(0.9, prompts=400), 1024: spread(recall, prompts=200)},
-        "niah_m": {256: spread(0.8, documents=100), 1024: spread(niah, documents=25)},
-        "tasks": {256: {}, 1024: {"passkey": spread(recall, prompts=8)}},
+        "recall": recalls,
+        "niah_m": {256: spread(0.8), 1024: spread(niah)},
+        "tasks": {
+            256: {"multi-key": recalls[256]},
+            1024: {"multi-key": recalls[1024], "passkey": spread(recall, prompts=8)},
+        },
         "perplexity": perplexity,
         "copying": 0.4,
+        "first_copy": 0.3,
     }
 
 
-def test_a_run_has_a_folder_of_its_own(clone, params):
-    run = settings_of(params, method="pose:n_chunks=4")
-    assert results.run_dir(run).name == f"llama3-pose-n_chunks-4-1024-seed4-{run.key}"
+def save(params, seconds=1.0, **stages):
+    scores = results.score_rows(stages or {"base": stage_numbers(0.5)})
+    return results.save(params, "train", {"scores": scores}, seconds=seconds)
+
+
+# a run in the cache
+
+
+def test_run_dir_is_named_by_settings(clone, params):
+    other = settings_of(params, method="pose:n_chunks=4")
+    assert results.run_dir(other).name == f"llama3-pose-n_chunks-4-1024-seed4-{other.key}"
     folder = results.run_dir(params)
-    assert folder.parent == clone / "results" / "train"
+    assert folder.parent == clone / "cache" / "runs" / "train"
     assert folder.name == f"llama3-pose-1024-seed4-{params.key}"
-    assert results.run_dir(params, "ablations").parent.name == "ablations"
+    assert results.run_dir(params, "grid").parent.name == "grid"
     assert not folder.exists()
 
 
-def test_what_is_saved_comes_back(clone, params):
-    table = pd.DataFrame({"step": [1, 2, 3], "loss": [4.25, 1 / 3, 1e-9]})
-    numbers = {"stages": {"base": stage_numbers(0.125)}, "measured": np.float32(0.5), "count": np.int64(7)}
-    folder = results.run_dir(params)
-    path = results.save(
-        folder, params, {"stages": {}} | numbers, seconds=12.345, tables={"loss": table, "empty": table[:0]}
+def test_saved_run_comes_back(clone, params):
+    scores = results.score_rows({"base": stage_numbers(0.125), "merged": stage_numbers(1 / 3)})
+    training = pd.DataFrame([("extended", 12.25, 100, float("nan"))], columns=["stage", "seconds", "n_tokens", "flops"])
+    folder = results.save(
+        params, "train", {"scores": scores, "training": training}, seconds=12.345, full=False, anchors=["number"]
     )
-    assert path == folder / "metrics.json"
-    assert sorted(p.name for p in folder.iterdir()) == ["empty.csv", "loss.csv", "metrics.json"]
-    pd.testing.assert_frame_equal(pd.read_csv(folder / "loss.csv"), table, rtol=1e-5)
-    assert list(pd.read_csv(folder / "empty.csv").columns) == ["step", "loss"]
-
-    record = results.load(folder)
-    assert record["label"] == "measured"
-    assert settings.Params(**record["params"]) == params
-    assert (record["seed"], record["seconds"]) == (4, 12.3)
-    assert record["numbers"]["stages"]["base"]["recall"][1024]["mean"] == 0.125
-    assert (record["numbers"]["measured"], record["numbers"]["count"]) == (0.5, 7)
-    assert {"python", "torch", "transformers"} <= set(record["packages"])
-    assert record["device"]["kind"] in ("cpu", "cuda") and record["device"]["name"]
+    assert [path.name for path in folder.iterdir()] == ["metrics.json"]
+    found = results.load(params, "train")
+    assert found.params == params and settings.Params(**found.settings) == params
+    assert (found.seconds, found.full, found.anchors) == (12.3, False, ["number"])
+    assert found.name == folder.name and found.key == params.key
+    assert {"python", "torch", "transformers"} <= set(found.packages)
+    assert found.device["kind"] in ("cpu", "cuda") and found.device["name"]
+    for name, table in {"scores": scores, "training": training.astype({"n_tokens": "Int64"})}.items():
+        pd.testing.assert_frame_equal(found.table(name), table, check_exact=True)
+    assert found.table("gains").empty
 
 
-def test_metrics_come_last_and_only_where_all_went_well(clone, params):
-    folder = results.run_dir(params)
+def test_score_rows_hold_every_number_of_a_report():
+    rows = results.score_rows({"base": stage_numbers(0.125)}).set_index(["stage", "length", "task"])
+    assert len(rows) == 8
+    assert rows.loc[("base", 1024, "passkey")].tolist()[2:] == [0.125, 0.075, 0.175, 8]
+    assert rows.loc[("base", 1024, "NIAH(M)"), "mean"] == 0.25
+    assert rows.loc[("base", 256, "perplexity"), "mean"] == 30.0 and pd.isna(rows.loc[("base", 256, "copying"), "low"])
+
+
+def test_failed_save_leaves_no_record(clone, params):
     with pytest.raises(FileNotFoundError, match=r"metrics\.json does not exist: the run has not finished"):
-        results.load(folder)
-    good = pd.DataFrame({"a": [1]})
-    with pytest.raises(AttributeError):
-        results.save(folder, params, {}, 1.0, {"good": good, "bad": "no table"})
-    with pytest.raises(TypeError):
-        results.save(folder, params, {"not a number": object()}, 1.0, {"good": good})
-    assert not folder.exists()
+        results.load(params, "train")
+    with pytest.raises(ValueError, match="table scores has no column stage"):
+        results.save(params, "train", {"scores": pd.DataFrame({"a": [1]})}, seconds=1.0)
+    with pytest.raises(ValueError, match="has no table depths"):
+        results.save(params, "grid", {"scores": results.score_rows({"base": stage_numbers(0.5)})}, seconds=1.0)
+    assert not results.run_dir(params).exists() and not results.run_dir(params, "grid").exists()
 
 
-def test_saving_again_removes_the_old_metrics_first(clone, params, monkeypatch):
-    folder, table = results.run_dir(params), pd.DataFrame({"a": [1]})
-    results.save(folder, params, {"stages": {}}, 1.0, {"a": table})
-
-    def full_disk(path, text):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(store, "write_text", full_disk)
-    with pytest.raises(OSError, match="no space"):
-        results.save(folder, params, {"stages": {}}, 2.0, {"a": table})
-    assert not (folder / "metrics.json").exists(), "not the numbers of one run next to the tables of another"
+def test_values_that_are_not_finite_are_null_in_the_record(clone, params):
+    measured = stage_numbers(float("nan"), perplexity=float("inf"))
+    text = (save(params, base=measured) / "metrics.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert results.load(params, "train").table("scores").query("task == 'perplexity'")["mean"].isna().all()
 
 
 def commit(folder, *words):
@@ -103,13 +129,13 @@ def commit(folder, *words):
     return subprocess.run([*git, *words], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_the_commit_is_that_of_the_code(clone, params, monkeypatch):
-    folder, package = results.run_dir(params), clone / "longrecipe"
+def test_recorded_commit_is_that_of_the_code(clone, params, monkeypatch):
+    package = clone / "longrecipe"
     monkeypatch.setattr(store, "PACKAGE", package)
 
-    def recorded(**tables):
-        results.save(folder, params, {"stages": {}}, 1.0, tables=tables)
-        return results.load(folder)["git_commit"]
+    def recorded():
+        save(params)
+        return results.load(params, "train").git_commit
 
     (package / "system").mkdir(parents=True)
     (package / "system" / "paths.py").write_text("")
@@ -122,17 +148,12 @@ def test_the_commit_is_that_of_the_code(clone, params, monkeypatch):
     commit(clone, "commit", "-q", "-m", "code")
     found = recorded()
     assert len(found) == 12 and commit(clone, "rev-parse", "HEAD").startswith(found)
-    # Tables of the run itself, tracked since an earlier run, do not make the code another one.
-    for value in (1, 2):
-        assert "dirty" not in recorded(loss=pd.DataFrame({"step": [value]}))
-        commit(clone, "add", ".")
-        commit(clone, "commit", "-q", "-m", "results")
     (clone / "file").write_text("new")
     commit(clone, "add", "file")
     assert recorded() == f"{commit(clone, 'rev-parse', 'HEAD')[:12]}-dirty"
 
 
-def test_a_package_inside_another_repository_records_its_version(clone, params, monkeypatch):
+def test_package_inside_another_repository_records_its_version(clone, params, monkeypatch):
     package = clone / "venv" / "site-packages" / "longrecipe"
     (package / "system").mkdir(parents=True)
     (package / "system" / "paths.py").write_text("")
@@ -140,54 +161,8 @@ def test_a_package_inside_another_repository_records_its_version(clone, params, 
     commit(clone, "add", ".")
     commit(clone, "commit", "-q", "-m", "a project with its environment")
     monkeypatch.setattr(store, "PACKAGE", package)
-    results.save(results.run_dir(params), params, {"stages": {}}, 1.0)
-    assert results.load(results.run_dir(params))["git_commit"] == f"longrecipe {version('longrecipe')}"
-
-
-def test_stage_table_has_a_row_a_stage():
-    table = results.stage_table({"base": stage_numbers(0.1), "merged": stage_numbers(0.9, 0.75, 31.5)})
-    columns = ["recall @256", "recall @1024", "NIAH(M) @256", "NIAH(M) @1024", "perplexity", "copying"]
-    assert list(table.columns) == columns
-    assert list(table.index) == ["base", "merged"] and table.index.name == "stage"
-    assert table.loc["merged"].tolist() == [0.9, 0.9, 0.8, 0.75, 31.5, 0.4]
-    assert table.loc["base", "recall @1024"] == 0.1
-
-
-def test_a_saved_run_is_judged_like_a_fresh_one(clone, params):
-    numbers = {"base": stage_numbers(0.01), "merged": stage_numbers(0.9)}
-    results.save(results.run_dir(params), params, {"stages": numbers}, 1.0)
-    saved = results.load(results.run_dir(params))["numbers"]["stages"]
-    assert saved == numbers
-    pd.testing.assert_frame_equal(results.stage_table(saved), results.stage_table(numbers))
-    assert results.verdict(saved, params) == results.verdict(numbers, params)
-    assert len(results.verdict(saved, params)) == 4
-
-
-COMMITTED = sorted((root() / "results" / "train").glob("*/metrics.json"))
-
-
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
-def test_committed_runs_are_judged_and_tabled(path):
-    record = results.load(path.parent)
-    stages = record["numbers"]["stages"]
-    text = json.loads(path.read_text())["numbers"]["stages"]
-    assert {n for each in stages.values() for n in each["recall"]} == {
-        int(n) for each in text.values() for n in each["recall"]
-    }
-    checks = results.verdict(stages, settings.Params(**record["params"]))
-    assert checks and set(checks.values()) <= {True, False}
-    kept = pd.read_csv(path.parent / "stages.csv", index_col="stage")
-    table = results.stage_table(stages)
-    shared = [column for column in kept if column in table]
-    assert len(shared) >= 4
-    pd.testing.assert_frame_equal(table.loc[kept.index, shared], kept[shared], rtol=1e-5)
-
-
-# damaged files
-
-
-def truncated(text):
-    return text[: len(text) // 2]
+    save(params)
+    assert results.load(params, "train").git_commit == f"longrecipe {version('longrecipe')}"
 
 
 def without(*keys):
@@ -201,82 +176,164 @@ def without(*keys):
     return change
 
 
-def with_value(key, value):
-    return lambda text: json.dumps(json.loads(text) | {key: value})
-
-
 DAMAGES = {
     "empty": lambda text: "",
-    "truncated": truncated,
+    "truncated": lambda text: text[: len(text) // 2],
     "a list": lambda text: "[]",
-    "numbers null": with_value("numbers", None),
-    "params null": with_value("params", None),
-    **{
-        "no " + " ".join(keys): without(*keys)
-        for keys in (
-            ("params",),
-            ("params", "model"),
-            ("seed",),
-            ("device",),
-            ("numbers",),
-            ("numbers", "stages"),
-            ("numbers", "stages", "base", "recall"),
-            ("numbers", "stages", "base", "recall", "1024", "mean"),
-            ("numbers", "stages", "base", "perplexity"),
-        )
-    },
+    "tables null": lambda text: json.dumps(json.loads(text) | {"tables": None}),
+    "settings null": lambda text: json.dumps(json.loads(text) | {"settings": None}),
+    "no settings": without("settings"),
+    "no model": without("settings", "model"),
+    "no device": without("device"),
+    "no scores": without("tables", "scores"),
+    "a column less": without("tables", "scores", "columns", 0),
+    "a value less": without("tables", "scores", "rows", 3, 4),
+    "an experiment that there is not": lambda text: json.dumps(json.loads(text) | {"experiment": "x"}),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_run_is_left_out_with_a_warning_and_refused_by_name(damage, clone, params, caplog):
+def test_damaged_run_is_left_out_with_a_warning_and_named_if_asked_for(damage, clone, params, caplog):
     good, bad = (settings_of(params, seed=seed) for seed in (0, 1))
-    for run in (good, bad):
-        results.save(results.run_dir(run), run, {"stages": {"base": stage_numbers(0.5)}}, 1.0)
+    save(good), save(bad)
     expected = summary()
     path = results.run_dir(bad) / "metrics.json"
     path.write_text(damage(path.read_text()))
-    assert [record["seed"] for _, record in results.finished("train")] == [0]
+    assert [found.params.seed for found in results.finished("train")] == [0] and results.find(bad, "train") is None
     assert str(path) in caplog.text and f"delete the folder {path.parent}" in caplog.text
     with pytest.raises(ValueError, match=r"metrics\.json .*; delete the folder .*, and run it again"):
-        results.load(path.parent)
-    shutil.rmtree(path.parent)
+        results.load(bad, "train")
     alone = summary()
     assert alone != expected and "0.500" in alone
 
 
-@pytest.mark.parametrize("recorded", [True, False], ids=["rows recorded", "older run"])
-@pytest.mark.parametrize("cut", [1, 8, 9, 30, 62])
-def test_a_table_that_is_cut_off_is_noticed(recorded, cut, clone, params):
-    folder = results.run_dir(params)
-    table = pd.DataFrame({"task": ["single"] * 5, "score": [0.25] * 5})
-    path = results.save(folder, params, {"stages": {}}, 1.0, {"depths": table})
-    assert json.loads(path.read_text())["tables"] == {"depths": 5}
-    if not recorded:
-        path.write_text(without("tables")(path.read_text()))
-    assert results.load(folder)["seed"] == 4
-    text = (folder / "depths.csv").read_text()
-    (folder / "depths.csv").write_text(text[:-cut])
-    whole_lines = text[:-cut].endswith("\n") and text[:-cut]
-    if whole_lines and not recorded:
-        return
-    with pytest.raises(ValueError, match=r"depths\.csv .*; delete the folder"):
-        results.load(folder)
+def test_finished_runs_are_found_by_settings(clone, params):
+    for seed in (0, 1):
+        save(settings_of(params, seed=seed))
+    (cache_dir() / "runs" / "train" / "unfinished").mkdir()
+    assert [found.params.seed for found in results.finished("train", model="llama3")] == [0, 1]
+    (found,) = results.finished("train", seed=1, model="llama3")
+    assert found.name == results.run_dir(settings_of(params, seed=1)).name
+    assert results.finished("train", model="smollm2") == [] == results.finished("grid")
 
 
-def test_a_table_that_is_missing_is_noticed(clone, params):
-    folder = results.run_dir(params)
-    results.save(folder, params, {"stages": {}}, 1.0, {"depths": pd.DataFrame({"task": []})})
-    results.load(folder)
-    (folder / "depths.csv").unlink()
-    with pytest.raises(ValueError, match=r"depths\.csv cannot be read .*; delete the folder"):
-        results.load(folder)
+# the committed tables
 
 
-def test_every_file_of_the_committed_results_is_whole():
-    for experiment in ("train", "grid", "front", "tokens", "positions"):
-        folders = sorted(path.parent for path in (root() / "results" / experiment).glob("*/metrics.json"))
-        assert [folder for folder, _ in results.finished(experiment)] == folders != []
+def test_committed_results_are_few_small_files():
+    listed = subprocess.run(["git", "ls-files", "results"], cwd=REPOSITORY, capture_output=True, text=True)
+    paths = [REPOSITORY / name for name in listed.stdout.splitlines()]
+    if not paths:
+        pytest.skip("not a git checkout")
+    assert len(paths) <= 60 and sum(path.stat().st_size for path in paths) <= 2_000_000
+
+
+def test_committed_tables_are_written_again_bit_for_bit(copied):
+    runs = committed.read()
+    assert {each.experiment for each in runs} == run.EXPERIMENTS.keys()
+    assert len(runs) == len({(each.experiment, each.identity) for each in runs}) > 180
+    committed.write(runs)
+    again = committed.read()
+    for one, other in zip(runs, again, strict=True):
+        assert one.params == other.params
+        assert (one.name, one.anchors, one.seconds) == (other.name, other.anchors, other.seconds)
+        assert one.tables.keys() == other.tables.keys()
+        for name in one.tables:
+            pd.testing.assert_frame_equal(one.tables[name], other.tables[name], check_exact=True)
+
+
+def test_committed_readme_is_that_of_the_committed_runs(copied):
+    assert (results_dir() / "README.md").read_text() == summary()
+
+
+def test_committed_figures_are_those_that_are_collected():
+    names = {path.name for path in (REPOSITORY / "results" / "figures").iterdir()}
+    assert names == {path.name for path in figures()}
+
+
+def test_new_setting_loses_no_run(copied, monkeypatch):
+    tables = [*experiments.methods(), *experiments.ablation(), *experiments.ratio()]
+    grids = {"grid": tables, "front": experiments.front()}
+    names = {each.name for experiment in run.EXPERIMENTS for each in results.finished(experiment)}
+
+    class Wider(settings.Params):
+        new_setting: int = 3
+
+    committed._read.cache_clear()
+    monkeypatch.setattr(run, "Params", Wider)
+    for experiment, grid in grids.items():
+        wider = [Wider(**p.model_dump()) for p in grid]
+        assert all(results.find(p, experiment) for p in wider)
+        assert results.find(Wider(**grid[0].model_dump() | {"new_setting": 4}), experiment) is None
+    assert names == {each.name for experiment in run.EXPERIMENTS for each in results.finished(experiment)}
+    committed._read.cache_clear()
+
+
+def test_key_that_is_made_otherwise_loses_no_run(copied, monkeypatch):
+    monkeypatch.setattr(settings.Params, "key", property(lambda p: str(hash(p.model_dump_json()))))
+    committed._read.cache_clear()
+    assert all(results.find(p, "grid") for p in experiments.methods("llama3"))
+    committed._read.cache_clear()
+
+
+def test_run_of_this_machine_replaces_the_committed_one(copied):
+    p = experiments.methods("llama3", [0])[0]
+    old = results.load(p, "grid")
+    count = len(results.finished("grid"))
+    results.save(p, "grid", dict(old.tables), seconds=1.5)
+    assert results.load(p, "grid").seconds == 1.5 and len(results.finished("grid")) == count
+    (results.run_dir(p, "grid") / "metrics.json").write_text("")
+    assert results.load(p, "grid").seconds == old.seconds, "a damaged one does not"
+
+
+def test_collect_writes_tables_figures_and_readme(copied, caplog):
+    p = settings.load("llama3", seed=8, target_length=1024)
+    folder = save(p, base=stage_numbers(0.125))
+    default = results.run_dir(settings.load("llama3"), "tokens") / "figures"
+    default.mkdir(parents=True)
+    (default / "figure4.png").write_bytes(b"new")
+    before = len(committed.read())
+    collect()
+    shutil.rmtree(folder)
+    assert len(committed.read()) == before + 1
+    found = results.load(p, "train")
+    assert found.name == folder.name and found.table("scores")["mean"].iloc[2] == 0.125
+    assert (results_dir() / "figures" / "figure4.png").read_bytes() == b"new"
+    assert "| 8 | base | 0.125 [0.075, 0.175] |" in (results_dir() / "README.md").read_text()
+
+
+def test_collect_works_without_results(clone, params):
+    save(params)
+    collect()
+    assert len(committed.read()) == 1 and "0.500" in (results_dir() / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "scores.parquet", "gains.parquet"])
+@pytest.mark.parametrize("how", ["missing", "empty", "cut"])
+def test_damaged_committed_table_is_named_with_the_fix(name, how, copied):
+    path = results_dir() / name
+    if how == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if how == "cut" else b"")
+    with pytest.raises(ValueError, match=rf"{name}.*restore it with `git checkout -- results`"):
+        results.finished("grid")
+
+
+def test_rows_that_are_missing_from_a_committed_table_are_noticed(copied):
+    path = results_dir() / "scores.parquet"
+    table = pd.read_parquet(path)
+    table[:-1].to_parquet(path)
+    with pytest.raises(ValueError, match=r"scores\.parquet has \d+ rows of run .* instead of \d+.*git checkout"):
+        results.finished("train")
+    table.to_parquet(path)
+    index = results_dir() / "runs.csv"
+    index.write_text("".join(index.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ValueError, match=r"runs\.csv is damaged: it lacks run"):
+        results.finished("train")
+
+
+# the summary
 
 
 def rows_of(text):
@@ -284,13 +341,11 @@ def rows_of(text):
 
 
 def test_summary_lists_finished_runs_only(clone, params):
-    assert len(rows_of(summary())) == 2, "a head and a rule without a run"
+    assert rows_of(summary()) == []
     other = params.model_copy(update={"method": "rpes", "seed": 9})
-    results.save(results.run_dir(params), params, {"stages": {"base": stage_numbers(0.1)}}, 1.0)
-    stages = {"base": stage_numbers(0.1), "merged": stage_numbers(0.875, 0.5, 31.456)}
-    results.save(results.run_dir(other), other, {"stages": stages}, 1.0)
-    unfinished = results.run_dir(params.model_copy(update={"seed": 10}))
-    unfinished.mkdir()
+    save(params, base=stage_numbers(0.1))
+    save(other, base=stage_numbers(0.1), merged=stage_numbers(0.875, 0.5, 31.456))
+    results.run_dir(params.model_copy(update={"seed": 10})).mkdir()
     head, rule, *rows = rows_of(summary())
     assert len(head) == len(rule) == 10 and head[0] == "model"
     assert [row[:6] for row in rows] == [
@@ -305,88 +360,80 @@ def test_summary_lists_finished_runs_only(clone, params):
 
 def test_summary_puts_seeds_of_one_setting_together(clone, params):
     for seed, recall in ((0, 0.8), (1, 0.9), (2, 0.85)):
-        run = params.model_copy(update={"seed": seed})
-        results.save(results.run_dir(run), run, {"stages": {"base": stage_numbers(recall)}}, 1.0)
+        save(params.model_copy(update={"seed": seed}), base=stage_numbers(recall))
     _, _, row = rows_of(summary())
     assert row[4] == "0, 1, 2"
     # t = 4.303 at 2 degrees of freedom, standard deviation 0.05
     assert row[6] == "0.850 [0.726, 0.974]" and row[8] == "20 of 24"
 
 
-# token analyses
+def test_interval_over_one_seed_is_refused():
+    with pytest.raises(ValueError, match="2 to 10 of them, not 1"):
+        results.seed_interval([0.9])
 
 
-def settings_of(params, **changes):
-    return settings.Params(**(params.model_dump() | changes))
-
-
-def token_numbers(lift, spearman, times):
-    def row(value, frequent=True):
-        return {"lift": value, "lift_low": value - 0.5, "lift_high": value + 0.5, "frequent": frequent}
-
-    rankings = {
-        "class": {"number": row(lift), "word": row(0.5), "newline": row(1.25), "other": row(99.0, frequent=False)},
-        "pos": {"NUM": row(lift - 0.25), "NOUN": row(1.0)},
+def save_tokens(params, lift, spearman, times):
+    rows = [
+        ("class", "number", lift, True),
+        ("class", "word", 0.5, True),
+        ("class", "newline", 1.25, True),
+        ("class", "other", 99.0, False),
+        ("pos", "NUM", lift - 0.25, True),
+        ("pos", "NOUN", 1.0, True),
+    ]
+    rankings = pd.DataFrame(rows, columns=["by", "type", "lift", "frequent"]).assign(positions="all", count=1)
+    rankings = rankings.assign(lift_low=rankings["lift"] - 0.5, lift_high=rankings["lift"] + 0.5)
+    tables = {
+        "rankings": rankings.assign(**{name: 0.5 for name in run.TABLES["rankings"] if name not in rankings}),
+        "stability": pd.DataFrame({"by": ["class", "pos"], "positions": "all", "spearman": spearman, "n_tokens": 1000}),
+        "densities": pd.DataFrame({"selection": ["anchored", "random"], "times random": [times, 1.0]}),
+        "shares": run.empty("shares"),
     }
-    density = {"anchored": {"times random": times}, "random": {"times random": 1.0}}
-    return {"rankings": rankings, "stability": dict.fromkeys(rankings, spearman), "density": density, "n_tokens": 1000}
+    tables["densities"] = tables["densities"].assign(**{"anchors per 1,000 tokens": 1.0, "segments kept": 1.0})
+    return results.save(params, "tokens", tables, seconds=10)
 
 
-def test_the_summary_puts_seeds_of_one_token_analysis_together(clone, params):
+def test_summary_puts_seeds_of_one_token_analysis_together(clone, params):
     for seed, lift in ((0, 2.0), (1, 2.5), (2, 3.0)):
-        run = settings_of(params, seed=seed)
-        results.save(results.run_dir(run, "tokens"), run, token_numbers(lift, 0.9 + seed / 100, 3.0 + seed), 10)
+        save_tokens(settings_of(params, seed=seed), lift, 0.9 + seed / 100, 3.0 + seed)
     text = summary()
     # 2.5 plus or minus 4.303 * 0.5 / sqrt(3)
-    assert (
-        "| llama3 | logit | 3,000 | 0, 1, 2 | class | 2.50 [1.26, 3.74] | 1.25 (newline) | 0.90 at least | 4.00 |"
-        in text
-    )
-    assert "| llama3 | logit | 3,000 | 0, 1, 2 | pos | 2.25 [1.01, 3.49] | 1.00 (NOUN) | 0.90 at least | 4.00 |" in text
+    common = "| llama3 | logit | 3,000 | 0, 1, 2 |"
+    assert f"{common} class | 2.50 [1.26, 3.74] | 1.25 (newline) | 0.90 at least | 4.00 |" in text
+    assert f"{common} pos | 2.25 [1.01, 3.49] | 1.00 (NOUN) | 0.90 at least | 4.00 |" in text
 
 
 def test_one_seed_of_a_token_analysis_has_its_own_interval(clone, params):
-    run = settings_of(params, analysis_score="logprob")
-    results.save(results.run_dir(run, "tokens"), run, token_numbers(2.0, 0.95, 3.0), 10)
+    save_tokens(settings_of(params, analysis_score="logprob"), 2.0, 0.95, 3.0)
     assert "| llama3 | logprob | 1,000 | 4 | class | 2.00 [1.50, 2.50] | 1.25 (newline) | 0.95 | 3.00 |" in summary()
 
 
-def test_without_runs_the_summary_has_no_such_parts(clone):
+def test_analysis_of_unknown_stability_is_listed(clone, params):
+    save_tokens(params, 2.0, float("nan"), 3.0)
+    assert "| class | 2.00 [1.50, 2.50] | 1.25 (newline) | nan | 3.00 |" in summary()
+
+
+def test_summary_without_runs_has_no_tables(clone):
     text = summary()
-    assert "Token analysis" not in text and "Positions" not in text
+    assert "## " not in text and "runs.csv" in text
 
 
-def test_the_summary_lists_what_positions_cover(clone, params):
-    keys = ("mean_distance", "contiguous_run", "reach", "distances_by_one", "distances_by_all", "unevenness")
+def test_summary_lists_what_positions_cover(clone, params):
     for seed, distance in ((0, 300.0), (1, 340.0)):
-        run = settings_of(params, seed=seed)
-        coverage = {"rpes": dict.fromkeys(keys, 0.5) | {"mean_distance": distance}, "flt": dict.fromkeys(keys, 1.0)}
-        results.save(results.run_dir(run, "positions"), run, {"coverage": coverage}, 10)
+        columns = dict.fromkeys(list(run.TABLES["coverage"])[1:], pd.Series([0.5, 1.0]))
+        table = pd.DataFrame({"method": ["rpes", "flt"]} | columns)
+        table.loc[0, "mean_distance"] = distance
+        results.save(settings_of(params, seed=seed), "positions", {"coverage": table}, seconds=10)
     text = summary()
     assert "| llama3 | 1024 | 0.3 | 0, 1 | rpes | 320 ± 254 | 0.5 | 0.50 | 0.500 | 0.500 | 0.50 |" in text
     assert "| llama3 | 1024 | 0.3 | 0, 1 | flt | 1 | 1.0 | 1.00 | 1.000 | 1.000 | 1.00 |" in text
     assert "Token analysis" not in text
 
 
-def test_finished_runs_are_found_by_their_settings(clone, params):
-    runs = [settings_of(params, seed=seed) for seed in (0, 1)]
-    for run in runs:
-        results.save(results.run_dir(run, "tokens"), run, token_numbers(2.0, 0.9, 3.0), 10)
-    (results_dir() / "tokens" / "unfinished").mkdir()
-    assert [record["seed"] for _, record in results.finished("tokens", model="llama3")] == [0, 1]
-    ((folder, record),) = results.finished("tokens", seed=1, model="llama3")
-    assert folder == results.run_dir(runs[1], "tokens") and record["params"]["seed"] == 1
-    assert results.finished("tokens", model="smollm2") == [] == results.finished("train")
-
-
-def test_what_is_not_a_finite_number_is_null_in_metrics(clone, params):
-    numbers = {"stages": {}, "nan": float("nan"), "list": [np.float32(0.5), np.float64("inf")], "count": np.int64(3)}
-    path = results.save(results.run_dir(params), params, numbers, seconds=1)
-    assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
-    assert results.load(path.parent)["numbers"] == {"stages": {}, "nan": None, "list": [0.5, None], "count": 3}
-
-
-def test_an_analysis_whose_stability_is_unknown_is_listed(clone, params):
-    run = settings_of(params)
-    results.save(results.run_dir(run, "tokens"), run, token_numbers(2.0, float("nan"), 3.0), 10)
-    assert "| class | 2.00 [1.50, 2.50] | 1.25 (newline) | nan | 3.00 |" in summary()
+def test_stage_table_has_a_row_per_stage():
+    table = results.stage_table({"base": stage_numbers(0.1), "merged": stage_numbers(0.9, 0.75, 31.5)})
+    columns = ["recall @256", "recall @1024", "NIAH(M) @256", "NIAH(M) @1024", "perplexity", "copying"]
+    assert list(table.columns) == columns
+    assert list(table.index) == ["base", "merged"] and table.index.name == "stage"
+    assert table.loc["merged"].tolist() == [0.9, 0.9, 0.8, 0.75, 31.5, 0.4]
+    assert np.isclose(table.loc["base", "recall @1024"], 0.1)

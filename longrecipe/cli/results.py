@@ -1,8 +1,8 @@
-"""`longrecipe results`: write the tables of all finished runs."""
+"""`longrecipe results`: write the tables, figures and summary of all finished runs."""
 
 import argparse
 
-HELP = "Write results/README.md, the tables of all finished runs."
+HELP = "Write the finished runs of this machine to the tables, figures and README.md of results/."
 EXAMPLES = """\
   longrecipe results
 """
@@ -14,9 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Write the tables."""
-    from longrecipe.experiments.summary import summary
-    from longrecipe.system.files import write_text
-    from longrecipe.system.paths import results_dir
+    """Write the tables, figures and summary."""
+    from longrecipe.experiments.collect import collect
 
-    write_text(results_dir() / "README.md", summary())
+    collect()

@@ -45,7 +45,7 @@ def run(chosen: argparse.Namespace) -> None:
         transformers.utils.logging.set_verbosity_error()
     p = settings.load(chosen.params, **overrides(chosen))
     log.info("%s", check_memory(p))
-    prepared = recipe.prepare(p, saves_results=False)
+    prepared = recipe.prepare(p)
     exported = prepared.export(_train(prepared))
     if is_main():
         sys.stdout.write(f"{exported}\n")

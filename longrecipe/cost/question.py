@@ -88,6 +88,6 @@ class Question(BaseModel):
 def from_notebook(namespace: Mapping[str, Any]) -> Question:
     """The Question from the parameters cell of a notebook (`globals()`), see `settings.given_in`.
 
-    Raises ParamsError with the allowed values, and OSError if results/ cannot be written.
+    Raises ParamsError with the allowed values, and OSError if the cache cannot be written.
     """
     return checked(Question, given_in(namespace, Question.model_fields), source="the notebook")

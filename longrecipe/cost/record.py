@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from longrecipe.results.damage import read_record
+from longrecipe.results.store import read_record
 from longrecipe.settings.memory import Setup
 from longrecipe.system.errors import reason
 from longrecipe.system.paths import results_dir

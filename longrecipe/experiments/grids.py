@@ -101,7 +101,7 @@ def from_notebook(grid: str, namespace: Mapping[str, Any], **fixed: Any) -> list
 
     n_seeds: None takes the grid's own, 3, and 5 for the methods on llama3. fixed: arguments of the grid that the
     notebook sets and its user does not. Raises ParamsError for unknown names, impossible values, and what the grid sets
-    itself; OSError if results/ cannot be written.
+    itself; OSError if the cache cannot be written.
     """
     own = {"n_seeds"} | ({"targets"} if grid == "methods" else set())
     given = settings.given_in(namespace, {*Params.model_fields, "profile", *own})

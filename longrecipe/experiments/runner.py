@@ -1,4 +1,4 @@
-"""Running a grid: one run after the other, each a folder of results."""
+"""Running a grid: one run after the other, each with a folder of the cache, see `results.store`."""
 
 import itertools
 import json
@@ -9,18 +9,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from longrecipe import models, recipe, results
 from longrecipe.cost import training_flops
-from longrecipe.evaluate import OTHERS, RULER, Report
+from longrecipe.evaluate import OTHERS, RULER
 from longrecipe.experiments.tables import FRONT, GRID
 from longrecipe.merge import RULES
 from longrecipe.settings import Params
 from longrecipe.system.files import BusyError, locked, read_json, write_text
-from longrecipe.system.paths import results_dir
+from longrecipe.system.paths import cache_dir
 from longrecipe.train import Trained
 
 log = logging.getLogger(__name__)
@@ -31,39 +30,37 @@ _RULER_OTHERS = [name for name in OTHERS if name in RULER]
 BESIDE = 0.4
 
 
-def run(grid: Iterable[Params], how: str = "full", force: bool = False) -> list[Path]:
-    """Run every setting of a grid that has not finished yet; returns the folders of all, in order.
+def run(grid: Iterable[Params], how: str = "full", force: bool = False) -> None:
+    """Run every setting of a grid that has not finished yet.
 
-    how: full or lean, see `one`, or merges. force: train and measure anew what has finished, too; only token analyses
-    are kept. Raises BusyError if another sweep writes to the same results: two would share the processors, and no time
-    of theirs would mean anything.
+    how: full or lean, see `one`, or merges. force: repeat the training and the measurements of finished runs; only
+    token analyses are kept. Raises BusyError if another sweep uses the same cache: two would share the processors, and
+    their times would mean nothing.
     """
-    grid = list(dict.fromkeys(grid))
-    folders = [folder_of(p, how) for p in grid]
-    left = [(p, f) for p, f in zip(grid, folders, strict=True) if force or not is_finished(p, how)]
+    left = [p for p in dict.fromkeys(grid) if force or not is_finished(p, how)]
     if not left:
-        return folders
+        return
     with (
         _alone(),
-        tqdm(total=sum(_weight(p, how) for p, _ in left), bar_format="{desc} {percentage:3.0f}%|{bar}|") as bar,
+        tqdm(total=sum(_weight(p, how) for p in left), bar_format="{desc} {percentage:3.0f}%|{bar}|") as bar,
     ):
         start = time.perf_counter()
-        for i, (p, folder) in enumerate(left):
+        for i, p in enumerate(left):
             if force:
                 _forget(p)
             passed = time.perf_counter() - start
             minutes = (
                 f"{passed / bar.n * (bar.total - bar.n) / 60:.0f} minutes left" if bar.n else "time left not known"
             )
-            bar.set_description_str(f"{i} of {len(left)} runs, {minutes}; now {folder.name}")
-            log.info("%d of %d runs done, %s; now %s", i, len(left), minutes, folder.name)
+            name = folder_of(p, how).name
+            bar.set_description_str(f"{i} of {len(left)} runs, {minutes}; now {name}")
+            log.info("%d of %d runs done, %s; now %s", i, len(left), minutes, name)
             if how == "merges":
-                merges(p, folder)
+                merges(p)
             else:
                 # What was measured in full stays so.
-                one(p, folder, full=how == "full" or is_finished(p))
+                one(p, full=how == "full" or is_finished(p))
             bar.update(_weight(p, how))
-    return folders
 
 
 def _forget(p: Params) -> None:
@@ -74,8 +71,12 @@ def _forget(p: Params) -> None:
 
 
 def folder_of(p: Params, how: str = "full") -> Path:
-    """Where the results of a run go."""
-    return results.run_dir(p, FRONT if how == "merges" else GRID)
+    """Where the record of a run goes."""
+    return results.run_dir(p, _experiment(how))
+
+
+def _experiment(how: str) -> str:
+    return FRONT if how == "merges" else GRID
 
 
 def is_finished(p: Params, how: str = "full") -> bool:
@@ -83,18 +84,18 @@ def is_finished(p: Params, how: str = "full") -> bool:
 
     A damaged run has not finished, with a warning, so that a sweep repeats it.
     """
-    record = results.load_or_warn(folder_of(p, how))
-    return record is not None and (how != "full" or record["numbers"]["full"])
+    found = results.find(p, _experiment(how))
+    return found is not None and (how != "full" or found.full)
 
 
-def one(p: Params, folder: Path, full: bool = True) -> None:
-    """Train by one setting, measure, and write metrics.json and depths.csv to folder.
+def one(p: Params, full: bool = True) -> None:
+    """Train by one setting, measure, and save the run.
 
     The untrained base is the run of method none: base, RoPE rule alone, and the base inside its window on all tasks.
     full: merged models are measured at every length, single needles too, and extended and replayed ones at window and
     target. lean: merged models at window and target only.
     """
-    start, R, reports, record = time.perf_counter(), recipe.prepare(p), {}, {}
+    start, R, reports, training, anchors = time.perf_counter(), recipe.prepare(p), {}, {}, []
     ends = _ends(p)
     if R.method.positions is None:
         for name, network in {"base": R.base(), "RoPE rule alone": R.raised()}.items():
@@ -103,24 +104,26 @@ def one(p: Params, folder: Path, full: bool = True) -> None:
         reports["base, inside"] = R.measure(R.base(), others=OTHERS, lengths=[p.window])
         full = True
     else:
-        record, stages = _train(R)
+        training, anchors, stages = _train(R)
         for name, stage in stages.items() if full else ():
             reports[name] = R.measure(stage.load(), lengths=ends)
         merged = R.merge(stages["replayed"])
-        reports["merged"] = R.measure(merged, others=_RULER_OTHERS) if full else R.measure(merged, lengths=ends)
-    record |= {"full": full, "stages": {name: each.numbers() for name, each in reports.items()}}
-    results.save(folder, p, record, time.perf_counter() - start, {"depths": _depths(reports)})
+        reports["merged"] = R.measure(merged, others=["single"]) if full else R.measure(merged, lengths=ends)
+    scores = results.score_rows({name: each.numbers() for name, each in reports.items()})
+    tables = {"scores": scores, "depths": results.depth_rows(reports)} | training
+    results.save(p, GRID, tables, seconds=time.perf_counter() - start, full=full, anchors=anchors)
 
 
-def merges(p: Params, folder: Path) -> None:
-    """Train by one setting, merge by every rule and weight of MERGES, measure each, and write metrics.json."""
-    start, R, rows = time.perf_counter(), recipe.prepare(p), []
-    record, stages = _train(R)
+def merges(p: Params) -> None:
+    """Train by one setting, merge by every rule and weight of MERGES, measure each, and save the run."""
+    start, R, measured = time.perf_counter(), recipe.prepare(p), []
+    training, anchors, stages = _train(R)
     for rule, weight in MERGES:
         network = R.varied(merge_weight=weight, merge_rule=rule).merge(stages["replayed"])
         report = R.measure(network, share=BESIDE, lengths=_ends(p))
-        rows.append({"weight": weight, "rule": rule, "numbers": report.numbers()})
-    results.save(folder, p, record | {"merges": rows}, time.perf_counter() - start)
+        measured.append((rule, weight, report.numbers()))
+    tables = {"scores": results.merge_rows(measured)} | training
+    results.save(p, FRONT, tables, seconds=time.perf_counter() - start, anchors=anchors)
 
 
 def _ends(p: Params) -> list[int]:
@@ -128,8 +131,8 @@ def _ends(p: Params) -> list[int]:
     return sorted({p.measured_lengths[0], p.window, p.target_length})
 
 
-def _train(R: recipe.Recipe) -> tuple[dict, dict[str, Trained]]:
-    """The training of a run: what it took, by stage, and the anchors; and the stages, extended and replayed."""
+def _train(R: recipe.Recipe) -> tuple[dict[str, pd.DataFrame], list[str], dict[str, Trained]]:
+    """Train a run: the table of what its stages took, the anchors, and the stages extended and replayed."""
     p, training, anchors = R.params, {}, []
     start, is_new = time.perf_counter(), not R.folder("analysis").exists()
     analysis = R.analyse()
@@ -146,7 +149,8 @@ def _train(R: recipe.Recipe) -> tuple[dict, dict[str, Trained]]:
     training["replayed"] = _compute(
         R, stages["replayed"], (n_long, p.train_length), (short + kl_tokens, p.short_length)
     )
-    return {"training": training, "anchors": anchors}, stages
+    table = pd.DataFrame.from_dict(training, orient="index").rename_axis("stage").reset_index()
+    return {"training": table}, anchors, stages
 
 
 def _flops(R: recipe.Recipe, *read: tuple[float, int]) -> float:
@@ -176,17 +180,6 @@ def _analysis_compute(R: recipe.Recipe, seconds: float | None) -> dict[str, floa
     }
 
 
-def _depths(reports: dict[str, Report]) -> pd.DataFrame:
-    """Mean score by stage, task, length and fifth of the depth, with the number of prompts."""
-    frames = []
-    for stage, report in reports.items():
-        rows = report.prompts.dropna(subset="depth")
-        fifth = np.minimum(rows["depth"] * 5, 4).astype(int)
-        means = rows.groupby(["task", "length", fifth])["score"].agg(["mean", "count"]).reset_index()
-        frames.append(means.assign(stage=stage))
-    return pd.concat(frames, ignore_index=True)
-
-
 def _weight(p: Params, how: str) -> float:
     """About how long a run takes, in any unit: tokens times what one costs, training three times what reading does."""
 
@@ -206,7 +199,7 @@ def _weight(p: Params, how: str) -> float:
 @contextmanager
 def _alone() -> Iterator[None]:
     try:
-        with locked(results_dir() / "sweep", "runs a sweep", wait=False):
+        with locked(cache_dir() / "sweep", "runs a sweep", wait=False):
             yield
     except BusyError as error:
         raise BusyError(f"{error} The next sweep resumes.") from None

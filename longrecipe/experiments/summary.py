@@ -1,46 +1,114 @@
 """The text of results/README.md, made from the finished runs."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import pandas as pd
 
 from longrecipe.evaluate import hits
 from longrecipe.experiments import tables
-from longrecipe.results.store import finished, run_dir
-from longrecipe.settings import Params
+from longrecipe.results import Run, finished, run_name
+from longrecipe.settings import changed
 from longrecipe.stats import seed_interval
+
+_INTRODUCTION = """\
+# Results
+
+Written by `longrecipe results` from the finished runs; do not edit. All rows are measured.
+
+`runs.csv` has a row per run: its settings, seed, commit, versions, device and seconds. The parquet files have the rows
+of all runs, by experiment and run: `scores` (by stage, text length and task), `training` (what each stage took),
+`depths` (scores by depth of the fact), `gains` (of the merged model over the RoPE rule), `rankings`, `shares`,
+`stability` and `densities` (token analysis) and `coverage` (positions). `paper/` quotes the paper's numbers,
+`resources/` has the measured costs of training, and `figures/` the figures of the notebooks.
+"""
+_RUNS = """
+## Runs of notebook 03
+
+Recall is that of one of several facts, in held-out text or in a passage repeated (noise); passkeys are those found of
+those asked, at T. Intervals are 95 %: of several seeds Student's t, of a single seed a bootstrap over its documents,
+which says nothing about other seeds.
+
+"""
+_GRID = """
+## The paper's tables
+
+Measured by `longrecipe sweep`, in percent, general scores in percent of the base's; mean and half of the 95 % interval
+over seeds (Student's t); settings with fewer than 3 seeds are left out. TFLOP are counted, not measured. Seconds can be
+compared within a seed: others may be of another machine. Notebooks 04, 06 and 07 show these next to the paper's and
+judge its claims.
+"""
+_TOKENS = """
+## Token analysis
+
+Lift: share among the 20 % of tokens that change most, over share of all tokens. Next: the largest lift of another type.
+Spearman: of lifts between halves of the documents. Anchors: kept by anchored selection, as times those of random
+selection. Several seeds: Student's t; one seed: bootstrap over documents (lift only).
+
+"""
+_POSITIONS = """
+## Positions
+
+What 64 samples of each method cover, without any training, at the ratio n / T; sentences taken at random. Distances:
+share of 1, ..., T - 1 that some pair of tokens has. Unevenness: standard deviation of pair counts between samples, over
+their mean. Several seeds: mean and 95 % interval (Student's t).
+
+"""
 
 
 def summary() -> str:
-    """The text of results/README.md: the finished runs of the train experiment, seeds of one setting together."""
-    rows = [row for records in _by_setting("train") for row in _summary_rows(records)]
-    head = (
-        "model | method | T, tokens | facts in | seeds | stage | recall at T [95 %] | NIAH(M) | passkeys | perplexity"
-    )
-    lines = [
-        "# Results",
-        "",
-        "Written by `longrecipe results` from the metrics.json of each run; do not edit. All rows are",
-        "measured. Recall is that of one of several facts, in held-out text or in a passage repeated (noise); passkeys",
-        "are those found of those asked, at T.",
-        "Intervals are 95 %: of several seeds Student's t, of a single seed a bootstrap over its documents, which",
-        "says nothing of other seeds.",
-        "`paper/` holds the paper's numbers, quoted.",
-        "",
-        "## Runs of notebook 03",
-        "",
-        f"| {head} |",
-        "|" + " --- |" * 10,
-        *(f"| {row} |" for row in rows),
-    ]
-    return "\n".join(lines) + "\n" + _grid_summary() + _token_summary() + _position_summary()
+    """The text of results/README.md: the finished runs of every experiment, seeds of one setting together."""
+    parts = [_INTRODUCTION]
+    if groups := _by_setting("train"):
+        parts += [_RUNS, _markdown(pd.concat([_run_table(runs) for runs in groups], ignore_index=True))]
+    if finished(tables.GRID):
+        parts.append(_GRID)
+        parts += [f"\n### {title}\n\n{_markdown(table.reset_index())}" for title, table in _paper_tables().items()]
+    if groups := _by_setting("tokens"):
+        parts += [_TOKENS, _markdown(pd.concat([_token_table(runs) for runs in groups], ignore_index=True))]
+    if groups := _by_setting("positions"):
+        parts += [_POSITIONS, _markdown(pd.concat([_coverage_table(runs) for runs in groups], ignore_index=True))]
+    return "".join(parts)
 
 
-def _grid_summary() -> str:
+def _markdown(table: pd.DataFrame) -> str:
+    rows = [list(map(str, table.columns)), ["---"] * table.shape[1], *(list(map(str, row)) for row in table.to_numpy())]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _by_setting(experiment: str) -> list[list[Run]]:
+    """The finished runs of an experiment, those that differ in the seed alone together."""
+    groups: dict[str, list[Run]] = {}
+    for run in finished(experiment):
+        groups.setdefault(run_name(changed(run.params, seed=0), experiment), []).append(run)
+    return list(groups.values())
+
+
+def _seeds(runs: Sequence[Run]) -> str:
+    return ", ".join(str(run.params.seed) for run in runs)
+
+
+def _run_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """A row per stage of runs of one setting."""
+    p, rows = runs[0].params, []
+    scores = [run.table("scores").set_index(["stage", "task", "length"]).sort_index() for run in runs]
+    for stage in runs[0].table("scores")["stage"].unique():
+        row = {"model": p.model, "method": p.method, "T, tokens": p.target_length, "facts in": p.eval_haystack}
+        row |= {"seeds": _seeds(runs), "stage": stage}
+        for column, task in (("recall at T [95 %]", "multi-key"), ("NIAH(M)", "NIAH(M)")):
+            cells = [each.loc[stage, task, p.target_length] for each in scores]
+            means = [cell["mean"] for cell in cells]
+            triple = seed_interval(means) if len(means) > 1 else (means[0], cells[0]["low"], cells[0]["high"])
+            row[column] = "{:.3f} [{:.3f}, {:.3f}]".format(*triple)
+        asked = [each.loc[at] for each in scores if (at := (stage, "passkey", p.target_length)) in each.index]
+        row["passkeys"] = hits(asked) if asked else ""
+        perplexity = statistics.mean(each.loc[(stage, "perplexity"), "mean"].item() for each in scores)
+        rows.append(row | {"perplexity": f"{perplexity:.2f}"})
+    return pd.DataFrame(rows)
+
+
+def _paper_tables() -> dict[str, pd.DataFrame]:
     """The paper's tables from the finished runs of the grid, every model and target."""
-    if not finished(tables.GRID):
-        return ""
     scores = _repeated(tables.scores())
     default = scores[scores["ratio"].isin([0.3, 1.0])]
     columns = ["NIAH(M)", "RULER-like", *tables.GENERAL, *tables.TRAINING]
@@ -61,15 +129,7 @@ def _grid_summary() -> str:
             shares.sort_values(["model", "name", "ratio"]), ["model", "target", "name", "ratio"], ["NIAH(M)"]
         ),
     }
-    about = (
-        "Measured by the grid (`longrecipe sweep`), in percent, general scores in percent of the\n"
-        "base's; "
-        "mean and half of the 95 % interval over seeds (Student's t); what has fewer than 3 seeds is left out.\n"
-        "TFLOP are counted, not measured. Seconds compare within a seed: others may be of another machine.\n"
-        "Notebooks 04, 06 and 07 show these beside the paper's and judge its claims."
-    )
-    text = "".join(f"\n### {title}\n\n{_markdown(tables.shown(table))}" for title, table in sections.items())
-    return f"\n## The paper's tables\n\n{about}\n{text}"
+    return {title: tables.shown(table) for title, table in sections.items()}
 
 
 def _repeated(scores: pd.DataFrame, at_least: int = 3) -> pd.DataFrame:
@@ -78,124 +138,65 @@ def _repeated(scores: pd.DataFrame, at_least: int = 3) -> pd.DataFrame:
     return scores[seeds >= at_least]
 
 
-def _markdown(frame: pd.DataFrame) -> str:
-    frame = frame.reset_index()
-    rows = [list(map(str, frame.columns)), ["---"] * frame.shape[1], *(list(map(str, row)) for row in frame.to_numpy())]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+def _token_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """How far numerals lead, by class and by part of speech, and what selection by anchors keeps."""
+    p, rows = runs[0].params, []
+    stability = pd.concat([run.table("stability").query("positions == 'all'") for run in runs]).set_index("by")
+    times = [run.table("densities").set_index("selection").loc["anchored", "times random"] for run in runs]
+    for by, name in (("class", "number"), ("pos", "NUM")):
+        tables_by = [run.table("rankings").query("positions == 'all'").set_index("by").loc[by] for run in runs]
+        rankings = [table.set_index("type") for table in tables_by]
+        own = [ranking.reindex([name]).iloc[0] for ranking in rankings]
+        several = len(own) > 1
+        triple = seed_interval([row["lift"] for row in own]) if several else own[0][["lift", "lift_low", "lift_high"]]
+        # The first of the largest, seed by seed.
+        others = [ranking.loc[ranking["frequent"] & (ranking.index != name), "lift"] for ranking in rankings]
+        rival = max(others, key=lambda lifts: lifts.max())
+        found = stability.loc[[by]]
+        rows.append(
+            {
+                "model": p.model,
+                "score": p.analysis_score,
+                "tokens": f"{found['n_tokens'].sum():,}",
+                "seeds": _seeds(runs),
+                "types": by,
+                "numerals' lift [95 %]": "{:.2f} [{:.2f}, {:.2f}]".format(*triple),
+                "next": f"{rival.max():.2f} ({rival.idxmax()})",
+                "Spearman": f"{min(found['spearman']):.2f}" + (" at least" if several else ""),
+                "anchors, times random": f"{statistics.mean(times):.2f}",
+            }
+        )
+    return pd.DataFrame(rows)
 
 
-def _by_setting(experiment: str) -> list[list[dict]]:
-    """The finished runs of an experiment, those that differ in the seed alone together."""
-    groups: dict[str, list[dict]] = {}
-    for _, record in finished(experiment):
-        setting = run_dir(Params(**record["params"] | {"seed": 0}), experiment).name
-        groups.setdefault(setting, []).append(record)
-    return list(groups.values())
+# The columns of coverage that are listed, with the format of their numbers.
+_COVERAGE = {
+    "mean distance, tokens": ("mean_distance", ".0f"),
+    "tokens in a row": ("contiguous_run", ".1f"),
+    "samples that reach 90 %": ("reach", ".2f"),
+    "distances by one sample": ("distances_by_one", ".3f"),
+    "by all 64": ("distances_by_all", ".3f"),
+    "unevenness": ("unevenness", ".2f"),
+}
 
 
-def _seeds(records: list[dict]) -> str:
-    return ", ".join(str(record["seed"]) for record in records)
-
-
-def _token_summary() -> str:
-    """The token analyses: how far numerals lead, and what selection by anchors keeps; seeds of one setting together."""
-    groups = _by_setting("tokens")
-    lines = [
-        "",
-        "## Token analysis",
-        "",
-        "Lift: share among the 20 % of tokens that change most, over share of all tokens. Next: the largest lift of",
-        "another type. Spearman: of lifts between halves of the documents. Anchors: kept by anchored selection, as",
-        "times those of random selection. Several seeds: Student's t; one seed: bootstrap over documents (lift only).",
-        "",
-        "| model | score | tokens | seeds | types | numerals' lift [95 %] | next | Spearman | anchors, times random |",
-        "|" + " --- |" * 9,
-    ]
-    for records in groups:
-        for by, name in (("class", "number"), ("pos", "NUM")):
-            cells = [_token_cells(record["numbers"], by, name) for record in records]
-            lift, next_lift, spearman, times = ([cell[i] for cell in cells] for i in range(4))
-            triple = seed_interval([each[0] for each in lift]) if len(lift) > 1 else lift[0]
-            upper = max(next_lift, key=lambda pair: pair[1])
-            row = [records[0]["params"]["model"], records[0]["params"]["analysis_score"]]
-            row += [f"{sum(record['numbers']['n_tokens'] for record in records):,}"]
-            row += [_seeds(records), by]
-            row += ["{:.2f} [{:.2f}, {:.2f}]".format(*triple), f"{upper[1]:.2f} ({upper[0]})"]
-            row += [f"{min(spearman):.2f}" + (" at least" if len(records) > 1 else ""), f"{statistics.mean(times):.2f}"]
-            lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines) + "\n" if groups else ""
-
-
-def _token_cells(numbers: Mapping, by: str, name: str) -> tuple:
-    rows = numbers["rankings"][by]
-    own = rows.get(name, {"lift": float("nan"), "lift_low": float("nan"), "lift_high": float("nan")})
-    others = {key: row["lift"] for key, row in rows.items() if key != name and row["frequent"]}
-    rival = max(others.items(), key=lambda pair: pair[1])
-    triple = own["lift"], own["lift_low"], own["lift_high"]
-    stability = numbers["stability"][by]
-    return (
-        triple,
-        rival,
-        float("nan") if stability is None else stability,
-        numbers["density"]["anchored"]["times random"],
-    )
-
-
-def _position_summary() -> str:
-    """What the positions of every method cover, seeds of one setting together."""
-    columns = {
-        "mean distance, tokens": ("mean_distance", ".0f"),
-        "tokens in a row": ("contiguous_run", ".1f"),
-        "samples that reach 90 %": ("reach", ".2f"),
-        "distances by one sample": ("distances_by_one", ".3f"),
-        "by all 64": ("distances_by_all", ".3f"),
-        "unevenness": ("unevenness", ".2f"),
-    }
-    groups = _by_setting("positions")
-    lines = [
-        "",
-        "## Positions",
-        "",
-        "What 64 samples of each method cover, without any training, at the ratio n / T; sentences taken at random.",
-        "Distances: share of 1, ..., T - 1 that some pair of tokens has. Unevenness: standard deviation of pair counts",
-        "between samples, over their mean. Several seeds: mean and 95 % interval (Student's t).",
-        "",
-        f"| model | T, tokens | ratio | seeds | method | {' | '.join(columns)} |",
-        "|" + " --- |" * (5 + len(columns)),
-    ]
-    for records in groups:
-        params, seeds = records[0]["params"], _seeds(records)
-        for method in records[0]["numbers"]["coverage"]:
-            found = [record["numbers"]["coverage"][method] for record in records]
-            cells = [_plus_minus([each[key] for each in found], spec) for key, spec in columns.values()]
-            row = [params["model"], str(params["target_length"]), str(params["ratio"]), seeds, method, *cells]
-            lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines) + "\n" if groups else ""
+def _coverage_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """What the positions of every method cover."""
+    p, rows = runs[0].params, []
+    coverage = [run.table("coverage").set_index("method") for run in runs]
+    for method in coverage[0].index:
+        row = {"model": p.model, "T, tokens": p.target_length, "ratio": p.ratio, "seeds": _seeds(runs)}
+        cells = {
+            column: _plus_minus([each.loc[method, key].item() for each in coverage], spec)
+            for column, (key, spec) in _COVERAGE.items()
+        }
+        rows.append(row | {"method": method} | cells)
+    return pd.DataFrame(rows, dtype=object)
 
 
 def _plus_minus(values: list[float], spec: str) -> str:
-    """The mean, and half of its interval over seeds where they differ."""
+    """The mean, and half of its interval over seeds if they differ."""
     mean = statistics.mean(values)
     if len(set(values)) == 1:
         return f"{mean:{spec}}"
     return f"{mean:{spec}} ± {seed_interval(values)[2] - mean:{spec}}"
-
-
-def _summary_rows(records: list[dict]) -> list[str]:
-    params = records[0]["params"]
-    target, rows = params["target_length"], []
-    for stage in records[0]["numbers"]["stages"]:
-        measured = [record["numbers"]["stages"][stage] for record in records]
-        cells = []
-        for values in ([m["recall"][target] for m in measured], [m["niah_m"][target] for m in measured]):
-            means = [value["mean"] for value in values]
-            triple = seed_interval(means) if len(means) > 1 else (means[0], values[0]["low"], values[0]["high"])
-            cells.append("{:.3f} [{:.3f}, {:.3f}]".format(*triple))
-        passkeys = [m["tasks"][target]["passkey"] for m in measured if "passkey" in m["tasks"][target]]
-        cells.append(hits(passkeys) if passkeys else "")
-        perplexity = f"{statistics.mean(m['perplexity'] for m in measured):.2f}"
-        seeds = _seeds(records)
-        hidden = params.get("eval_haystack", "text")
-        about = params["model"], params["method"], str(target), hidden, seeds, stage
-        rows.append(" | ".join((*about, *cells, perplexity)))
-    return rows

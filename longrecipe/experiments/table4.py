@@ -4,11 +4,8 @@ Modelled: `longrecipe.cost`, one sample at a time on one GPU. Measured: what `lo
 where it has not run, a cell says "not measured". Sizes in GB of 1e9 bytes.
 """
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pandas as pd
 
@@ -18,11 +15,7 @@ from longrecipe.cost.question import Question
 from longrecipe.cost.record import measured_cell
 from longrecipe.experiments.tables import NAMES, paper
 from longrecipe.families import FAMILIES
-from longrecipe.results.store import to_csv
-from longrecipe.settings import key_of
 from longrecipe.settings.memory import Setup
-from longrecipe.system.files import write_text
-from longrecipe.system.paths import results_dir
 
 METHODS = ("flt", "longrecipe", "pose", "rpes")
 CARDS = {"24 GB": DEVICES["RTX 4090 24 GB"], "40 GB": DEVICES["A100 40 GB"], "80 GB": DEVICES["H100 80 GB"]}
@@ -158,16 +151,3 @@ def longest(question: Question) -> pd.DataFrame:
                 | {f"GPUs needed, T = {question.target_length}": cost.gpus_needed(config, question.n_tokens, device)}
             )
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "card"])
-
-
-def save(question: Question, claims: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> Path:
-    """Write a folder of results/resources: the tables as CSV, then metrics.json (question, claims). Returns it."""
-    settings = question.model_dump()
-    slug = f"{Path(question.model).name}-{question.scale}-{question.method}-{question.target_length}-{key_of(settings)}"
-    folder = results_dir() / "resources" / re.sub(r"[^\w.-]+", "-", slug)
-    for name, table in tables.items():
-        write_text(folder / f"{name}.csv", to_csv(table))
-    record = {"label": "modelled; claims say where they are not", "question": settings}
-    record["claims"] = claims.to_dict("records")
-    write_text(folder / "metrics.json", json.dumps(record, indent=1) + "\n")
-    return folder

@@ -4,20 +4,22 @@ Scores are in percent, as the paper's. `scores()` is the one long table from whi
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from longrecipe.evaluate import RULER
 from longrecipe.families import FAMILIES
 from longrecipe.merge import RULES
-from longrecipe.positions import METHODS, find
-from longrecipe.results.damage import read_table
-from longrecipe.results.store import finished, load, run_dir, to_csv
-from longrecipe.settings import Params, key_of, profiles
+from longrecipe.positions import METHODS
+from longrecipe.positions import find as find_method
+from longrecipe.results import Run, find, finished, load
+from longrecipe.results.committed import read_csv
+from longrecipe.results.rows import GENERAL as GENERAL_TASKS
+from longrecipe.results.run import empty
+from longrecipe.settings import Params, profiles
 from longrecipe.settings import load as load_params
 from longrecipe.stats import seed_interval
-from longrecipe.system.files import write_text
 from longrecipe.system.paths import params_dir, results_dir
 
 GRID, FRONT = "grid", "front"
@@ -45,95 +47,108 @@ def scores(grid: Iterable[Params] | None = None) -> pd.DataFrame:
     model's short recall and copying over the base's, all at the window W.
     Raises FileNotFoundError for a run that has not finished, or whose base (method none) has not been measured.
     """
-    records = [load(run_dir(p, GRID)) for p in grid] if grid is not None else _usual()
-    bases = {_base_key(record["params"]): record for record in records if record["params"]["method"] == "none"}
+    runs = [load(p, GRID) for p in grid] if grid is not None else _usual()
+    bases = {_base_key(run.params): run for run in runs if run.params.method == "none"}
     rows = []
-    for record in records:
-        p, stages = record["params"], record["numbers"]["stages"]
+    for run in runs:
+        p, training = run.params, run.table("training").set_index("stage").to_dict("index")
         if _base_key(p) not in bases:
-            raise FileNotFoundError(
-                f"{p['model']}, T = {p['target_length']}, seed {p['seed']}: run method none as well."
-            )
-        base = bases[_base_key(p)]["numbers"]["stages"]["base"]
+            raise FileNotFoundError(f"{p.model}, T = {p.target_length}, seed {p.seed}: run method none as well.")
+        base = _means(bases[_base_key(p)])["base"]
         about = {
-            "model": p["model"],
-            "method": p["method"],
+            "model": p.model,
+            "method": p.method,
             "name": _name(p),
-            "target": p["target_length"],
-            "ratio": 1.0 if p["method"] == "flt" else p["ratio"],
-            "seed": p["seed"],
-            "threads": record["device"].get("threads"),
+            "target": p.target_length,
+            "ratio": 1.0 if p.method == "flt" else p.ratio,
+            "seed": p.seed,
+            "threads": run.device.get("threads"),
         }
-        training = record["numbers"].get("training", {})
-        for stage, measured in stages.items():
-            rows.append(
-                about | {"stage": stage} | _long(measured, p) | _kept(measured, base, p) | _trained(training, stage)
-            )
+        for stage, means in _means(run).items():
+            rows.append(about | {"stage": stage} | _long(means, p) | _kept(means, base, p) | _trained(training, stage))
     return pd.DataFrame(rows)
 
 
-def _usual() -> list[dict]:
+def _usual() -> list[Run]:
     """Finished runs by the params files but for method, selection, target, ratio and seed, whose base is measured."""
-    varied, records = ("method", "selection", "target_length", "ratio", "seed"), []
-    for _, record in finished(GRID):
-        p = Params(**record["params"])
+    varied, runs = ("method", "selection", "target_length", "ratio", "seed"), []
+    for run in finished(GRID):
+        p = run.params
         if p in _by_files(p, {key: getattr(p, key) for key in varied}):
-            records.append(record)
-    bases = {_base_key(record["params"]) for record in records if record["params"]["method"] == "none"}
-    return [record for record in records if _base_key(record["params"]) in bases]
+            runs.append(run)
+    bases = {_base_key(run.params) for run in runs if run.params.method == "none"}
+    return [run for run in runs if _base_key(run.params) in bases]
 
 
 def _by_files(p: Params, changes: Mapping) -> list[Params]:
-    """The settings of a run's params file and of its profiles, with changes; none where it has no such file."""
+    """The settings of a run's params file and of its profiles, with changes; none if it has no such file."""
     path = params_dir() / p.scale / f"{p.model}.yaml"
     known = [None, *profiles(path)] if path.is_file() else []
     return [load_params(p.model, p.scale, profile, **changes) for profile in known]
 
 
-def _name(p: Mapping) -> str:
-    name = NAMES.get(p["method"], p["method"])
-    selects = find(p["method"]).text == "selected"
-    return name + (SELECTED.get(p["selection"], f", {p['selection']}") if selects else "")
+def _name(p: Params) -> str:
+    name = NAMES.get(p.method, p.method)
+    selects = find_method(p.method).text == "selected"
+    return name + (SELECTED.get(p.selection, f", {p.selection}") if selects else "")
 
 
-def _base_key(p: Mapping) -> tuple:
-    return p["model"], p["target_length"], p["seed"]
+def _base_key(p: Params) -> tuple:
+    return p.model, p.target_length, p.seed
 
 
-def _long(measured: Mapping, p: Mapping) -> dict[str, float]:
-    # The longest length measured: the target, but where the base was only asked inside its window.
-    target, window = max(measured["tasks"]), p["window"]
-    tasks = {task: cell["mean"] for task, cell in measured["tasks"][target].items()}
+# Mean scores by task and text length.
+Means = Mapping[tuple[str, int], float]
+
+
+def _means(run: Run, *by: str) -> dict[Any, Means]:
+    """The mean scores of a run, by stage, or by other columns of its scores."""
     return {
-        "NIAH(M)": 100 * measured["niah_m"][target]["mean"],
-        "RULER-like": 100 * sum(tasks.get(task, float("nan")) for task in RULER) / len(RULER),
-        "recall": 100 * measured["recall"][target]["mean"],
-        "NIAH(M) at W": 100 * measured["niah_m"][window]["mean"],
-    } | {f"{task} at T": 100 * mean for task, mean in tasks.items()}
-
-
-def _kept(measured: Mapping, base: Mapping, p: Mapping) -> dict[str, float]:
-    window = p["window"]
-    return {
-        "perplexity kept": 100 * base["perplexity"] / measured["perplexity"],
-        "short recall kept": 100 * measured["recall"][window]["mean"] / base["recall"][window]["mean"],
-        "copying kept": 100 * measured["copying"] / base["copying"],
+        key if by else key[0]: dict(zip(zip(rows["task"], rows["length"], strict=True), rows["mean"], strict=True))
+        for key, rows in run.table("scores").groupby(list(by) or ["stage"], sort=False)
     }
 
 
+def _long(means: Means, p: Params) -> dict[str, float]:
+    # The longest length measured: the target, but where the base was only asked inside its window.
+    target = max(length for _, length in means)
+    tasks = {task: mean for (task, n), mean in means.items() if n == target and task not in ("NIAH(M)", *GENERAL_TASKS)}
+    return {
+        "NIAH(M)": 100 * means["NIAH(M)", target],
+        "RULER-like": 100 * sum(tasks.get(task, float("nan")) for task in RULER) / len(RULER),
+        "recall": 100 * means["multi-key", target],
+        "NIAH(M) at W": 100 * means["NIAH(M)", p.window],
+    } | {f"{task} at T": 100 * mean for task, mean in tasks.items()}
+
+
+def _kept(means: Means, base: Means, p: Params) -> dict[str, float]:
+    (perplexity, copying), (base_perplexity, base_copying) = _general(means), _general(base)
+    return {
+        "perplexity kept": 100 * base_perplexity / perplexity,
+        "short recall kept": 100 * means["multi-key", p.window] / base["multi-key", p.window],
+        "copying kept": 100 * copying / base_copying,
+    }
+
+
+def _general(means: Means) -> tuple[float, float]:
+    """Perplexity and copying, which are measured at one length."""
+    by_task = {task: mean for (task, _), mean in means.items()}
+    return by_task["perplexity"], by_task["copying"]
+
+
 def _trained(training: Mapping, stage: str) -> dict[str, float]:
-    """What a model took, up to its stage: of training, the token analysis with it where there is one."""
+    """What a model took, up to its stage: of training, and of the token analysis if there is one."""
     used = [training[name] for name in _STAGES_OF.get(stage, ()) if name in training]
     if not used:
         return {}
     total = {key: sum(each[key] for each in used) for key in ("seconds", "n_tokens", "flops")}
+    # Its seconds are NaN if they are not known.
     analysis = training.get("token analysis", {"seconds": 0.0, "flops": 0.0})
-    analysed = float("nan") if analysis["seconds"] is None else analysis["seconds"]
     return {
         "stage 1 seconds": training["extended"]["seconds"],
         "stage 1 TFLOP": training["extended"]["flops"] / 1e12,
-        "analysis and stage 1 seconds": analysed + training["extended"]["seconds"],
-        "training seconds": analysed + total["seconds"],
+        "analysis and stage 1 seconds": analysis["seconds"] + training["extended"]["seconds"],
+        "training seconds": analysis["seconds"] + total["seconds"],
         "training tokens, M": total["n_tokens"] / 1e6,
         "training TFLOP": (analysis["flops"] + total["flops"]) / 1e12,
     }
@@ -201,11 +216,9 @@ def depths(grid: Iterable[Params], stage: str = "merged", task: str = "multi-key
     """Scores by text length and depth of what is asked for, all seeds together: name, length, depth (fifth), score."""
     frames = []
     for p in grid:
-        path = run_dir(p, GRID) / "depths.csv"
-        fix = f"delete the folder {path.parent}, and run it again"
-        rows = read_table(path, fix) if path.is_file() else pd.DataFrame(columns=["stage", "task"])
-        rows = rows[(rows["stage"] == stage) & (rows["task"] == task)]
-        frames.append(rows.assign(name=NAMES.get(p.method, p.method), hits=rows.get("mean", 0) * rows.get("count", 0)))
+        run = find(p, GRID)
+        rows = (run.table("depths") if run else empty("depths")).query("stage == @stage and task == @task")
+        frames.append(rows.assign(name=NAMES.get(p.method, p.method), hits=rows["mean"] * rows["count"]))
     sums = pd.concat(frames).groupby(["name", "length", "depth"], sort=False)[["hits", "count"]].sum()
     return (sums["hits"] / sums["count"]).rename("score").reset_index()
 
@@ -216,17 +229,15 @@ def front_scores(grid: Iterable[Params], untrained: Iterable[Params]) -> pd.Data
     Weight 0 is the replayed model, the same by every rule. untrained: finished runs of method none with the same
     targets and seeds. Raises FileNotFoundError for a run that has not finished.
     """
-    bases = {_base_key(record["params"]): record for record in (load(run_dir(p, GRID)) for p in untrained)}
+    bases = {_base_key(p): _means(load(p, GRID))["base"] for p in untrained}
     rows = []
     for p in grid:
-        record = load(run_dir(p, FRONT))
-        base = bases[_base_key(record["params"])]["numbers"]["stages"]["base"]
         replay = f"{p.replay_steps} steps, {p.replay_long_share:.0%} long, KL {p.replay_kl_weight:g}"
         about = {"name": NAMES.get(p.method, p.method), "replay": replay, "seed": p.seed}
-        for each in record["numbers"]["merges"]:
-            scored = _long(each["numbers"], record["params"]) | _kept(each["numbers"], base, record["params"])
-            for rule in [each["rule"]] if each["weight"] else RULES:
-                rows.append(about | {"rule": rule, "weight": each["weight"]} | scored)
+        for (rule, weight), means in _means(load(p, FRONT), "rule", "weight").items():
+            scored = _long(means, p) | _kept(means, bases[_base_key(p)], p)
+            for each in [rule] if weight else RULES:
+                rows.append(about | {"rule": each, "weight": weight} | scored)
     return pd.DataFrame(rows)
 
 
@@ -239,7 +250,7 @@ def fronts(rows: pd.DataFrame) -> pd.DataFrame:
 
 def paper(table: str) -> pd.DataFrame:
     """A table of the paper, quoted, by the name of its file in results/paper."""
-    return read_table(results_dir() / "paper" / f"{table}.csv", "take the file from the repository again")
+    return read_csv(results_dir() / "paper" / f"{table}.csv")
 
 
 def paper_methods(model: str, windows: float) -> pd.DataFrame:
@@ -271,12 +282,3 @@ def paper_stages() -> pd.DataFrame:
     base = paper("table1_methods").set_index(["family", "method"]).loc[("llama3-8b-instruct", "base")]
     rows = paper("table3_retention").replace({"method": NAMES}).set_index(["method", "stage"])
     return pd.DataFrame({f"{name} kept": 100 * rows[name] / base[name] for name in ("mmlu", "gsm8k", "humaneval")})
-
-
-def save(experiment: str, grid: Sequence[Params], tables: Mapping[str, pd.DataFrame]) -> Path:
-    """Write tables made from a grid as CSV into a folder of results/<experiment>, named by the grid; returns it."""
-    key = key_of({"runs": [p.key for p in grid]})
-    folder = results_dir() / experiment / f"{grid[0].model}-{key}"
-    for name, table in tables.items():
-        write_text(folder / f"{name}.csv", to_csv(table))
-    return folder

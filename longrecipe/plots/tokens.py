@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from longrecipe.plots.style import STYLE, colour
-from longrecipe.results.damage import read_table
+from longrecipe.results import Run
 from longrecipe.tokens import Analysis, Kept, binned
 
 _ANCHOR = colour("extended")
@@ -101,18 +100,18 @@ def quoted_shares(title: str, shares: pd.Series, *, first: int, last: int, windo
     return Shares(title, pd.DataFrame([shares, shares], index=[first, last]), window)
 
 
-def measured_shares(title: str, here: Analysis | None, window: int, runs: Sequence[tuple[Path, dict]]) -> Shares:
-    """A panel of this run's shares by position, else of the last of the committed runs, else "not measured"."""
+def measured_shares(title: str, here: Analysis | None, window: int, runs: Sequence[Run]) -> Shares:
+    """A panel of this analysis' shares by position, else of the last of the finished runs, else "not measured"."""
     if here is not None:
         ranking = here.ranking.set_index("type")["share_of_all"]
         return Shares(title, binned(here.by_position), window, ranking.to_dict())
     if not runs:
         return Shares(title)
-    folder, record = runs[-1]
-    fix = f"delete the folder {folder}, and run it again"
-    table = read_table(folder / "by_position-pos.csv", fix, index_col="position")
-    of_all = {name: row["share_of_all"] for name, row in record["numbers"]["rankings"]["pos"].items()}
-    return Shares(title, table, record["params"]["window"], of_all)
+    run = runs[-1]
+    rows = run.table("shares").query("by == 'pos'")
+    table = rows.pivot(index="position", columns="type", values="share")[rows["type"].unique()]
+    ranking = run.table("rankings").query("by == 'pos' and positions == 'all'").set_index("type")["share_of_all"]
+    return Shares(title, table, run.params.window, ranking.to_dict())
 
 
 def position_shares(panels: Sequence[Shares], types: Sequence[str]) -> Figure:

@@ -24,7 +24,7 @@ from longrecipe.recipe.disk import reports_full_disk, run_disk_reported
 from longrecipe.recipe.run_text import Material, check_held_out, check_reach, check_text, load_material
 from longrecipe.settings import Params, changed
 from longrecipe.system.files import check_writable
-from longrecipe.system.paths import cache_dir, results_dir
+from longrecipe.system.paths import cache_dir
 from longrecipe.system.processes import is_main, made_once
 from longrecipe.train.memory import rows_at_once, setup_of
 
@@ -288,19 +288,17 @@ class Recipe:
         return train.Stage(name, steps, batch_size, rate, schedule, *common, accumulation=batches, setup=setup)
 
 
-def prepare(params: Params, analysis_only: bool = False, saves_results: bool = True) -> Recipe:
+def prepare(params: Params, analysis_only: bool = False) -> Recipe:
     """Load what a run needs: tokenizer and text, which at scale mini has planted facts.
 
     analysis_only: for the token analysis, and to look at positions. Otherwise the checks of `preflight` run first, so
     that a problem ends the run before any work: model, tokenizer, text, export folder, disk, facts to ask for.
-    saves_results: whether the caller writes to results/, as the notebooks do.
     Raises ValueError or OSError, with the value and how to fix it.
     """
     for stage in cache.CODE:
         # Now, as sources may be edited while the run is at work.
         cache.code_of(stage)
-    if saves_results:
-        check_writable(results_dir(), "results")
+    check_writable(cache_dir(), "cache ($LONGRECIPE_CACHE)")
     if analysis_only:
         config = preflight.check_config(params)
         check_text(params)

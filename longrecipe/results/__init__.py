@@ -1,15 +1,28 @@
-"""Runs on disk, and the tables and claims of one run."""
+"""Finished runs as tables: what a run measured, its rows in results/, and the table and claims of one run."""
 
+from longrecipe.results.lookup import collect, find, finished, load
+from longrecipe.results.rows import analysis_rows, depth_rows, joined, merge_rows, score_rows
+from longrecipe.results.run import TABLES, Run, run_name
 from longrecipe.results.stages import gain, stage_table, verdict
-from longrecipe.results.store import finished, load, load_or_warn, run_dir, save
+from longrecipe.results.store import grid_dir, run_dir, save
 
 __all__ = [
+    "TABLES",
+    "Run",
+    "analysis_rows",
+    "collect",
+    "depth_rows",
+    "find",
     "finished",
     "gain",
+    "grid_dir",
+    "joined",
     "load",
-    "load_or_warn",
+    "merge_rows",
     "run_dir",
+    "run_name",
     "save",
+    "score_rows",
     "stage_table",
     "verdict",
 ]

@@ -1,105 +1,110 @@
-"""Results on disk: one folder a run, with its settings, numbers and tables; every figure is made from these."""
+"""Runs of this machine: a folder of the cache for each, with its record and figures. `results.collected` finds them."""
 
+import functools
 import json
 import logging
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 
-from longrecipe.results.damage import read_metrics
-from longrecipe.settings import Params
+from longrecipe.results.run import Run, as_record, complete, of_record, run_name, typed
+from longrecipe.settings import Params, key_of
 from longrecipe.system.diskfull import full_disk_reported
-from longrecipe.system.files import write_text
-from longrecipe.system.paths import PACKAGE, results_dir
+from longrecipe.system.files import read_json, write_text
+from longrecipe.system.paths import PACKAGE, cache_dir
 
 log = logging.getLogger(__name__)
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
 
 
 def run_dir(params: Params, experiment: str = "train") -> Path:
-    """The folder of a run: `results/<experiment>/<model>-<method>-<T>-seed<seed>-<key of the settings it reads>`.
+    """The folder of a run of this machine: `<cache>/runs/<experiment>/<name>`, see `run_name`."""
+    return cache_dir() / "runs" / experiment / run_name(params, experiment)
 
-    Token analysis and positions read no settings of the stages after the first.
-    """
-    key = params.stage_key("extend") if experiment in ("tokens", "positions") else params.key
-    name = f"{params.model}-{params.method_slug}-{params.target_length}-seed{params.seed}-{key}"
-    return results_dir() / experiment / name
+
+def grid_dir(grid: Iterable[Params]) -> Path:
+    """The folder for the figures of several runs together: `<cache>/runs/figures/<key of their keys>`."""
+    return cache_dir() / "runs" / "figures" / key_of({"runs": [p.key for p in grid]})
 
 
 def save(
-    folder: Path, params: Params, numbers: Mapping, seconds: float, tables: Mapping[str, pd.DataFrame] | None = None
+    params: Params,
+    experiment: str,
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    seconds: float,
+    full: bool = True,
+    anchors: Iterable[str] = (),
 ) -> Path:
-    """Write a run: its tables as CSV, then metrics.json (settings, seed, commit, device, versions, seconds, rows of the
-    tables, numbers; what is not a finite number is null).
+    """Write the record of a run, metrics.json: settings, commit, device, versions, seconds, rows. Returns its folder.
 
-    metrics.json comes last, so a folder that has one is complete. Returns its path.
+    tables: see `run.TABLES`; columns that are not there are left out. full, anchors: see `Run`.
+    Raises ValueError if a table or a column is missing.
     """
-    tables = tables or {}
-    record = {
-        "label": "measured",
-        "params": params.model_dump(),
-        "seed": params.seed,
-        "git_commit": _git_commit(),
-        "device": _device(),
-        "packages": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
-        "seconds": round(seconds, 1),
-        "tables": {name: len(table) for name, table in tables.items()},
-        "numbers": numbers,
-    }
-    # Through text once, so that numpy's numbers are plain; JSON knows no NaN.
-    plain = json.loads(json.dumps(record, default=float), parse_constant=lambda name: None)
-    texts = {f"{name}.csv": to_csv(table, index=False) for name, table in tables.items()}
-    texts["metrics.json"] = json.dumps(plain, indent=1, allow_nan=False) + "\n"
-    need = sum(len(text.encode()) for text in texts.values())
-    # New tables next to the numbers of an earlier run would be two runs in one folder.
-    (folder / "metrics.json").unlink(missing_ok=True)
-    with full_disk_reported(lambda: {folder: "move the repository to another disk"}, lambda: need):
-        for name, text in texts.items():
-            write_text(folder / name, text)
-    return folder / "metrics.json"
+    folder = run_dir(params, experiment)
+    run = Run(
+        experiment=experiment,
+        name=folder.name,
+        settings=params.model_dump(),
+        full=full,
+        seconds=round(seconds, 1),
+        git_commit=_git_commit(),
+        device=_device(),
+        packages={"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        anchors=list(anchors),
+        tables={name: typed(table, name) for name, table in tables.items()},
+    )
+    text = json.dumps(as_record(complete(run)), allow_nan=False) + "\n"
+    other = {folder: "move the folder to another disk and set LONGRECIPE_CACHE to it"}
+    with full_disk_reported(lambda: other, lambda: len(text.encode())):
+        write_text(folder / "metrics.json", text)
+    return folder
 
 
-def to_csv(table: pd.DataFrame, index: bool = True) -> str:
-    """A table as text of a CSV file, six digits a number, the same on every system."""
-    return table.to_csv(index=index, float_format="%.6g", lineterminator="\n")
-
-
-def load(folder: Path) -> dict:
-    """The metrics of a finished run; lengths are int, as in `Report.numbers()`.
-
-    Raises FileNotFoundError if the run has not finished, and ValueError with the file and the fix if metrics.json or a
-    table is damaged.
-    """
-    path = folder / "metrics.json"
+def load(folder: Path) -> Run:
+    """The run of a folder. Raises FileNotFoundError if it has not finished, and ValueError with the file and the fix if
+    its record is damaged."""
+    path, fix = folder / "metrics.json", f"delete the folder {folder}, and run it again"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: the run has not finished, or was never started.")
-    return read_metrics(folder)
-
-
-def load_or_warn(folder: Path) -> dict | None:
-    """As `load`, but None with a warning if the run is damaged, and None if it has not finished."""
-    if not (folder / "metrics.json").is_file():
-        return None
+    record = read_record(path, fix)
     try:
-        return load(folder)
+        return of_record(record)
+    except KeyError as error:
+        raise ValueError(f"{path} has no {error}; {fix}.") from error
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({'; '.join(str(error).splitlines())}); {fix}.") from error
+
+
+def read_record(path: Path, fix: str) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises ValueError with the path and the fix if it does not."""
+    record = read_json(path, fix)
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} is not a JSON object; {fix}.")
+    return record
+
+
+def stored(experiment: str) -> list[Run]:
+    """The finished runs of an experiment in the cache, oldest first. Damaged ones are left out, with a warning."""
+    paths = (cache_dir() / "runs" / experiment).glob("*/metrics.json")
+    states = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in paths)
+    return [run for time, size, path in states if (run := _load_or_warn(path, time, size)) is not None]
+
+
+@functools.lru_cache(maxsize=1024)
+def _load_or_warn(path: Path, time: int, size: int) -> Run | None:
+    """As `load`; None with a warning if the record is damaged. time, size: of the file, which is read once."""
+    try:
+        return load(path.parent)
     except ValueError as error:
         log.warning("damaged run, left out: %s", error)
         return None
-
-
-def finished(experiment: str, **wanted: object) -> list[tuple[Path, dict]]:
-    """The finished runs of an experiment whose settings have the wanted values: their folders and metrics, by name.
-
-    Damaged runs are left out, with a warning.
-    """
-    folders = sorted(path.parent for path in (results_dir() / experiment).glob("*/metrics.json"))
-    runs = [(folder, record) for folder in folders if (record := load_or_warn(folder)) is not None]
-    return [run for run in runs if all(run[1]["params"].get(key) == value for key, value in wanted.items())]
 
 
 def _git_commit() -> str:

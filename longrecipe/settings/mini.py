@@ -45,6 +45,6 @@ class MiniParams(BaseModel):
 def mini_from_notebook(namespace: Mapping[str, Any]) -> MiniParams:
     """The settings of notebook 00, from its namespace (`globals()`), see `given_in`.
 
-    Raises ParamsError for unknown names and impossible values, and OSError if results/ cannot be written.
+    Raises ParamsError for unknown names and impossible values, and OSError if the cache cannot be written.
     """
     return checked(MiniParams, given_in(namespace, MiniParams.model_fields), source="the notebook")

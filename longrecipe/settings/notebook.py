@@ -10,7 +10,7 @@ from longrecipe.settings.errors import ParamsError
 from longrecipe.settings.files import is_file, load
 from longrecipe.settings.schema import Params
 from longrecipe.system.files import check_writable
-from longrecipe.system.paths import results_dir
+from longrecipe.system.paths import cache_dir
 
 # What IPython keeps in a notebook's namespace.
 _IPYTHON_NAMES = {"In", "Out", "get_ipython", "exit", "quit", "open"}
@@ -19,7 +19,7 @@ _IPYTHON_NAMES = {"In", "Out", "get_ipython", "exit", "quit", "open"}
 def from_notebook(namespace: Mapping[str, Any]) -> Params:
     """The settings of a notebook, from its namespace (`globals()`), on top of the params file; see `given_in`.
 
-    Any key of the params file can be given. Raises ParamsError, and OSError if results/ cannot be written.
+    Any key of the params file can be given. Raises ParamsError, and OSError if the cache cannot be written.
     """
     settings = given_in(namespace, [*Params.model_fields, "profile"])
     model, scale = settings.pop("model"), settings.pop("scale", None)
@@ -37,9 +37,9 @@ def given_in(namespace: Mapping[str, Any], allowed: Collection[str]) -> dict[str
     assigned `model`, as under nbval, the allowed names count; a namespace without it gives all its plain values.
     None in the parameters cell means that nothing is given, and the name is left out; None that papermill sets for
     another name is null. allowed: names that the caller knows; others are returned too, for the caller to refuse.
-    Raises ParamsError if model is not set, and OSError if results/, to which every notebook writes, cannot be written.
+    Raises ParamsError if model is not set, and OSError if the cache cannot be written.
     """
-    check_writable(results_dir(), "results")
+    check_writable(cache_dir(), "cache ($LONGRECIPE_CACHE)")
     history = namespace.get("In")
     cells = [code for code in history if isinstance(code, str)] if isinstance(history, list) else []
     names, injected = _names(cells, set(allowed))

@@ -1,6 +1,6 @@
 """Rank token types by how much their scores change, with intervals, and choose the anchor types for selection."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,23 +64,20 @@ def verdict(found: Analysis, name: str) -> dict[str, bool]:
     }
 
 
-def standing(runs: Sequence[Mapping], name: str) -> pd.DataFrame:
-    """One type in saved analyses by part of speech, one row for each seed: which type leads by lift and by mean shift.
+def standing(rankings: pd.DataFrame, name: str) -> pd.DataFrame:
+    """How one type ranks in saved analyses by part of speech, a row per seed: which types lead by lift and mean shift.
 
-    Args: runs: the numbers of metrics.json, with their seed; name: a type, for instance NUM. In columns that end in
-    `beyond` only positions beyond the base's window count.
+    Args: rankings: the table of results with a column seed, see `results.joined`; name: a type, for instance NUM.
+    Columns end in `beyond` if only positions beyond the base's window count.
     """
-    rows = []
-    for numbers in runs:
-        row = {"seed": numbers["seed"]}
-        for where, ranking in (("", numbers["rankings"]["pos"]), (", beyond", numbers["beyond"])):
-            table = pd.DataFrame(ranking).T
-            table = table[table["frequent"].astype(bool)]
-            for column in ("lift", "mean_shift"):
-                values = table[column].astype(float)
-                row |= {f"{name}: {column}{where}": values[name], f"largest {column}{where}": values.idxmax()}
-        rows.append(row)
-    return pd.DataFrame(rows).set_index("seed")
+    rows = {}
+    frequent = rankings[rankings["frequent"] & (rankings["by"] == "pos")]
+    for (seed, positions), table in frequent.groupby(["seed", "positions"], sort=False):
+        row, where = rows.setdefault(seed, {}), ", beyond" if positions == "beyond" else ""
+        for column in ("lift", "mean_shift"):
+            values = table.set_index("type")[column]
+            row |= {f"{name}: {column}{where}": values[name], f"largest {column}{where}": values.idxmax()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("seed")
 
 
 def rank(
