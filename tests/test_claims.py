@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from longrecipe.experiments.tables import GENERAL
 
 from longrecipe.experiments import claims
-from longrecipe.experiments.tables import GENERAL
 
 SEEDS = 4
 

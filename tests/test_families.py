@@ -1,7 +1,7 @@
 import pytest
+from longrecipe.experiments.tables import paper
 
 from longrecipe import models
-from longrecipe.experiments.tables import paper
 from longrecipe.families import FAMILIES
 from longrecipe.models.rope import rope_theta
 

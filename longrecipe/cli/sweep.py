@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from longrecipe.cli.arguments import add_settings, overrides
 
 if TYPE_CHECKING:
+    from longrecipe.experiments import Experiment
     from longrecipe.settings import Params
 
 HELP = "Run all settings and seeds behind a table or figure of the paper."
 EXAMPLES = """\
-  longrecipe sweep methods --models llama3 --seeds 0 1 2
-  longrecipe sweep ratio --dry-run
-  longrecipe sweep methods --scale small --models smollm2 --seeds 0 -p text LONG_TEXT
+  longrecipe sweep table1 --models llama3 --seeds 0 1 2
+  longrecipe sweep figure2 --dry-run
+  longrecipe sweep table1 --scale small --models smollm2 --seeds 0 -p text LONG_TEXT
 
 A sweep takes hours. It skips finished runs, so it can be stopped at any time. Only one sweep can run at a time.
 """
@@ -21,20 +22,19 @@ INTERRUPTED = "the same command resumes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the grid, its models, seeds and targets, -p, --force and --dry-run."""
+    """Add the experiment, its models, seeds and targets, -p, --force and --dry-run."""
     parser.add_argument(
-        "grid",
-        metavar="GRID",
-        help="methods (Tables 1 and 3), ablation (Table 2), ratio (Figure 2) or front (strength of replay and merging)",
+        "experiment",
+        metavar="EXPERIMENT",
+        help="table1 (methods), table2 (parts of the recipe), table3 (stages; the runs of table1), figure2 (token "
+        "ratio) or fronts (strength of replay and merging)",
+    )
+    parser.add_argument("--models", nargs="+", metavar="MODEL", help="default: llama3; for table1 all mini models")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, metavar="SEED", help="default: 0 1 2; for table1 on llama3 0 1 2 3 4"
     )
     parser.add_argument(
-        "--models", nargs="+", metavar="MODEL", help="default: llama3; for methods llama3, qwen2 and mistral"
-    )
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, metavar="SEED", help="default: 0 1 2; for methods on llama3 0 1 2 3 4"
-    )
-    parser.add_argument(
-        "--targets", nargs="+", type=int, metavar="T", help="target lengths in tokens, for methods; default: 2560 4096"
+        "--targets", nargs="+", type=int, metavar="T", help="target lengths in tokens, for table1; default: 2560 4096"
     )
     parser.add_argument(
         "--scale", default="mini", help="folder of params files: mini, small or paper; default: %(default)s"
@@ -45,29 +45,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Run the grid, or list its runs."""
-    from longrecipe.experiments import runner
-    from longrecipe.experiments.grids import GRIDS, HOW
+    """Run the grid of the experiment, or list its runs."""
+    from longrecipe.experiments import EXPERIMENTS
 
-    if chosen.grid not in GRIDS:
-        chosen.parser.error(f"argument GRID: invalid choice: {chosen.grid!r} (choose from {', '.join(GRIDS)})")
-    if chosen.targets and chosen.grid != "methods":
-        chosen.parser.error("--targets is for the grid methods; the others run at the target of the params file")
-    grid, how = _grid(chosen), HOW[chosen.grid]
+    experiment = EXPERIMENTS.get(chosen.experiment)
+    if experiment is None:
+        choices = ", ".join(EXPERIMENTS)
+        chosen.parser.error(f"argument EXPERIMENT: invalid choice: {chosen.experiment!r} (choose from {choices})")
+    if chosen.targets and not experiment.targets:
+        chosen.parser.error(f"--targets is for table1; {experiment.name} runs at the target of the params file")
+    grid = _grid(chosen, experiment)
     if chosen.dry_run:
-        _list(grid, how)
+        _list(grid, experiment)
     else:
         _quiet()
-        runner.run(grid, how, chosen.force)
+        experiment.run(grid, force=chosen.force)
 
 
-def _list(grid: "list[Params]", how: str) -> None:
+def _list(grid: "list[Params]", experiment: "Experiment") -> None:
     from tqdm.auto import tqdm
 
-    from longrecipe.experiments.runner import folder_of, is_finished
+    from longrecipe.results import run_name
 
     for p in dict.fromkeys(grid):
-        tqdm.write(f"{'finished' if is_finished(p, how) else 'left':10}{folder_of(p, how).name}")
+        state = "finished" if experiment.is_finished(p) else "left"
+        tqdm.write(f"{state:10}{run_name(p, experiment.protocol.store)}")
 
 
 def _quiet() -> None:
@@ -81,13 +83,12 @@ def _quiet() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def _grid(chosen: argparse.Namespace) -> "list[Params]":
-    """The settings of the grid that a command line asks for. Raises ParamsError if they cannot be run."""
-    from longrecipe.experiments.grids import GRIDS, SETS
+def _grid(chosen: argparse.Namespace, experiment: "Experiment") -> "list[Params]":
+    """The settings that a command line asks for. Raises ParamsError if they cannot be run."""
     from longrecipe.settings import ParamsError
 
-    options = {"models": chosen.models, "targets": chosen.targets, "seeds": chosen.seeds}
-    changes = {"scale": chosen.scale} | overrides(chosen)
-    if taken := changes.keys() & (SETS[chosen.grid] | {"model", "models", "seeds", "targets"}):
-        raise ParamsError(f"-p {', '.join(sorted(taken))}: the grid sets it, or --models, --seeds, --targets do.")
-    return GRIDS[chosen.grid](**{name: value for name, value in options.items() if value}, **changes)
+    changes = overrides(chosen)
+    if taken := changes.keys() & {"model", "models", "seeds", "targets", "scale"}:
+        raise ParamsError(f"-p {', '.join(sorted(taken))}: use --models, --seeds, --targets or --scale.")
+    experiment.check(changes)
+    return experiment.grid(chosen.models, seeds=chosen.seeds, targets=chosen.targets, scale=chosen.scale, **changes)

@@ -1,24 +1,12 @@
-"""Grids of runs, one after the other: every setting and seed that the paper's tables need, each a folder of results.
+"""The experiments: one module for each item of the paper, with its grid of runs, claims, quoted numbers and figure.
 
-`longrecipe sweep methods --models llama3 --seeds 0 1 2`; in a notebook
-`experiments.run(experiments.methods("llama3"))`.
-What is finished is skipped, a run that was killed goes on from its last checkpoint, and one sweep runs at a time.
+`longrecipe sweep table1` makes the runs of Table 1; in a notebook, `table1.EXPERIMENT.run(table1.EXPERIMENT.grid())`
+does. Finished runs are skipped, an interrupted run resumes from its last checkpoint, and one sweep runs at a time.
 """
 
-from longrecipe.experiments.grids import GRIDS, HOW, ablation, from_notebook, front, methods, ratio
-from longrecipe.experiments.runner import folder_of, is_finished, merges, one, run
+from longrecipe.experiments import figure2, fronts, table1, table2, table3
+from longrecipe.experiments.experiment import Experiment
 
-__all__ = [
-    "GRIDS",
-    "HOW",
-    "ablation",
-    "folder_of",
-    "from_notebook",
-    "front",
-    "is_finished",
-    "merges",
-    "methods",
-    "one",
-    "ratio",
-    "run",
-]
+EXPERIMENTS = {each.EXPERIMENT.name: each.EXPERIMENT for each in (table1, table2, table3, figure2, fronts)}
+
+__all__ = ["EXPERIMENTS", "Experiment"]

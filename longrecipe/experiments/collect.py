@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from longrecipe import results, settings
-from longrecipe.experiments.grids import ablation, front, methods, ratio
+from longrecipe.experiments import figure2, fronts, table1, table2, table3
 from longrecipe.experiments.summary import summary
 from longrecipe.system.files import write_text
 from longrecipe.system.paths import results_dir
@@ -23,12 +23,13 @@ def collect() -> None:
 def figures() -> list[Path]:
     """The figures that results/figures holds, as the notebooks save them in the cache when run as they are."""
     default = settings.load("llama3")
+    stages = table3.EXPERIMENT.grid("llama3", targets=default.target_length)
     folders = {
         results.run_dir(default, "tokens"): ("figure4",),
         results.run_dir(default, "positions"): ("maps", "figure3"),
         results.run_dir(default, "train"): ("recall",),
-        results.grid_dir(methods("llama3")): ("methods", "depths"),
-        results.grid_dir([*methods("llama3", targets=default.target_length), *front()]): ("stages", "fronts"),
-        results.grid_dir([*ablation(), *ratio()]): ("ratios", "cost"),
+        results.grid_dir(table1.EXPERIMENT.grid("llama3")): ("methods", "depths"),
+        results.grid_dir([*stages, *fronts.EXPERIMENT.grid()]): ("stages", "fronts"),
+        results.grid_dir([*table2.EXPERIMENT.grid(), *figure2.EXPERIMENT.grid()]): ("ratios", "cost"),
     }
     return [folder / "figures" / f"{name}.png" for folder, names in folders.items() for name in names]

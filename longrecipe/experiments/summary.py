@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from longrecipe.evaluate import hits
-from longrecipe.experiments import tables
+from longrecipe.experiments import EXPERIMENTS, scores
 from longrecipe.results import Run, finished, run_name
 from longrecipe.settings import changed
 from longrecipe.stats import seed_interval
@@ -61,7 +61,7 @@ def summary() -> str:
     parts = [_INTRODUCTION]
     if groups := _by_setting("train"):
         parts += [_RUNS, _markdown(pd.concat([_run_table(runs) for runs in groups], ignore_index=True))]
-    if finished(tables.GRID):
+    if finished(scores.GRID):
         parts.append(_GRID)
         parts += [f"\n### {title}\n\n{_markdown(table.reset_index())}" for title, table in _paper_tables().items()]
     if groups := _by_setting("tokens"):
@@ -91,51 +91,33 @@ def _seeds(runs: Sequence[Run]) -> str:
 def _run_table(runs: Sequence[Run]) -> pd.DataFrame:
     """A row per stage of runs of one setting."""
     p, rows = runs[0].params, []
-    scores = [run.table("scores").set_index(["stage", "task", "length"]).sort_index() for run in runs]
+    found = [run.table("scores").set_index(["stage", "task", "length"]).sort_index() for run in runs]
     for stage in runs[0].table("scores")["stage"].unique():
         row = {"model": p.model, "method": p.method, "T, tokens": p.target_length, "facts in": p.eval_haystack}
         row |= {"seeds": _seeds(runs), "stage": stage}
         for column, task in (("recall at T [95 %]", "multi-key"), ("NIAH(M)", "NIAH(M)")):
-            cells = [each.loc[stage, task, p.target_length] for each in scores]
+            cells = [each.loc[stage, task, p.target_length] for each in found]
             means = [cell["mean"] for cell in cells]
             triple = seed_interval(means) if len(means) > 1 else (means[0], cells[0]["low"], cells[0]["high"])
             row[column] = "{:.3f} [{:.3f}, {:.3f}]".format(*triple)
-        asked = [each.loc[at] for each in scores if (at := (stage, "passkey", p.target_length)) in each.index]
+        asked = [each.loc[at] for each in found if (at := (stage, "passkey", p.target_length)) in each.index]
         row["passkeys"] = hits(asked) if asked else ""
-        perplexity = statistics.mean(each.loc[(stage, "perplexity"), "mean"].item() for each in scores)
+        perplexity = statistics.mean(each.loc[(stage, "perplexity"), "mean"].item() for each in found)
         rows.append(row | {"perplexity": f"{perplexity:.2f}"})
     return pd.DataFrame(rows)
 
 
 def _paper_tables() -> dict[str, pd.DataFrame]:
-    """The paper's tables from the finished runs of the grid, every model and target."""
-    scores = _repeated(tables.scores())
-    default = scores[scores["ratio"].isin([0.3, 1.0])]
-    columns = ["NIAH(M)", "RULER-like", *tables.GENERAL, *tables.TRAINING]
-    whole = tables.final(default[default["name"].isin(tables.NAMES.values())]).sort_values("model", kind="stable")
-    whole = whole[whole["name"] != "contiguous"]
-    trained = default[default["stage"].isin(["extended", "replayed", "merged"]) & default["name"].isin(whole["name"])]
-    parts = tables.final(default[default["target"] == default["target"].max()])
-    shares = tables.final(scores[scores["name"].isin(["LongRecipe", "contiguous", "FLT"])])
-    sections = {
-        "Table 1: methods": tables.over_seeds(whole, ["model", "target", "name"], columns),
-        "Table 2: parts of the recipe": tables.over_seeds(
-            parts, ["model", "target", "name"], ["NIAH(M)", *tables.GENERAL]
-        ),
-        "Table 3: stages": tables.over_seeds(
-            trained, ["model", "target", "name", "stage"], ["NIAH(M)", *tables.GENERAL]
-        ),
-        "Figure 2: token ratio": tables.over_seeds(
-            shares.sort_values(["model", "name", "ratio"]), ["model", "target", "name", "ratio"], ["NIAH(M)"]
-        ),
-    }
-    return {title: tables.shown(table) for title, table in sections.items()}
+    """The tables of the experiments from the finished runs, every model and target, by title."""
+    rows = _repeated(scores.scores())
+    sections = {each.title: each.section(rows) for each in EXPERIMENTS.values() if each.section}
+    return {title: scores.shown(table) for title, table in sections.items()}
 
 
-def _repeated(scores: pd.DataFrame, at_least: int = 3) -> pd.DataFrame:
+def _repeated(rows: pd.DataFrame, at_least: int = 3) -> pd.DataFrame:
     """The rows of settings with enough seeds for an interval that means something; the others are still under way."""
-    seeds = scores.groupby(["model", "target", "method", "name", "ratio", "stage"])["seed"].transform("nunique")
-    return scores[seeds >= at_least]
+    seeds = rows.groupby(["model", "target", "method", "name", "ratio", "stage"])["seed"].transform("nunique")
+    return rows[seeds >= at_least]
 
 
 def _token_table(runs: Sequence[Run]) -> pd.DataFrame:

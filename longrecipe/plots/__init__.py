@@ -1,9 +1,8 @@
 """Figures with labelled axes and units, and the same colour for a stage or method everywhere. Each returns a Figure."""
 
-from longrecipe.plots.experiments import cost, depth_maps, fronts, methods, ratios, stages
+from longrecipe.plots.drawing import depth_heatmap, points
 from longrecipe.plots.positions import distances, figure_3, position_map, position_maps
-from longrecipe.plots.resources import cost_by_length, flop_parts, longest_samples, memory_parts, step_times
-from longrecipe.plots.style import colour, save
+from longrecipe.plots.style import STYLE, colour, save
 from longrecipe.plots.tokens import (
     measured_shares,
     passage,
@@ -15,33 +14,25 @@ from longrecipe.plots.tokens import (
 from longrecipe.plots.training import losses, passkeys, pretraining, recall_heatmaps, retention, wavelengths
 
 __all__ = [
+    "STYLE",
     "colour",
-    "cost",
-    "cost_by_length",
-    "depth_maps",
+    "depth_heatmap",
     "distances",
     "figure_3",
-    "flop_parts",
-    "fronts",
-    "longest_samples",
     "losses",
     "measured_shares",
-    "memory_parts",
-    "methods",
     "passage",
     "passkeys",
+    "points",
     "position_map",
     "position_maps",
     "position_shares",
     "pretraining",
     "quoted_shares",
-    "ratios",
     "recall_heatmaps",
     "retention",
     "save",
     "selections",
-    "stages",
-    "step_times",
     "token_shift",
     "wavelengths",
 ]

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from transformers import PreTrainedConfig
 
 from longrecipe.evaluate import Report
 from longrecipe.models import rope
+from longrecipe.plots.drawing import depth_heatmap
 from longrecipe.plots.style import STYLE, colour
 from longrecipe.train import Trained
 
@@ -59,16 +58,6 @@ def losses(stages: Mapping[str, Trained]) -> Figure:
             axis.set(xlabel="optimizer step", title=f"{name}: {stage.n_tokens / 1e3:,.0f}k tokens")
         axes[0, 0].set_ylabel("training loss, nats per token")
     return figure
-
-
-def depth_heatmap(axis: Axes, table: pd.DataFrame, title: str) -> None:
-    """Draw a heatmap of scores in 0..1 by depth (rows) and text length in tokens (columns) on an axis."""
-    sns.heatmap(
-        table, ax=axis, vmin=0, vmax=1, cmap="viridis", annot=True, fmt=".2f", cbar=False, annot_kws={"size": 7}
-    )
-    axis.set(title=title, xlabel="text length, tokens", ylabel="")
-    axis.tick_params(length=0)
-    axis.set_xticklabels(axis.get_xticklabels(), rotation=45)
 
 
 def recall_heatmaps(reports: Mapping[str, Report], n_depths: int = 5) -> Figure:

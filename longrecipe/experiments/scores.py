@@ -1,7 +1,4 @@
-"""The paper's tables from the finished runs of the grid: ours with intervals over seeds, the paper's quoted beside.
-
-Scores are in percent, as the paper's. `scores()` is the one long table from which all others are made.
-"""
+"""Scores of finished runs: one long table, in percent, from which all tables and figures are made."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,18 +6,16 @@ from typing import Any
 import pandas as pd
 
 from longrecipe.evaluate import RULER
-from longrecipe.families import FAMILIES
 from longrecipe.merge import RULES
 from longrecipe.positions import METHODS
 from longrecipe.positions import find as find_method
 from longrecipe.results import Run, find, finished, load
-from longrecipe.results.committed import read_csv
 from longrecipe.results.rows import GENERAL as GENERAL_TASKS
 from longrecipe.results.run import empty
 from longrecipe.settings import Params, profiles
 from longrecipe.settings import load as load_params
 from longrecipe.stats import seed_interval
-from longrecipe.system.paths import params_dir, results_dir
+from longrecipe.system.paths import params_dir
 
 GRID, FRONT = "grid", "front"
 GENERAL = ("perplexity kept", "short recall kept", "copying kept")
@@ -32,9 +27,11 @@ TRAINING = (
     "stage 1 TFLOP",
     "training TFLOP",
 )
+# Equation 6 with M = 0: the selected sentences at contiguous positions.
+CONTIGUOUS = "longrecipe:max_gap=0"
 # The names of methods, in the order of tables: the paper's methods and the control, then all others.
 NAMES = {name: METHODS[name].title for name in ("none", "flt", "rpes", "pose", "longrecipe")}
-NAMES |= {"longrecipe:max_gap=0": "contiguous"} | {name: each.title for name, each in METHODS.items()}
+NAMES |= {CONTIGUOUS: "contiguous"} | {name: each.title for name, each in METHODS.items()}
 SELECTED = {"anchored": "", "first": ", first tokens", "random": ", random sentences"}
 
 
@@ -157,6 +154,11 @@ def _trained(training: Mapping, stage: str) -> dict[str, float]:
 _STAGES_OF = {"extended": ("extended",), "replayed": ("extended", "replayed"), "merged": ("extended", "replayed")}
 
 
+def default_ratio(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `scores` at the default token ratio, and those of FLT."""
+    return rows[rows["ratio"].isin([Params.model_fields["ratio"].default, 1.0])]
+
+
 def final(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of `scores` that tables compare: merged models, and the untrained base by the names of its stages."""
     untrained = frame["method"].eq("none") & frame["stage"].isin(["base", "RoPE rule alone"])
@@ -239,46 +241,3 @@ def front_scores(grid: Iterable[Params], untrained: Iterable[Params]) -> pd.Data
             for each in [rule] if weight else RULES:
                 rows.append(about | {"rule": each, "weight": weight} | scored)
     return pd.DataFrame(rows)
-
-
-def fronts(rows: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds of `front_scores`, by name, replay, rule and rising weight, and the number of seeds."""
-    by = rows.groupby(["name", "replay", "rule", "weight"], sort=False)
-    means = by[["NIAH(M)", *GENERAL]].mean()
-    return means.assign(seeds=by["seed"].count()).reset_index().sort_values("weight", kind="stable")
-
-
-def paper(table: str) -> pd.DataFrame:
-    """A table of the paper, quoted, by the name of its file in results/paper."""
-    return read_csv(results_dir() / "paper" / f"{table}.csv")
-
-
-def paper_methods(model: str, windows: float) -> pd.DataFrame:
-    """Table 1 of the paper for a family, by method; windows: the target in windows of Llama-3, 10 (80k) or 16 (128k).
-
-    General scores are in percent of the base's too, as `<name> kept`. Qwen2's flt is the paper's FLT*, the base with
-    YaRN and DCA, untrained. No rows for a model that stands for none of the paper's families.
-    """
-    rows = paper("table1_methods")
-    rows = rows[rows["family"] == (FAMILIES[model].table1 if model in FAMILIES else None)]
-    base = rows[rows["method"] == "base"].squeeze("index")
-    found = rows[rows["target_k"] == 8 * windows].set_index("method").rename({"flt_star": "flt"})
-    for name in ("mmlu", "gsm8k", "humaneval"):
-        found[f"{name} kept"] = 100 * found[name] / base[name]
-    return found.drop(columns=["family", "target_k"])
-
-
-def paper_parts() -> pd.DataFrame:
-    """Table 2 of the paper (Llama-3 to 80k), by the names of our variants."""
-    names = NAMES | {
-        "longrecipe_without_token_analysis": NAMES["longrecipe"] + SELECTED["first"],
-        "longrecipe_random_sentences": NAMES["longrecipe"] + SELECTED["random"],
-    }
-    return paper("table2_ablation").replace({"variant": names}).set_index("variant").rename_axis("name")
-
-
-def paper_stages() -> pd.DataFrame:
-    """Table 3 of the paper (Llama-3 to 80k), by method and stage, in percent of the base's."""
-    base = paper("table1_methods").set_index(["family", "method"]).loc[("llama3-8b-instruct", "base")]
-    rows = paper("table3_retention").replace({"method": NAMES}).set_index(["method", "stage"])
-    return pd.DataFrame({f"{name} kept": 100 * rows[name] / base[name] for name in ("mmlu", "gsm8k", "humaneval")})

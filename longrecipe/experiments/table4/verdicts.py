@@ -8,8 +8,9 @@ from longrecipe import cost, models
 from longrecipe.cost import DEVICES, GB
 from longrecipe.cost.question import Question
 from longrecipe.cost.record import NOT_MEASURED, OUT_OF_MEMORY, measured_cell
-from longrecipe.experiments.table4 import METHODS, ratios, table_4
-from longrecipe.experiments.tables import NAMES, paper
+from longrecipe.experiments import quoted
+from longrecipe.experiments.scores import NAMES
+from longrecipe.experiments.table4.tables import METHODS, ratios, table_4
 from longrecipe.families import FAMILIES
 from longrecipe.settings.memory import Setup
 
@@ -87,28 +88,28 @@ def _saved(question: Question) -> list[tuple]:
 
 
 def _one_gpu(gpu: Mapping | None) -> list[tuple]:
-    room, quoted = DEVICES["H100 80 GB"].memory_bytes, paper("table4_resources")
+    room, table = DEVICES["H100 80 GB"].memory_bytes, quoted.read("table4_resources")
     asked = {"model": "llama3", "scale": "paper", "method": "longrecipe", "target_length": 131072}
     found = measured_cell(gpu, "peak_gb", Setup(), **asked)
     peaks = {n: cost.training_memory(models.config_of(n, "paper"), 38400).peak for n in FAMILIES}
     ours = ", ".join(f"{name} {peak / GB:.0f}" for name, peak in peaks.items())
-    theirs = [f"{r.model} {r.target_k}k {r.gpu_memory_gb} GB on {r.gpus}" for r in quoted.itertuples()]
+    theirs = [f"{r.model} {r.target_k}k {r.gpu_memory_gb} GB on {r.gpus}" for r in table.itertuples()]
     known = not isinstance(found, str)
     told = f": peak of {found:.0f} GB on {gpu['device']}" if known else f": {found}" * (found != NOT_MEASURED)
     fits = [found * GB <= room] if known else [False] if found == OUT_OF_MEMORY else []
     return [
         ("modelled", f"one GPU of 80 GB for 128k: {ours} GB of {room / GB:.0f}", [x <= room for x in peaks.values()]),
-        ("quoted", f"one GPU of 80 GB: {', '.join(theirs)}", list(quoted["gpus"] == 1)),
+        ("quoted", f"one GPU of 80 GB: {', '.join(theirs)}", list(table["gpus"] == 1)),
         ("measured", f"one GPU of 80 GB for 128k, llama3{told}", fits),
     ]
 
 
 def _one_day(gpu: Mapping | None) -> list[tuple]:
-    quoted, ours = paper("table4_resources"), table_4(gpu).loc["hours"]
+    table, ours = quoted.read("table4_resources"), table_4(gpu).loc["hours"]
     rows = []
     for device, key in (("A800", "hours_a800"), ("H100", "hours_h100")):
-        each = ", ".join(f"{r.model} {r.target_k}k {getattr(r, key)} h on {r.gpus}" for r in quoted.itertuples())
-        rows.append(("quoted", f"one day, {device}: {each}", list(quoted[key] <= 24)))
+        each = ", ".join(f"{r.model} {r.target_k}k {getattr(r, key)} h on {r.gpus}" for r in table.itertuples())
+        rows.append(("quoted", f"one day, {device}: {each}", list(table[key] <= 24)))
         near = "A100" if device == "A800" else device
         took = ours.loc[f"modelled, {near}"]
         each = ", ".join(f"{name.replace(',', '')} {value:.0f} h" for name, value in took.items())

@@ -13,7 +13,8 @@ from longrecipe import cost, models
 from longrecipe.cost import DEVICES, GB, SAVINGS
 from longrecipe.cost.question import Question
 from longrecipe.cost.record import measured_cell
-from longrecipe.experiments.tables import NAMES, paper
+from longrecipe.experiments import quoted
+from longrecipe.experiments.scores import NAMES
 from longrecipe.families import FAMILIES
 from longrecipe.settings.memory import Setup
 
@@ -45,7 +46,7 @@ def table_4(record: Mapping | None = None) -> pd.DataFrame:
     """
     columns, names = {}, {family.table4: name for name, family in FAMILIES.items()}
     a100, h100 = DEVICES["A100 80 GB"], DEVICES["H100 80 GB"]
-    for row in paper("table4_resources").itertuples():
+    for row in quoted.read("table4_resources").itertuples():
         model, n = names[row.model], row.train_length
         config = models.config_of(model, "paper")
         asked = {"model": model, "method": "longrecipe", "target_length": _TARGETS[row.target_k], "scale": "paper"}

@@ -1,0 +1,156 @@
+"""How the runs of an experiment are trained and measured: in full, leanly, or merged by every rule and weight."""
+
+import itertools
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from longrecipe import models, recipe, results
+from longrecipe.cost import training_flops
+from longrecipe.evaluate import OTHERS, RULER, Report
+from longrecipe.merge import RULES
+from longrecipe.settings import Params
+from longrecipe.system.files import read_json, write_text
+from longrecipe.train import Trained
+
+# Merge rules and weights of MERGES; at weight 0, the replayed model, all rules are one.
+MERGED = (("uniform", 0.0), *itertools.product(RULES, (0.25, 0.5, 0.75)))
+# Tasks of the RULER-like score that are only asked on request.
+RULER_OTHERS = [name for name in OTHERS if name in RULER]
+# Merges are many, so they are measured on this share of the documents.
+SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run brings: its rows by table of results, the anchors, and whether everything was measured."""
+
+    tables: dict[str, pd.DataFrame]
+    anchors: list[str]
+    full: bool = True
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a run is trained and measured, and where its results are kept.
+
+    Args:
+        store: the experiment in results; protocols of one store share runs.
+        measure: trains and measures a run.
+        readings: how often the documents of the target's length are read, for the estimate of the time left.
+        full: whether everything is measured, so that a lean run does not count as finished.
+    """
+
+    store: str
+    measure: Callable[[recipe.Recipe], Measured]
+    readings: float
+    full: bool = True
+
+
+def _full(run: recipe.Recipe) -> Measured:
+    """Merged models are measured at every length, single needles too; extended and replayed ones at window and target.
+
+    The untrained base is the run of method none: base, RoPE rule alone, and the base inside its window on all tasks.
+    """
+    if run.method.positions is None:
+        return _untrained(run)
+    training, anchors, stages = _train(run)
+    reports = {name: run.measure(stage.load(), lengths=_ends(run.params)) for name, stage in stages.items()}
+    reports["merged"] = run.measure(run.merge(stages["replayed"]), others=RULER_OTHERS)
+    return Measured(_tables(reports) | training, anchors)
+
+
+def _lean(run: recipe.Recipe) -> Measured:
+    """Merged models are measured at window and target only; the untrained base as in full."""
+    if run.method.positions is None:
+        return _untrained(run)
+    training, anchors, stages = _train(run)
+    merged = run.measure(run.merge(stages["replayed"]), lengths=_ends(run.params))
+    return Measured(_tables({"merged": merged}) | training, anchors, full=False)
+
+
+def _untrained(run: recipe.Recipe) -> Measured:
+    networks = {"base": run.base(), "RoPE rule alone": run.raised()}
+    reports = {name: run.measure(network, others=RULER_OTHERS) for name, network in networks.items()}
+    # What the base cannot do inside its own window shows nothing at longer lengths, so it is not asked there.
+    reports["base, inside"] = run.measure(run.base(), others=OTHERS, lengths=[run.params.window])
+    return Measured(_tables(reports), [])
+
+
+def _merges(run: recipe.Recipe) -> Measured:
+    """The model is merged by every rule and weight of MERGED, and each is measured at window and target."""
+    training, anchors, stages = _train(run)
+    measured = []
+    for rule, weight in MERGED:
+        network = run.varied(merge_weight=weight, merge_rule=rule).merge(stages["replayed"])
+        report = run.measure(network, share=SHARE, lengths=_ends(run.params))
+        measured.append((rule, weight, report.numbers()))
+    return Measured({"scores": results.merge_rows(measured)} | training, anchors)
+
+
+FULL = Protocol("grid", _full, readings=4.0)
+LEAN = Protocol("grid", _lean, readings=1.0, full=False)
+MERGES = Protocol("front", _merges, readings=SHARE * len(MERGED))
+
+
+def _tables(reports: dict[str, Report]) -> dict[str, pd.DataFrame]:
+    scores = results.score_rows({name: report.numbers() for name, report in reports.items()})
+    return {"scores": scores, "depths": results.depth_rows(reports)}
+
+
+def _ends(p: Params) -> list[int]:
+    """Where all models of a run are measured: the shortest length, with the general scores; window; target."""
+    return sorted({p.measured_lengths[0], p.window, p.target_length})
+
+
+def _train(run: recipe.Recipe) -> tuple[dict[str, pd.DataFrame], list[str], dict[str, Trained]]:
+    """Train a run. Returns the table of what its stages took, the anchors, and the stages extended and replayed."""
+    p, training, anchors = run.params, {}, []
+    start, is_new = time.perf_counter(), not run.folder("analysis").exists()
+    analysis = run.analyse()
+    if analysis is not None:
+        anchors = analysis.anchors(p.anchor_count, p.anchor_rule)
+        training["token analysis"] = _analysis_compute(run, time.perf_counter() - start if is_new else None)
+    extended = run.extend(run.stage_one_set(analysis))
+    stages = {"extended": extended, "replayed": run.replay(extended, analysis)}
+    n_long = round(p.replay_steps * p.replay_long_share) * p.replay_batch_size * p.train_length
+    short = stages["replayed"].n_tokens - n_long
+    # For the KL term the original model reads the short samples too, forward only.
+    kl_tokens = short / 3 if p.replay_kl_weight else 0
+    training["extended"] = _compute(run, extended, (extended.n_tokens, p.train_length))
+    training["replayed"] = _compute(
+        run, stages["replayed"], (n_long, p.train_length), (short + kl_tokens, p.short_length)
+    )
+    table = pd.DataFrame.from_dict(training, orient="index").rename_axis("stage").reset_index()
+    return {"training": table}, anchors, stages
+
+
+def _flops(run: recipe.Recipe, *read: tuple[float, int]) -> float:
+    config = models.config_of(run.params.source, run.params.scale)
+    return sum(training_flops(config, n, length) for n, length in read)
+
+
+def _compute(run: recipe.Recipe, stage: Trained, *read: tuple[float, int]) -> dict[str, float]:
+    """Seconds, tokens and model FLOPs of a stage; read: tokens and the length of their samples."""
+    return {"seconds": stage.seconds, "n_tokens": stage.n_tokens, "flops": _flops(run, *read)}
+
+
+def _analysis_compute(run: recipe.Recipe, seconds: float | None) -> dict[str, float | None]:
+    """What the token analysis takes: H' is trained, then two models read the scored documents (a third of training).
+
+    seconds: of the process that has made the analysis, kept in its folder for the runs that share it; None if this
+    process has found it there.
+    """
+    p, path = run.params, run.folder("analysis") / "seconds.json"
+    if seconds is not None:
+        write_text(path, json.dumps(seconds))
+    length, scored = p.probe_length or p.probe_window, p.analysis_length or p.probe_window
+    probed, read = p.probe_steps * p.probe_batch_size * length, p.analysis_documents * scored
+    return {
+        "seconds": read_json(path, "delete it") if path.is_file() else None,
+        "n_tokens": probed,
+        "flops": _flops(run, (probed, length), (read * 2 / 3, scored)),
+    }

@@ -1,0 +1,82 @@
+"""Table 3: what extension, replay and merging keep of the base's general skill (paper, section 4.3)."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from longrecipe import plots
+from longrecipe.experiments import judging, quoted, table1
+from longrecipe.experiments.experiment import Experiment
+from longrecipe.experiments.protocols import FULL
+from longrecipe.experiments.scores import GENERAL, NAMES, default_ratio, in_order, over_seeds
+from longrecipe.stats import seed_interval
+
+STAGES, COLUMNS = ("extended", "replayed", "merged"), ["NIAH(M)", *GENERAL]
+# The least of a general score of the base that counts as kept, percent.
+LEAST_KEPT = 97.0
+
+
+def trained(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the three stages, in the order of the paper's methods."""
+    return in_order(scores[scores["stage"].isin(STAGES)])
+
+
+def section(scores: pd.DataFrame) -> pd.DataFrame:
+    """Every model, target and stage, for results/README.md."""
+    rows = default_ratio(scores)
+    rows = rows[rows["stage"].isin(STAGES) & rows["name"].isin(table1.NAMED)]
+    return over_seeds(rows, ["model", "target", "name", "stage"], COLUMNS)
+
+
+def paper() -> pd.DataFrame:
+    """The paper's Table 3 (quoted): Llama-3 to 80k, by method and stage, in percent of the base's."""
+    base = quoted.read("table1_methods").set_index(["family", "method"]).loc[("llama3-8b-instruct", "base")]
+    rows = quoted.read("table3_retention").replace({"method": NAMES}).set_index(["method", "stage"])
+    return pd.DataFrame({f"{name} kept": 100 * rows[name] / base[name] for name in quoted.GENERAL})
+
+
+def claims(scores: pd.DataFrame) -> pd.DataFrame:
+    """Table 3's claim, as this kit puts it: the merged model keeps 97 % of every general score of the base."""
+    rows = []
+    for name, frame in scores[scores["stage"] == "merged"].groupby("name", sort=False):
+        for column in GENERAL:
+            triple = seed_interval(frame[column].tolist())
+            claim = f"{name}: {column} is {LEAST_KEPT:g} % or more"
+            rows.append((claim, *triple, judging.at_least(triple, LEAST_KEPT)))
+    return judging.table(rows)
+
+
+def figure(table: pd.DataFrame) -> Figure:
+    """What each stage keeps of the base, in percent: a panel for each score, a group for each method.
+
+    Args:
+        table: `scores.over_seeds` of COLUMNS by name and stage.
+    """
+    names, stages = (list(dict.fromkeys(table.index.get_level_values(i))) for i in range(2))
+    with plt.rc_context(plots.STYLE):
+        figure, axes = plt.subplots(1, len(COLUMNS), figsize=(3.1 * len(COLUMNS), 2.9), squeeze=False)
+        for axis, column in zip(axes[0], COLUMNS, strict=True):
+            for i, stage in enumerate(stages):
+                rows = table.xs(stage, level=1)
+                x = np.array([names.index(name) for name in rows.index]) + 0.22 * (i - 1)
+                plots.points(axis, x, rows[column], color=plots.colour(stage), label=stage)
+            axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
+            axis.set_title(column)
+        axes[0, 0].set_ylabel("percent")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, fontsize=7, loc="outside upper center", ncols=len(stages))
+    return figure
+
+
+# The runs are Table 1's.
+EXPERIMENT = Experiment(
+    name="table3",
+    title="Table 3: stages",
+    variants=table1.EXPERIMENT.variants,
+    protocol=FULL,
+    models=table1.EXPERIMENT.models,
+    targets=table1.EXPERIMENT.targets,
+    fixed=table1.EXPERIMENT.fixed,
+    section=section,
+)

@@ -1,0 +1,29 @@
+"""Table 4: what the recipe costs, modelled and measured, next to what the paper reports (paper, section 5)."""
+
+from longrecipe.experiments.table4.figures import (
+    cost_by_length,
+    flop_parts,
+    longest_samples,
+    memory_parts,
+    step_times,
+)
+from longrecipe.experiments.table4.tables import CARDS, by_length, longest, memory, prices, ratios, table_4
+from longrecipe.experiments.table4.verdicts import claims, mini_ratios, mini_steps
+
+__all__ = [
+    "CARDS",
+    "by_length",
+    "claims",
+    "cost_by_length",
+    "flop_parts",
+    "longest",
+    "longest_samples",
+    "memory",
+    "memory_parts",
+    "mini_ratios",
+    "mini_steps",
+    "prices",
+    "ratios",
+    "step_times",
+    "table_4",
+]
