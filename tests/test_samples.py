@@ -108,7 +108,7 @@ def test_positions_depend_on_seed_epoch_and_key_alone(dataset):
 @pytest.mark.parametrize("name", ["longrecipe", "source", "pose:n_chunks=4"])
 @pytest.mark.parametrize("workers", [2, 4])
 def test_loader_workers_draw_the_same_positions(dataset, workers, name):
-    ours = Collator(positions.method(name), TARGET, seed=3, epoch=2)
+    ours = Collator(positions.find(name), TARGET, seed=3, epoch=2)
     alone, many = (list(DataLoader(dataset, batch_size=2, collate_fn=ours, num_workers=n)) for n in (0, workers))
     assert len(alone) == len(many) == 5
     for first, second in zip(alone, many, strict=True):

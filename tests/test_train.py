@@ -159,7 +159,7 @@ def test_kl_term_only_applies_to_short_text(name, make_tiny, random_rows, tmp_pa
     losses = []
     for weight in (0.0, 2.0):
         stage = replace(STAGE, steps=4, save_steps=100, kl_weight=weight)
-        skipping = Collator(positions.method(name), TARGET, seed=3)
+        skipping = Collator(positions.find(name), TARGET, seed=3)
         trained = run_stage(
             make_tiny, dataset, skipping, stage=stage, folder=tmp_path / str(weight), original=lambda: original
         )
