@@ -73,6 +73,11 @@ def test_every_command_explains_itself_and_every_option(name, capsys):
     assert all(action.help for action in parser._actions)
 
 
+def test_check_reference_prints_the_committed_reference(capsys):
+    code, shown, _ = exit_of(capsys, "check", "--reference")
+    assert code == 0 and shown == (PACKAGE.parent / "params" / "reference.yaml").read_text(encoding="utf-8")
+
+
 def test_unknown_command_lists_commands(capsys):
     code, _, said = exit_of(capsys, "trian")
     assert code == 2 and all(name in said for name in COMMANDS)

@@ -73,7 +73,7 @@ def test_every_setting_is_in_one_group_and_is_described():
 
 def test_the_reference_is_current_and_holds_the_defaults():
     path = MINI.parents[1] / "reference.yaml"
-    assert path.read_text(encoding="utf-8") == reference(), "write it again: settings.reference()"
+    assert path.read_text(encoding="utf-8") == reference(), "run `longrecipe check --reference > params/reference.yaml`"
     assert load(str(path)) == Params()
     assert list(yaml.safe_load(reference())) == list(Params.model_fields)
 

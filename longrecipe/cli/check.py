@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sys
 
 from longrecipe.cli.arguments import add_run, overrides
 
@@ -11,6 +12,7 @@ HELP = "Check a run without starting it: settings, model, text, memory and disk.
 EXAMPLES = """\
   longrecipe check --params own.yaml
   longrecipe check --params params/paper/llama3.yaml --gpu-gb 80 --host-gb 128
+  longrecipe check --reference
 
 The second example asks whether the run would fit on another machine. It checks the settings, the model and the
 memory, but not the text, the disk or the installed packages. Exit status 0 means that the run can start.
@@ -19,12 +21,23 @@ INTERRUPTED = "nothing was changed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --params, -p, --out, and the sizes of another machine."""
+    """Add --params, -p, --out, the sizes of another machine, and --reference."""
     add_run(parser)
     parser.add_argument(
         "--gpu-gb", type=float, metavar="GB", help="memory of one GPU of another machine; default: of the GPU here"
     )
     parser.add_argument("--host-gb", type=float, metavar="GB", help="main memory of the machine; default: of this one")
+    parser.add_argument("--reference", action=_Reference, nargs=0, help="print all settings with comments, and stop")
+
+
+class _Reference(argparse.Action):
+    """Print the reference of all settings and exit, as --help does: no other argument is needed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: object) -> None:
+        from longrecipe import settings
+
+        sys.stdout.write(settings.reference())
+        parser.exit()
 
 
 def run(chosen: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ HEADER = """\
 # A params file holds only what differs (see own.yaml). Any setting can be changed on the command line and for
 # papermill: -p KEY VALUE. Write learning rates as 1.0e-3: papermill reads 1e-3 as text.
 #
-# This file is generated: `longrecipe.settings.reference()`.
+# This file is generated: `longrecipe check --reference > params/reference.yaml`.
 """
 _KINDS = {bool: "true | false", int: "whole number", float: "number", str: "text", types.NoneType: "null"}
 _LIMITS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
