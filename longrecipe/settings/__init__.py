@@ -1,4 +1,7 @@
-"""Settings of a run: read from `params/<scale>/<model>.yaml`, overridden by name, checked before anything starts."""
+"""Settings of a run: defaults and groups, params files, notebooks, and checks before any work starts.
+
+`groups` and `memory` define the settings, `schema` joins them to `Params`, `files` reads params files.
+"""
 
 from longrecipe.settings.errors import ParamsError, checked
 from longrecipe.settings.files import available, changed, is_file, load, profiles

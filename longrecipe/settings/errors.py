@@ -1,4 +1,4 @@
-"""Settings checked as a whole; errors name every value that is refused and what is allowed."""
+"""Checks of settings; one error names every refused value and what is allowed."""
 
 import difflib
 from collections.abc import Mapping
@@ -16,15 +16,16 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 
 def checked(kind: type[Settings], values: Mapping[str, Any], source: str) -> Settings:
-    """Settings of a kind made from values; source says in errors where these come from.
+    """Make settings of a kind from values.
 
-    Raises ParamsError that explains every value that is refused, and lists the names if one is unknown.
+    source: where the values come from, for the error. Raises ParamsError that explains every refused value, and lists
+    the known names if a name is unknown.
     """
     try:
         return kind(**values)
     except ValidationError as error:
-        told = "\n".join(_explain(each, kind.model_fields) for each in error.errors())
-        raise ParamsError(f"{told}\n(settings from {source})") from None
+        lines = "\n".join(_explain(each, kind.model_fields) for each in error.errors())
+        raise ParamsError(f"{lines}\n(settings from {source})") from None
 
 
 def shown(value: Any) -> str:
@@ -49,7 +50,8 @@ def _explain(error: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> str:
         return f"{error['ctx']['error']}".rstrip(".") + "."
     field = fields[str(error["loc"][0])]
     about = f" ({field.description})" if field.description else ""
-    told = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
+    problem = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
+    problem = problem[0].lower() + problem[1:]
     if error["input"] is None:
-        return f"{name} = null: cannot be null; {told[0].lower()}{told[1:]}{about}."
-    return f"{name} = {shown(error['input'])}: {told[0].lower()}{told[1:]}{about}."
+        return f"{name} = null: cannot be null; {problem}{about}."
+    return f"{name} = {shown(error['input'])}: {problem}{about}."

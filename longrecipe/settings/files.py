@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 # The file of each scale that other models of the scale start from.
 TEMPLATES = {"mini": "llama3", "small": "smollm2", "paper": "llama3"}
-# Lengths that belong to one model, so that no other file takes them over.
+# Lengths that belong to one model. A file does not take them from the file that it starts from.
 OWN_LENGTHS = ("window", "target_length", "probe_window", "analysis_length", "eval_lengths")
 # How a command line and papermill write null: papermill passes `null` as text.
 _NULL = ("null", "None")
@@ -38,17 +38,16 @@ def load(model: str, /, scale: str | None = None, profile: str | None = None, **
     """The settings of `params/<scale>/<model>.yaml`, with overrides by name. None (or the text null) is a value like
     any other: it resets a key that can be null, and is refused for others.
 
-    A file holds what differs from the file of its scale's template, and a template what differs from the defaults of
-    `Params`. Lengths are not taken over (OWN_LENGTHS): a file names its target_length, a window that is missing or
-    null is read from the model's configuration, and the other lengths follow from these two.
+    A file holds only what differs: it starts from the template of its scale (TEMPLATES), and a template starts from
+    the defaults of `Params`. A file of your own starts from the shipped file of its model instead, if there is one.
+    Lengths that belong to a model (OWN_LENGTHS) always come from the file itself: it names its target_length, a
+    window that is missing or null is read from the model's configuration, and the others follow from these two.
 
-    model: may also be the path of a params file of your own (`.yaml`). It names its scale, and it starts from the
-    shipped file of its model instead of the template if there is one.
-    scale: None takes mini. profile: one of `profiles`, keys of the file changed together, such as cpu for a computer
-    without a GPU; overrides win. If profile or overrides set a shorter target_length, the file's lengths follow it
-    (see `changed`).
+    model: may also be the path of a params file of your own (`.yaml`), which names its scale. scale: None takes mini.
+    profile: one of `profiles`, settings that change together, such as cpu for a computer without a GPU; overrides win.
+    If profile or overrides set a shorter target_length, the file's lengths follow it (see `changed`).
     Raises ParamsError that lists what is allowed, for an unknown model, scale, profile or key and for impossible
-    values, and if the window has to be read from a model that is not there.
+    values, and if the window cannot be read.
     """
     given = {name: None if isinstance(value, str) and value in _NULL else value for name, value in overrides.items()}
     scale, profile = (None if each in _NULL else each for each in (scale, profile))
@@ -70,19 +69,19 @@ def load(model: str, /, scale: str | None = None, profile: str | None = None, **
     if values.get("window") is None:
         values["window"] = _own_window(values)
     params = checked(Params, values, source=source)
-    # The samples of H' in another file may be longer than the window that H' is trained to here.
+    # Samples of H' as long as in the other file may exceed the window of H' here.
     return params if longest is None else changed(params, probe_length=min(longest, params.probe_window))
 
 
 def _inherited(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file takes over from the file that it starts from; nothing for the templates.
+    """The settings of the file that a file starts from, without OWN_LENGTHS; none for a template.
 
-    values: of the file, which name its scale and model. Raises ParamsError without a valid scale.
+    values: of the file, with its scale and model. Raises ParamsError if the scale is missing or unknown.
     """
     scale, model = values.get("scale"), values["model"]
     if scale not in SCALES:
-        told = f"scale = {shown(scale)}: allowed are {', '.join(SCALES)}" if scale else "scale is missing"
-        raise ParamsError(f"{told}. It chooses the file that your settings are applied to: small (up to 2B) or paper.")
+        problem = f"scale = {shown(scale)}: allowed are {', '.join(SCALES)}" if scale else "scale is missing"
+        raise ParamsError(f"{problem}. It chooses the file that your settings start from: small (up to 2B) or paper.")
     folder = (params_dir() / scale).resolve()
     is_own = path.resolve().parent != folder
     start = folder / f"{model if is_own and model in available()[scale] else TEMPLATES[scale]}.yaml"
@@ -138,7 +137,7 @@ def _own_window(values: Mapping[str, Any]) -> int:
         raise ParamsError(f"window is null, and cannot be read from {shown(source)}: {error}") from error
     if not window:
         raise ParamsError(
-            f"window is null, and the configuration of {shown(source)} names none: give the window in tokens."
+            f"window is null, and the configuration of {shown(source)} has none: give the window in tokens."
         )
     return window
 
@@ -146,8 +145,8 @@ def _own_window(values: Mapping[str, Any]) -> int:
 def changed(params: Params, /, **changes: Any) -> Params:
     """The settings with some of them changed, and checked again.
 
-    A shorter target_length shortens the lengths of the analysis with it, and drops those of eval_lengths above it
-    (which is logged), if these are not among the changes. Raises ParamsError.
+    A shorter target_length also shortens the lengths of the analysis, and drops the eval_lengths above it (which is
+    logged), unless these are among the changes. Raises ParamsError.
     """
     return checked(Params, _shortened(params.model_dump(), changes), source="a changed run")
 
@@ -170,7 +169,7 @@ def _shortened(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
 
 
 def _whole(value: Any) -> int | None:
-    """A value as the whole number that a setting would read from it; None if it is none."""
+    """A value as a whole number, read as a setting would read it; None if it is not one."""
     try:
         return TypeAdapter(int).validate_python(value)
     except ValidationError:

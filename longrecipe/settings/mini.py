@@ -36,7 +36,7 @@ class MiniParams(BaseModel):
 
     @property
     def folder(self) -> Path:
-        """Where the model is, or will be if it is trained again. Raises FileNotFoundError if there is no such model."""
+        """The folder of the model, or of the retrained model. Raises FileNotFoundError if there is no such model."""
         if not self.retrain:
             return folder_of(self.model)
         return user_path(self.out_dir) if self.out_dir else cache_dir() / "mini" / self.model
@@ -45,6 +45,6 @@ class MiniParams(BaseModel):
 def mini_from_notebook(namespace: Mapping[str, Any]) -> MiniParams:
     """The settings of notebook 00, from its namespace (`globals()`), see `given_in`.
 
-    Raises ParamsError for unknown names and impossible values, and OSError if the cache cannot be written.
+    Raises ParamsError for unknown names and invalid values, and OSError if the cache cannot be written.
     """
     return checked(MiniParams, given_in(namespace, MiniParams.model_fields), source="the notebook")

@@ -17,26 +17,28 @@ _IPYTHON_NAMES = {"In", "Out", "get_ipython", "exit", "quit", "open"}
 
 
 def from_notebook(namespace: Mapping[str, Any]) -> Params:
-    """The settings of a notebook, from its namespace (`globals()`), on top of the params file; see `given_in`.
+    """The settings of a notebook: its params file, and what its namespace (`globals()`) changes (see `given_in`).
 
-    Any key of the params file can be given. Raises ParamsError, and OSError if the cache cannot be written.
+    Any setting can be changed. Raises ParamsError, and OSError if the cache cannot be written.
     """
     settings = given_in(namespace, [*Params.model_fields, "profile"])
     model, scale = settings.pop("model"), settings.pop("scale", None)
-    # A notebook's cell always has a scale; a file names its own.
+    # The parameters cell always has a scale, but a file names its own.
     return load(model, None if is_file(model) else scale, **settings)
 
 
 def given_in(namespace: Mapping[str, Any], allowed: Collection[str]) -> dict[str, Any]:
-    """The values that a notebook's namespace (`globals()`) has now, of the names that its parameters cell or papermill
-    has set. The cell may run any number of times, and variables of the user's own do not count.
+    """The settings in a notebook's namespace (`globals()`): the current values of the names that its parameters cell
+    or papermill has set. The cell may run any number of times. Other variables of the user do not count.
 
     IPython keeps the code of the cells that ran (`In`). The cell that papermill adds starts with `# Parameters`.
-    The parameters cell is the latest one that assigns `model` and at least two more of the allowed names. If it sets a
-    part of what an earlier one set, the others count with the values that they still have. If no cell of that history
-    assigned `model`, as under nbval, the allowed names count; a namespace without it gives all its plain values.
-    None in the parameters cell means that nothing is given, and the name is left out; None that papermill sets for
-    another name is null. allowed: names that the caller knows; others are returned too, for the caller to refuse.
+    The parameters cell is the latest one that assigns `model` and at least two more of the allowed names. If it sets
+    only some of the names that an earlier one set, the others keep their current values. If no cell in the history
+    assigns `model`, as under nbval, the allowed names count. A namespace without a history gives all its plain values.
+    None in the parameters cell means "not given", and the name is left out. None that papermill sets for another name
+    is null.
+
+    allowed: names that the caller knows; other names are returned too, so that the caller can refuse them.
     Raises ParamsError if model is not set, and OSError if the cache cannot be written.
     """
     check_writable(cache_dir(), "cache ($LONGRECIPE_CACHE)")
@@ -44,7 +46,7 @@ def given_in(namespace: Mapping[str, Any], allowed: Collection[str]) -> dict[str
     cells = [code for code in history if isinstance(code, str)] if isinstance(history, list) else []
     names, injected = _names(cells, set(allowed))
     if not names:
-        # nbval keeps no history of cells: then only names count that the caller knows.
+        # nbval keeps no history of cells, so only names that the caller knows count.
         known = set(allowed) if isinstance(history, list) else namespace.keys()
         names, injected = [name for name, value in namespace.items() if _is_plain(name, value) and name in known], []
     found = {name: namespace[name] for name in dict.fromkeys([*names, *injected]) if name in namespace}
@@ -74,8 +76,8 @@ def _names(cells: list[str], allowed: set[str]) -> tuple[list[str], list[str]]:
 
 
 def _assigned(code: str) -> list[str]:
-    """The names that a cell assigns at its top level, up to a statement that calls a from_notebook: in a cell that
-    joins both, the names after it are results."""
+    """The names that a cell assigns at its top level, up to a statement that calls `from_notebook`: names after it
+    are results."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

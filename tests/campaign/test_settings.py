@@ -1,4 +1,4 @@
-"""Random settings, by name, from a file and on the command line: valid settings, or one message that says why not."""
+"""Random settings by name, from a file and on the command line: they are valid, or one message says why not."""
 
 import contextlib
 import datetime
@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from campaign.judge import Verdict
 from longrecipe import settings as params
 from longrecipe.cli import main
-from longrecipe.settings import Params, ParamsError
-from longrecipe.settings.schema import SCALES
+from longrecipe.settings import SCALES, Params, ParamsError
 
 pytestmark = pytest.mark.campaign
 FIELDS = sorted(Params.model_fields)
@@ -113,7 +112,7 @@ class Draws:
 
 
 def drawn(count, *strategies):
-    """A decorator that calls a function with so many draws, the same each time."""
+    """A decorator that calls a function with this many draws, the same each time."""
 
     def decorate(function):
         limits = {"max_examples": count, "database": None, "derandomize": True, "deadline": None}
