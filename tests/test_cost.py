@@ -21,7 +21,7 @@ SHAPE = {
     "bos_token_id": 0,
     "eos_token_id": 0,
 }
-FAMILIES = [LlamaConfig, MistralConfig, Qwen2Config]
+KINDS = [LlamaConfig, MistralConfig, Qwen2Config]
 LLAMA, MISTRAL, QWEN = (models.config_of(name, "paper") for name in ("llama3", "mistral", "qwen2"))
 
 
@@ -53,7 +53,7 @@ class TestFlops:
     def test_models_of_the_paper_have_their_published_sizes(self, config, billions):
         assert cost.counts(config).total == billions * 1e9
 
-    @pytest.mark.parametrize("kind", FAMILIES)
+    @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("tied", [True, False])
     def test_counts_equal_those_of_the_model(self, kind, tied):
         config = small(kind, tie_word_embeddings=tied)
@@ -119,7 +119,7 @@ def kept_bytes(config, n, checkpointing=False):
 
 
 class TestMemory:
-    @pytest.mark.parametrize("kind", FAMILIES)
+    @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize(
         "change", [{}, {"hidden_size": 96}, {"intermediate_size": 100}, {"num_key_value_heads": 4}]
     )

@@ -7,7 +7,6 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from longrecipe import models
 from longrecipe.families import FAMILIES, MINI_VOCABULARY, MINI_WINDOW
 from longrecipe.models.loading import (
     autocast_dtype,
@@ -17,6 +16,7 @@ from longrecipe.models.loading import (
     new_mini,
     save,
 )
+from longrecipe.models import loading
 from longrecipe.models.rope import head_dim, ntk_base, rope_theta, wavelengths
 from longrecipe.system.paths import mini_model_dir
 from longrecipe.train.guard import check_skipped_positions
@@ -111,7 +111,7 @@ def test_unknown_folder_error_lists_models(model, scale, tmp_path, monkeypatch):
 def test_hub_download_leaves_out_pickled_weights(model, asked, tiny, tokenizer, tmp_path, monkeypatch):
     saved, calls = save(tiny, tokenizer, tmp_path / "own"), []
     monkeypatch.setattr(
-        models, "snapshot_download", lambda name, **options: calls.append((name, options)) or str(saved)
+        loading, "snapshot_download", lambda name, **options: calls.append((name, options)) or str(saved)
     )
     assert folder_of(model, "paper") == saved
     ((name, options),) = calls
@@ -138,7 +138,7 @@ def test_failed_download_error_names_the_hub_id(monkeypatch):
     def refuse(*given, **options):
         raise LocalEntryNotFoundError("no connection")
 
-    monkeypatch.setattr(models, "snapshot_download", refuse)
+    monkeypatch.setattr(loading, "snapshot_download", refuse)
     with pytest.raises(
         FileNotFoundError,
         match=f"'{FAMILIES['qwen2'].hub_id}': there is no folder .*download failed .*no connection.* name a folder",

@@ -67,7 +67,7 @@ def chi_square(counts):
 @every_method
 @settings(deadline=None)
 @given(sample=samples(), seed=seeds)
-def test_every_position_is_new_and_below_the_target(name, sample, seed):
+def test_positions_strictly_increase_below_the_target(name, sample, seed):
     lengths, target = sample
     found = positions_of(name, lengths, target, seed)
     assert found.shape == (sum(lengths),)
@@ -81,7 +81,7 @@ def test_every_position_is_new_and_below_the_target(name, sample, seed):
 @pytest.mark.parametrize("name", KEEP_SEGMENTS)
 @settings(deadline=None)
 @given(sample=samples(), seed=seeds)
-def test_segments_stay_whole_and_in_order(name, sample, seed):
+def test_segments_stay_contiguous_and_in_order(name, sample, seed):
     lengths, target = sample
     found = positions_of(name, lengths, target, seed)
     starts = np.cumsum(lengths)[:-1]
@@ -93,7 +93,7 @@ def test_segments_stay_whole_and_in_order(name, sample, seed):
 @every_method
 @settings(deadline=None)
 @given(sample=samples(), seed=seeds)
-def test_one_seed_gives_one_result_from_lists_and_arrays(name, sample, seed):
+def test_same_seed_gives_same_positions_from_lists_and_arrays(name, sample, seed):
     lengths, target = sample
     from_list = positions_of(name, lengths, target, seed)
     from_array = positions_of(name, np.array(lengths, dtype=np.int32), target, seed)
@@ -102,14 +102,14 @@ def test_one_seed_gives_one_result_from_lists_and_arrays(name, sample, seed):
 
 @every_method
 @given(sample=samples(), seed=seeds)
-def test_without_slack_there_is_only_one_way(name, sample, seed):
+def test_without_slack_positions_are_contiguous(name, sample, seed):
     lengths = sample[0]
     found = positions_of(name, lengths, sum(lengths), seed)
     np.testing.assert_array_equal(found, np.arange(sum(lengths)))
 
 
 @every_method
-def test_arguments_are_left_alone(name):
+def test_arguments_are_not_changed(name):
     lengths = np.array([3, 1, 4])
     positions_of(name, lengths, 50, 0)
     np.testing.assert_array_equal(lengths, [3, 1, 4])
@@ -129,13 +129,13 @@ def test_arguments_are_left_alone(name):
         (5, 10, "1D"),
     ],
 )
-def test_impossible_samples_are_refused(name, lengths, target, message, rng):
+def test_impossible_samples_are_errors(name, lengths, target, message, rng):
     with pytest.raises(ValueError, match=message):
         VARIANTS[name].draw({"segment_lengths": lengths, "segment_starts": [0]}, target, rng)
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_positions_are_drawn_anew(name):
+def test_two_draws_differ(name):
     rng = np.random.default_rng(0)
     first, second = (METHODS[name].positions([10] * 8, 10_000, rng) for _ in range(2))
     assert (first != second).any()
@@ -144,7 +144,7 @@ def test_positions_are_drawn_anew(name):
 # the table
 
 
-def test_the_table_names_its_functions():
+def test_methods_are_named_after_their_functions():
     assert {name: METHODS[name].positions.__name__ for name in NAMES} == {name: name for name in NAMES}
     assert set(METHODS) - set(NAMES) == {"none"}
     # The paper's own, section 5; others may join them.
@@ -152,11 +152,11 @@ def test_the_table_names_its_functions():
     assert {name: METHODS[name].text for name in texts} == texts
 
 
-def test_a_method_without_transform_leaves_positions_contiguous(rng):
+def test_method_without_transform_has_contiguous_positions(rng):
     np.testing.assert_array_equal(METHODS["none"].draw({"segment_lengths": [3, 2]}, 9, rng), np.arange(5))
 
 
-def test_options_are_those_of_the_function():
+def test_options_are_keyword_only_arguments_of_the_function():
     options = {name: method.options for name, method in METHODS.items()}
     assert options["rpes"] == options["source"] == options["none"] == {}
     assert options["longrecipe"] == {"max_gap": None} and options["pose"] == {"n_chunks": 2}
@@ -200,7 +200,7 @@ def test_options_after_a_colon_reach_the_function():
         ("none:x=1", "unknown option 'x'"),
     ],
 )
-def test_names_that_mean_nothing_are_refused(name, message):
+def test_unknown_name_or_option_error_lists_what_is_allowed(name, message):
     with pytest.raises(ValueError, match=message):
         positions.find(name)
 
@@ -219,14 +219,14 @@ def test_flt_counts(sample, seed):
 
 @settings(deadline=None)
 @given(sample=samples(), seed=seeds)
-def test_rivals_see_the_sum_only(sample, seed):
+def test_rivals_depend_only_on_the_sum_of_segment_lengths(sample, seed):
     lengths, target = sample
     for function in (rpes, pose, cream, endprompt):
         parts = function(lengths, target, np.random.default_rng(seed))
         np.testing.assert_array_equal(parts, function([sum(lengths)], target, np.random.default_rng(seed)))
 
 
-def test_rpes_takes_every_position_equally_often():
+def test_rpes_draws_every_position_equally_often():
     count, n, target = 4000, 6, 24
     hits = np.bincount(draws(rpes, [n], target, count).ravel(), minlength=target)
     expected = count * n / target
@@ -234,7 +234,7 @@ def test_rpes_takes_every_position_equally_often():
     assert np.abs(hits - expected).max() < 5 * np.sqrt(expected * (1 - n / target))
 
 
-def test_rpes_takes_every_subset_equally_often():
+def test_rpes_draws_every_subset_equally_often():
     found = draws(rpes, [2], 5, 6000)
     _, counts = np.unique(found, axis=0, return_counts=True)
     assert len(counts) == 10
@@ -245,7 +245,7 @@ def test_rpes_takes_every_subset_equally_often():
 
 
 @given(sample=samples(), seed=seeds, n_chunks=st.integers(2, 9))
-def test_pose_jumps_between_chunks_only(sample, seed, n_chunks):
+def test_pose_only_jumps_between_chunks(sample, seed, n_chunks):
     lengths, target = sample
     found = pose(lengths, target, np.random.default_rng(seed), n_chunks=n_chunks)
     assert len(jumps(found)) <= n_chunks - 1
@@ -297,12 +297,12 @@ def parts(row, target):
     return len(head), len(middle), int(middle[-1])
 
 
-def test_the_worked_example_of_cream():
+def test_worked_example_of_cream():
     found = {tuple(row) for row in draws(cream, [6], 18, 4000).tolist()}
     assert (0, 1, 7, 8, 16, 17) in found
 
 
-def test_cream_has_long_ends_in_one_half_of_its_samples_and_short_ones_in_the_other():
+def test_half_of_the_samples_of_cream_have_long_ends():
     n, target = 600, 4800
     # Gaps of 0 next to the middle are rare; such samples show no three parts.
     rows = [row for row in draws(cream, [n], target, 2000) if len(jumps(row)) == 2]
@@ -313,7 +313,7 @@ def test_cream_has_long_ends_in_one_half_of_its_samples_and_short_ones_in_the_ot
 
 @pytest.mark.parametrize("sigma", [0.5, 3.0, 50.0])
 @pytest.mark.parametrize("ends", [100, 32], ids=["a third", "4 T / n"])
-def test_the_middle_of_cream_follows_its_truncated_gaussian(sigma, ends):
+def test_middle_of_cream_follows_a_truncated_gaussian(sigma, ends):
     n, target, count = 300, 2400, 8000
     found = draws(partial(cream, sigma=sigma), [n], target, count)
     # The head is the first third, or goes on where the middle touches it.
@@ -333,7 +333,7 @@ def test_the_middle_of_cream_follows_its_truncated_gaussian(sigma, ends):
     assert error < 0.03 * target
 
 
-def test_a_narrow_gaussian_puts_the_middle_in_the_middle():
+def test_narrow_gaussian_centres_the_middle_of_cream():
     found = draws(partial(cream, sigma=1e-6), [300], 2400, 300)
     alpha = (1 + 2400 / 300) / 2
     for row in found:
@@ -345,7 +345,7 @@ def test_a_narrow_gaussian_puts_the_middle_in_the_middle():
 # EndPrompt
 
 
-def test_endprompt_keeps_the_text_and_puts_its_end_at_the_end():
+def test_endprompt_moves_the_last_tokens_to_the_end_of_the_target():
     np.testing.assert_array_equal(endprompt([3, 2], 10, None, terminal=2), [0, 1, 2, 8, 9])
     found = endprompt([700, 300], 65536, None)
     np.testing.assert_array_equal(found[:982], np.arange(982))
@@ -372,7 +372,7 @@ def test_longrecipe_draws_every_composition_equally_often(lengths, target, ways)
     assert chi_square(counts) < {5: 18.5, 10: 27.9}[ways]  # ways - 1 degrees of freedom, 0.1 %
 
 
-def test_longrecipe_of_single_tokens_is_rpes_that_starts_at_zero():
+def test_longrecipe_of_single_tokens_is_rpes_starting_at_zero():
     found = draws(longrecipe, [1] * 4, 8, 5000)
     assert (found[:, 0] == 0).all()
     hits = np.bincount(found[:, 1:].ravel(), minlength=8)
@@ -391,7 +391,7 @@ def test_gaps_of_equation_6_are_uniform_and_stop_at_the_target():
     np.testing.assert_array_equal(longrecipe(lengths, 1000, np.random.default_rng(0), max_gap=0), np.arange(10))
 
 
-def test_gaps_beyond_all_bounds_end_at_the_target():
+def test_very_large_gaps_stop_at_the_target():
     found = longrecipe([2] * 200, 500, np.random.default_rng(0), max_gap=2**62)
     assert (np.diff(found) > 0).all() and found[-1] == 499
 
@@ -429,7 +429,7 @@ def test_offsets_of_stratified_stay_in_their_strata():
 # source
 
 
-def test_source_is_where_the_segments_stood():
+def test_source_keeps_the_offsets_in_the_document():
     found = source([2, 2, 1], 10, None, segment_starts=[1, 4, 9])
     np.testing.assert_array_equal(found, [1, 2, 4, 5, 9])
 
@@ -445,6 +445,6 @@ def test_source_is_where_the_segments_stood():
         ([0, 4, 10], "ends at 11, beyond target_length = 10"),
     ],
 )
-def test_impossible_starts_are_refused(starts, message):
+def test_impossible_starts_are_errors(starts, message):
     with pytest.raises(ValueError, match=message):
         source([2, 2, 1], 10, None, segment_starts=starts)
