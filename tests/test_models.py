@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from longrecipe.families import FAMILIES, MINI_VOCABULARY, MINI_WINDOW
+from longrecipe.models import loading
 from longrecipe.models.loading import (
     autocast_dtype,
     folder_of,
@@ -16,7 +17,6 @@ from longrecipe.models.loading import (
     new_mini,
     save,
 )
-from longrecipe.models import loading
 from longrecipe.models.rope import head_dim, ntk_base, rope_theta, wavelengths
 from longrecipe.system.paths import mini_model_dir
 from longrecipe.train.guard import check_skipped_positions

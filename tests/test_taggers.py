@@ -42,7 +42,7 @@ def tagged(tag, text):
 # what taggers find
 
 
-def test_most_tags_are_those_given_by_hand(tag):
+def test_most_tags_agree_with_tags_by_hand(tag):
     right = [
         (word, expected, found)
         for sentence in SENTENCES
@@ -82,11 +82,11 @@ def test_most_tags_are_those_given_by_hand(tag):
         ("I would go .", "would", "AUX"),
     ],
 )
-def test_be_do_and_have_are_told_apart(tag, text, word, expected):
+def test_be_do_and_have_are_auxiliary_or_verb(tag, text, word, expected):
     assert dict(reversed(tagged(tag, text)))[word] == expected
 
 
-def test_a_second_have_is_the_verb(tag):
+def test_second_have_is_the_verb(tag):
     assert [kind for _, kind in tagged(tag, "She had had enough .")][1:3] == ["AUX", "VERB"]
 
 
@@ -128,13 +128,13 @@ def test_curly_apostrophes_are_read_as_straight_ones(tag):
         ("7 42 3.14 1,000 12:30 007 2.", "NUM"),
     ],
 )
-def test_signs_and_figures_go_by_how_they_look(tag, words, expected):
+def test_signs_and_digits_are_tagged_by_their_characters(tag, words, expected):
     # Each in the middle of a sentence, where a tagger would like a noun.
     for word in words.split():
         assert dict(tagged(tag, f"the {word} of it"))[word] == expected, word
 
 
-def test_numbers_in_words_are_numbers(tag):
+def test_number_words_are_numbers(tag):
     found = dict(tagged(tag, "Two of the three read ten books ."))
     assert [found[word] for word in ("three", "ten")] == ["NUM", "NUM"]
 
@@ -171,12 +171,12 @@ def nothing_installed(monkeypatch):
         ),
     ],
 )
-def test_a_missing_package_is_told_with_what_to_install(nothing_installed, name, message):
+def test_missing_package_error_says_what_to_install(nothing_installed, name, message):
     with pytest.raises(TaggerError, match=message):
         tagger(name)
 
 
-def test_an_extra_that_is_named_brings_the_package(nothing_installed):
+def test_named_extra_contains_the_package(nothing_installed):
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for name, package in PACKAGES.items():
         with pytest.raises(TaggerError) as error:
@@ -226,7 +226,7 @@ def spacy(monkeypatch):
     return fake
 
 
-def test_a_spacy_pipeline_tags_the_words_as_they_are_cut(spacy):
+def test_spacy_pipeline_tags_the_given_words(spacy):
     spacy.pipelines["en_own"] = {"I": "PRON", "do": "AUX", "n't": "PART", "see": "VERB", "\ufffd": "SPACE"}.get
     tag = tagger("en_own")
     assert tag(("I", "do", "n't", "see")) == ["PRON", "AUX", "PART", "VERB"]
@@ -234,13 +234,13 @@ def test_a_spacy_pipeline_tags_the_words_as_they_are_cut(spacy):
     assert tag(["I", "\ufffd"]) == ["PRON", "X"]
 
 
-def test_a_spacy_pipeline_that_is_not_there_is_told_at_once(spacy):
+def test_missing_spacy_pipeline_is_an_error(spacy):
     with pytest.raises(TaggerError, match=r"'en_nope'.*python -m spacy download en_nope.*hanta and textblob") as error:
         tagger("en_nope")
     assert isinstance(error.value.__cause__, OSError)
 
 
-def test_a_spacy_pipeline_without_a_tagger_is_refused(spacy):
+def test_spacy_pipeline_without_a_tagger_is_an_error(spacy):
     spacy.pipelines["en_blank"] = lambda word: ""
     spacy.pipelines["en_half"] = {"I": "PRON", "see": ""}.get
     for name in spacy.pipelines:
@@ -249,7 +249,7 @@ def test_a_spacy_pipeline_without_a_tagger_is_refused(spacy):
 
 
 @pytest.mark.parametrize("name", ["hanta", "textblob"])
-def test_a_numeral_has_a_digit_or_is_a_number_word(name):
+def test_numerals_have_a_digit_or_are_number_words(name):
     if name == "textblob":
         pytest.importorskip("textblob")
     tag = tagger(name)
@@ -273,5 +273,5 @@ def test_a_numeral_has_a_digit_or_is_a_number_word(name):
     assert {"forty-two", "3", "1,000"} <= set(numerals) <= {"forty-two", "3", "1,000", "dozen"}
 
 
-def test_a_character_that_the_tokenizer_cut_is_no_symbol():
+def test_incomplete_character_is_not_a_symbol():
     assert tagger("hanta")(["caf\ufffd", "\ufffd", "+"]) == ["X", "X", "SYM"]

@@ -20,7 +20,7 @@ def test_kept_anchors_are_those_inside_a_kept_segment():
 
 
 @given(ids=st.lists(st.integers(0, 9), min_size=1, max_size=60).map(np.array), seed=st.integers(0, 2**32 - 1))
-def test_what_is_kept_is_what_the_selection_takes(ids, seed):
+def test_keep_applies_every_selection(ids, seed):
     mask, n_tokens = ids == 5, max(1, len(ids) // 3)
     kept = keep([ids, ids[::-1]], [mask, mask[::-1]], ENDS, n_tokens=n_tokens, rng=np.random.default_rng(seed))
     assert list(kept) == list(SELECTIONS)
@@ -38,7 +38,7 @@ def test_what_is_kept_is_what_the_selection_takes(ids, seed):
             np.testing.assert_array_equal(found.kept_anchors, places[is_anchor[places]])
 
 
-def test_the_table_of_densities():
+def test_densities():
     def of(*places, segments):
         starts, sizes = map(np.array, zip(*segments, strict=True))
         return Kept(10, np.array(places), starts, sizes)
@@ -60,6 +60,6 @@ def test_the_table_of_densities():
     pd.testing.assert_frame_equal(densities(kept), expected)
 
 
-def test_documents_and_masks_come_in_pairs(rng):
+def test_different_numbers_of_documents_and_masks_are_an_error(rng):
     with pytest.raises(ValueError, match="zip"):
         keep([np.arange(5)], [], ENDS, n_tokens=2, rng=rng)

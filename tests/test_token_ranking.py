@@ -68,19 +68,19 @@ def test_types_are_ranked_by_lift():
     assert found.by_position.index.tolist() == [1, 2] and found.by_position.index.name == "position"
 
 
-def test_each_type_has_its_own_column_wherever_it_stands():
+def test_unused_types_are_not_in_the_ranking():
     found = rank(DOCUMENTS, types_of(3, 1, 3, 3, 3, names=("absent", "keen", "never", "dull")), top_share=0.5)
     halves = {"keen": [0.5, 0.5], "dull": [0.5, 0.5]}
     assert found.by_position.to_dict("list") == halves
     assert column(found, "count") == {"keen": 2, "dull": 6}
 
 
-def test_the_shift_is_longer_minus_base():
+def test_shift_is_longer_minus_base():
     swapped = [Scored(each.key, each.ids, each.longer, each.base) for each in DOCUMENTS]
     assert column(rank(swapped, ONE_IS_KEEN, top_share=0.25), "sum_shift") == {"dull": -6.0, "keen": -16.0}
 
 
-def test_the_top_is_taken_at_every_position():
+def test_top_tokens_are_chosen_at_every_position():
     found = rank(DOCUMENTS, ONE_IS_KEEN, top_share=0.5)
     # Two of four a position: the keen token and the next largest shift.
     assert found.by_position[["dull", "keen"]].to_dict("list") == {"dull": [0.5, 0.5], "keen": [0.5, 0.5]}
@@ -92,7 +92,7 @@ def test_the_top_is_taken_at_every_position():
     pd.testing.assert_frame_equal(raised.by_position, found.by_position)
 
 
-def test_lift_is_not_frequency():
+def test_frequent_type_has_no_lift():
     # Tokens 1, 2, 1, 3 are in the top: three of four are of type 1, as are six of all eight. No more than its share.
     found = rank(DOCUMENTS, types_of(0, 1, 1, 0, 1, names=("rare", "frequent")), top_share=0.5)
     assert column(found, "share_of_all") == {"rare": 0.25, "frequent": 0.75}
@@ -100,7 +100,7 @@ def test_lift_is_not_frequency():
     assert column(found, "lift") == {"rare": 1.0, "frequent": 1.0}
 
 
-def test_documents_of_unequal_length_count_as_far_as_they_reach():
+def test_documents_of_different_lengths_count_up_to_their_end():
     # Position 1 is reached by four documents, 2 by three, 3 by one; half of them, rounded to even, are in the top.
     ids = [[0, 1], [0, 0, 1], [0, 0, 1, 1], [0, 1, 0]]
     shift = [[4], [3, 1], [2, 2, 9], [1, 3]]
@@ -143,7 +143,7 @@ def plain_ranking(documents, type_of_id, top_share):
     top_share=st.sampled_from([0.13, 0.2, 0.5, 0.8]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_the_ranking_is_what_loops_would_find(lengths, top_share, seed):
+def test_ranking_agrees_with_plain_loops(lengths, top_share, seed):
     rng, type_of_id = np.random.default_rng(seed), np.arange(12) % 4
     # Distinct shifts, so that there are no ties.
     ids = [rng.integers(0, 12, size=length) for length in lengths]
@@ -175,7 +175,7 @@ def planted(rng, n_documents, length=40, strength=(0, 0.5, 1, 2, 4), noise=1.0, 
 FIVE = types_of(0, 1, 2, 3, 4, names=("none", "faint", "some", "strong", "most"))
 
 
-def test_intervals_hold_the_point_and_narrow_with_more_documents(rng):
+def test_intervals_contain_the_point_and_narrow_with_more_documents(rng):
     few, many = (rank(planted(rng, count), FIVE).ranking.set_index("type") for count in (15, 240))
     for name in INTERVALS:
         for found in (few, many):
@@ -188,7 +188,7 @@ def test_intervals_hold_the_point_and_narrow_with_more_documents(rng):
 
 
 @pytest.mark.parametrize("unit", ["token", "document"])
-def test_intervals_are_as_wide_as_documents_differ(rng, unit):
+def test_width_of_intervals_follows_the_spread_over_documents(rng, unit):
     n_documents, n_tokens = 200, 24
     one = types_of(0, names=("all",))
     documents = planted(rng, n_documents, n_tokens + 1, (0,), unit=unit)
@@ -200,7 +200,7 @@ def test_intervals_are_as_wide_as_documents_differ(rng, unit):
     assert (row["lift_low"], row["lift"], row["lift_high"]) == (1, 1, 1)
 
 
-def test_the_seed_alone_decides_on_intervals_and_stability(rng):
+def test_intervals_and_stability_depend_only_on_the_seed(rng):
     documents = planted(rng, 30)
     first, again, other = (rank(documents, FIVE, seed=seed) for seed in (3, 3, 4))
     pd.testing.assert_frame_equal(first.ranking, again.ranking)
@@ -211,7 +211,7 @@ def test_the_seed_alone_decides_on_intervals_and_stability(rng):
         assert (first.ranking[f"{name}_low"] != other.ranking[f"{name}_low"]).any()
 
 
-def test_halves_agree_on_what_was_planted_and_not_on_noise():
+def test_stability_is_high_for_planted_lifts_and_low_for_noise():
     strength = np.linspace(0, 4, 30)
     names = tuple(f"type {i}" for i in range(30))
 
@@ -226,7 +226,7 @@ def test_halves_agree_on_what_was_planted_and_not_on_noise():
     assert abs(np.mean(noise)) < 0.25 and max(noise) < 0.5
 
 
-def test_stability_does_not_lean_on_rare_types(rng):
+def test_stability_leaves_out_rare_types(rng):
     # Three types that differ, and twenty that occur once or twice, whose lift is chance.
     documents = planted(rng, 60, 60, (0, 2, 4))
     for i, each in enumerate(documents[:40]):
@@ -236,7 +236,7 @@ def test_stability_does_not_lean_on_rare_types(rng):
     assert rank(documents, types, min_share=0).stability < 0.8
 
 
-def test_too_few_types_to_correlate_give_no_stability():
+def test_stability_of_too_few_types_is_nan():
     assert math.isnan(rank(DOCUMENTS, ONE_IS_KEEN, top_share=0.5).stability)
 
 
@@ -256,7 +256,7 @@ def three_types():
     return rank(scored(ids, shift), types_of(0, 1, 2, names=("common", "keen", "once")), 0.25, min_share=0.01)
 
 
-def test_anchors_by_lift_are_what_changes_most_for_its_number(three_types):
+def test_anchors_by_lift_are_the_types_with_the_largest_lift(three_types):
     assert three_types.ranking["type"].tolist() == ["once", "keen", "common"]
     assert column(three_types, "frequent") == {"once": False, "keen": True, "common": True}
     # The most changed type of all is too rare to go by.
@@ -264,7 +264,7 @@ def test_anchors_by_lift_are_what_changes_most_for_its_number(three_types):
     assert three_types.anchors(2) == three_types.anchors(9) == ["keen", "common"]
 
 
-def test_anchors_by_share_are_what_the_top_is_made_of():
+def test_anchors_by_share_are_the_types_with_the_largest_share():
     # Three in four tokens are dull and so are two of four in the top.
     ids = [[0, 1], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0]]
     shift = [[9], [8], [7], [6], [1], [1], [1], [1]]
@@ -275,12 +275,12 @@ def test_anchors_by_share_are_what_the_top_is_made_of():
     assert found.anchors(2, "share") == ["dull", "keen"]
 
 
-def test_the_threshold_of_frequency_is_a_share_of_all_tokens():
+def test_min_share_is_a_share_of_all_tokens():
     for share, expected in ((0.25, ["keen", "dull"]), (0.26, ["dull"]), (0.9, [])):
         assert rank(DOCUMENTS, ONE_IS_KEEN, 0.25, min_share=share).anchors(2) == expected
 
 
-def test_an_unknown_rule_is_refused_with_those_there_are(three_types):
+def test_unknown_anchor_rule_error_lists_rules(three_types):
     with pytest.raises(ValueError, match="anchor rule 'sum': allowed are lift, share"):
         three_types.anchors(1, "sum")
 
@@ -308,7 +308,7 @@ def analysis_of(lift, share, stability, mean_shift=None):
     return Analysis(ONE_IS_KEEN, frame, pd.DataFrame(), stability)
 
 
-def test_the_verdict_holds_every_claim_to_its_own_number():
+def test_verdict_judges_each_claim_by_its_number():
     good, bad = {"NUM": 3.0, "NOUN": 1.0}, {"NUM": 1.0, "NOUN": 3.0}
     fine = {"lift": good, "share": good, "mean_shift": good, "stability": 0.9}
     claims = verdict(analysis_of(**fine), "NUM")
@@ -323,7 +323,7 @@ def test_the_verdict_holds_every_claim_to_its_own_number():
         assert [c for c, holds in verdict(analysis_of(**fine | changes), "NUM").items() if not holds] == [claim]
 
 
-def test_the_ranking_can_be_of_some_positions_alone():
+def test_rank_can_count_a_range_of_positions():
     whole = rank(DOCUMENTS, ONE_IS_KEEN, top_share=0.25)
     second = rank(DOCUMENTS, ONE_IS_KEEN, top_share=0.25, first_position=2)
     first = rank(DOCUMENTS, ONE_IS_KEEN, top_share=0.25, last_position=1)
@@ -336,7 +336,7 @@ def test_the_ranking_can_be_of_some_positions_alone():
 
 
 @pytest.mark.parametrize(("first", "last"), [(1, 4), (3, None), (2, 6), (5, 5)])
-def test_positions_between_two_are_ranked_as_if_there_were_no_others(rng, first, last):
+def test_range_of_positions_gives_the_ranking_of_cut_documents(rng, first, last):
     documents = planted(rng, 20, 9)
     found = rank(documents, FIVE, first_position=first, last_position=last)
     # The token before the first position has no shift of its own.
@@ -351,7 +351,7 @@ def test_positions_between_two_are_ranked_as_if_there_were_no_others(rng, first,
     np.testing.assert_array_equal(found.by_position, expected.by_position)
 
 
-def test_standing_reads_saved_rankings_and_passes_over_rare_types():
+def test_standing_reads_saved_rankings_without_rare_types():
     rows = {
         "NUM": {"lift": 2.0, "mean_shift": 1.0, "frequent": True},
         "PUNCT": {"lift": 1.5, "mean_shift": 1.5, "frequent": True},
@@ -378,7 +378,7 @@ def test_standing_reads_saved_rankings_and_passes_over_rare_types():
 
 
 @pytest.mark.parametrize("share", [0.02, 0.05, 0.1, 0.12])
-def test_too_few_documents_are_refused_with_how_many_would_do(share):
+def test_too_few_documents_error_says_how_many_are_needed(share):
     with pytest.raises(ValueError, match=f"4 documents at top_share = {share} leave no token.*at least") as error:
         rank(DOCUMENTS, ONE_IS_KEEN, top_share=share)
     enough = int(str(error.value).split("at least ")[1].split()[0])
@@ -387,7 +387,7 @@ def test_too_few_documents_are_refused_with_how_many_would_do(share):
         rank((DOCUMENTS * enough)[: enough - 1], ONE_IS_KEEN, top_share=share)
 
 
-def test_nothing_to_rank_is_refused():
+def test_rank_without_documents_is_an_error():
     with pytest.raises(ValueError, match="no scored documents"):
         rank([], ONE_IS_KEEN)
 

@@ -35,7 +35,7 @@ def by_full_logits(network, ids, score="logit"):
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_scores_are_those_of_the_tokens_that_come(tiny, rng, score):
+def test_scores_are_of_the_realised_next_tokens(tiny, rng, score):
     ids = rng.integers(0, 1024, size=(5, 12))
     found = next_token_scores(tiny, ids, score)
     assert found.shape == (5, 11) and found.dtype == np.float32
@@ -43,7 +43,7 @@ def test_scores_are_those_of_the_tokens_that_come(tiny, rng, score):
     assert found.std() > 0.1
 
 
-def test_a_log_probability_is_left_unchanged_by_a_shift_of_all_logits(tiny, rng):
+def test_shift_of_all_logits_keeps_log_probabilities(tiny, rng):
     shifted = copy.deepcopy(tiny)
     shifted.lm_head.bias = torch.nn.Parameter(torch.full((1024,), 3.0))
     ids = rng.integers(0, 1024, size=(2, 12))
@@ -54,7 +54,7 @@ def test_a_log_probability_is_left_unchanged_by_a_shift_of_all_logits(tiny, rng)
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_a_bias_of_the_head_counts(tiny, rng, score):
+def test_bias_of_the_head_is_added(tiny, rng, score):
     network = copy.deepcopy(tiny)
     network.lm_head.bias = torch.nn.Parameter(torch.from_numpy(rng.normal(size=1024)).float())
     ids = rng.integers(0, 1024, size=(5, 12))
@@ -64,7 +64,7 @@ def test_a_bias_of_the_head_counts(tiny, rng, score):
 
 
 @pytest.mark.parametrize("entries", [1, 1024, 7 * 1024 + 5, 2**23])
-def test_blocks_of_positions_do_not_matter(tiny, rng, monkeypatch, entries):
+def test_scores_do_not_depend_on_the_block_size(tiny, rng, monkeypatch, entries):
     ids = rng.integers(0, 1024, size=(3, 12))
     monkeypatch.setattr(module, "LOGIT_ENTRIES", entries)
     np.testing.assert_allclose(
@@ -72,7 +72,7 @@ def test_blocks_of_positions_do_not_matter(tiny, rng, monkeypatch, entries):
     )
 
 
-def test_the_head_is_never_run_for_the_papers_score(tiny, rng, monkeypatch):
+def test_logit_score_never_runs_the_head(tiny, rng, monkeypatch):
     def refuse(*args):
         raise AssertionError("logits of the whole vocabulary were built")
 
@@ -83,7 +83,7 @@ def test_the_head_is_never_run_for_the_papers_score(tiny, rng, monkeypatch):
     assert next_token_scores(tiny, ids).shape == (5, 11)
 
 
-def test_a_model_in_bfloat16_gives_float32_scores(tiny, rng):
+def test_bfloat16_model_gives_float32_scores(tiny, rng):
     ids = rng.integers(0, 1024, size=(3, 12))
     for score in SCORES:
         found = next_token_scores(copy.deepcopy(tiny).bfloat16(), ids, score)
@@ -91,7 +91,7 @@ def test_a_model_in_bfloat16_gives_float32_scores(tiny, rng):
         np.testing.assert_allclose(found, next_token_scores(tiny, ids, score), atol=0.15)
 
 
-def test_an_unknown_score_is_refused_with_those_there_are(tiny, rng, tmp_path):
+def test_unknown_score_error_lists_scores(tiny, rng, tmp_path):
     with pytest.raises(ValueError, match="score = 'loss': allowed are logit, logprob"):
         next_token_scores(tiny, rng.integers(0, 1024, size=(1, 4)), "loss")
     with pytest.raises(ValueError, match="score = 'loss': allowed are logit, logprob"):
@@ -187,7 +187,7 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_every_document_gets_its_own_scores_in_the_order_given(pair, documents, tmp_path, score):
+def test_scores_are_in_the_order_of_the_documents(pair, documents, tmp_path, score):
     found = score_documents(*pair, (each for each in documents), tmp_path, score=score)
     assert [each.key for each in found] == [key for key, _ in documents]
     for each, (_, ids) in zip(found, documents, strict=True):
@@ -199,7 +199,7 @@ def test_every_document_gets_its_own_scores_in_the_order_given(pair, documents, 
         np.testing.assert_array_equal(each.shift, each.longer - each.base)
 
 
-def test_keys_that_are_no_strings_become_strings(pair, documents, tmp_path):
+def test_keys_become_strings(pair, documents, tmp_path):
     found = score_documents(*pair, enumerate(ids for _, ids in documents), tmp_path)
     assert [each.key for each in found] == ["0", "1", "2", "3", "4", "5", "6"]
 
@@ -212,9 +212,7 @@ def test_keys_that_are_no_strings_become_strings(pair, documents, tmp_path):
         (8192, [(3, 12), (1, 7), (2, 30), (1, 12)]),
     ],
 )
-def test_equal_neighbours_share_a_pass_and_batches_do_not_matter(
-    pair, documents, batches, tmp_path, monkeypatch, most, shapes
-):
+def test_scores_do_not_depend_on_batches(pair, documents, batches, tmp_path, monkeypatch, most, shapes):
     monkeypatch.setattr(module, "BATCH_TOKENS", most)
     found = score_documents(*pair, documents, tmp_path)
     # Each batch is read by H and by H'.
@@ -243,7 +241,7 @@ def test_documents_are_read_one_after_another(pair, documents, tmp_path, monkeyp
     assert at_first[-1] == len(documents)
 
 
-def test_what_is_kept_is_plain_parquet(pair, documents, tmp_path):
+def test_scores_are_kept_as_parquet(pair, documents, tmp_path):
     found = score_documents(*pair, documents, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.parquet", "scores.json"]
     table = pq.read_table(tmp_path / "00000.parquet").to_pydict()
@@ -255,7 +253,7 @@ def test_what_is_kept_is_plain_parquet(pair, documents, tmp_path):
     assert list(read_scores(tmp_path / "nowhere")) == []
 
 
-def test_scores_come_back_whole_from_many_files(pair, documents, tmp_path, monkeypatch):
+def test_scores_are_read_from_many_files(pair, documents, tmp_path, monkeypatch):
     whole = score_documents(*pair, documents, tmp_path / "whole")
     for name, setting in (("by tokens", {"FLUSH_TOKENS": 40}), ("by time", {"FLUSH_SECONDS": 0})):
         with monkeypatch.context() as patch:
@@ -279,7 +277,7 @@ def test_a_second_call_scores_nothing(pair, documents, batches, tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
-def test_models_read_anew_are_the_same_models(pair, documents, batches, tmp_path):
+def test_reloaded_models_use_the_kept_scores(pair, documents, batches, tmp_path):
     pair[0].save_pretrained(tmp_path / "model")
     first = score_documents(*pair, documents, tmp_path / "scores")
     batches.clear()
@@ -288,7 +286,7 @@ def test_models_read_anew_are_the_same_models(pair, documents, batches, tmp_path
     assert batches == []
 
 
-def test_new_documents_are_added_to_what_is_there(pair, documents, batches, tmp_path):
+def test_new_documents_are_added_to_the_kept_scores(pair, documents, batches, tmp_path):
     score_documents(*pair, documents[:3], tmp_path)
     batches.clear()
     more = score_documents(*pair, [documents[4], documents[1], documents[3]], tmp_path)
@@ -297,7 +295,7 @@ def test_new_documents_are_added_to_what_is_there(pair, documents, batches, tmp_
     assert [each.key for each in read_scores(tmp_path)] == [documents[i][0] for i in (0, 1, 2, 4, 3)]
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_was(pair, documents, batches, tmp_path, monkeypatch):
+def test_interrupted_run_resumes(pair, documents, batches, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BATCH_TOKENS", 1)
     monkeypatch.setattr(module, "FLUSH_TOKENS", 20)
     whole = score_documents(*pair, documents, tmp_path / "whole")
@@ -318,7 +316,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(pair, documents, batches, t
     assert_same(read_scores(tmp_path / "stopped"), whole)
 
 
-def test_what_a_kill_left_half_written_does_no_harm(pair, documents, tmp_path):
+def test_leftover_of_a_killed_run_is_ignored(pair, documents, tmp_path):
     whole = score_documents(*pair, documents, tmp_path / "whole")
     score_documents(*pair, documents[:3], tmp_path / "killed")
     for name in ("00000.tmp", "00001.tmp", "scores.json.tmp"):
@@ -327,7 +325,7 @@ def test_what_a_kill_left_half_written_does_no_harm(pair, documents, tmp_path):
     assert_same(score_documents(*pair, documents, tmp_path / "killed"), whole)
 
 
-def test_a_kill_while_a_file_is_written_does_no_harm(pair, documents, tmp_path, monkeypatch):
+def test_run_killed_while_writing_resumes(pair, documents, tmp_path, monkeypatch):
     write = pq.write_table
 
     def killed(table, path):
@@ -346,9 +344,7 @@ def test_a_kill_while_a_file_is_written_does_no_harm(pair, documents, tmp_path, 
     assert names[0] == names[1]
 
 
-def test_a_file_that_was_taken_away_is_scored_again_and_no_other_is_lost(
-    pair, documents, batches, tmp_path, monkeypatch
-):
+def test_removed_file_is_scored_again_and_the_others_are_kept(pair, documents, batches, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "FLUSH_TOKENS", 1)
     whole = score_documents(*pair, documents, tmp_path)
     (tmp_path / "00001.parquet").unlink()
@@ -372,7 +368,7 @@ def other_positions(network):
 @pytest.mark.parametrize("change", [other_weights, other_positions])
 @pytest.mark.parametrize("place", [0, 1])
 @torch.no_grad()
-def test_a_folder_holds_the_scores_of_one_pair_of_models(pair, documents, tmp_path, change, place):
+def test_folder_with_scores_of_other_models_is_an_error(pair, documents, tmp_path, change, place):
     score_documents(*pair, documents[:2], tmp_path)
     held = json.loads((tmp_path / "scores.json").read_text())
     others = [copy.deepcopy(network) for network in pair]
@@ -383,7 +379,7 @@ def test_a_folder_holds_the_scores_of_one_pair_of_models(pair, documents, tmp_pa
     assert json.loads((tmp_path / "scores.json").read_text()) == held
 
 
-def test_a_folder_holds_one_kind_of_score(pair, documents, tmp_path):
+def test_folder_with_another_kind_of_score_is_an_error(pair, documents, tmp_path):
     score_documents(*pair, documents[:2], tmp_path, score="logprob")
     with pytest.raises(ValueError, match=r"contains other scores \(score logprob, now logit\)"):
         score_documents(*pair, documents[:2], tmp_path)
@@ -407,25 +403,25 @@ def text(*ids):
         ([("c", text(5, -3))], "document 'c' has token id -3, outside .* vocabulary of 1024"),
     ],
 )
-def test_documents_that_cannot_be_scored_are_named(pair, tmp_path, found, message):
+def test_invalid_document_error_names_the_document(pair, tmp_path, found, message):
     with pytest.raises(ValueError, match=message):
         score_documents(*pair, iter(found), tmp_path)
 
 
-def test_every_document_must_be_as_long_as_is_wanted(pair, documents, tmp_path):
+def test_document_shorter_than_min_length_is_an_error(pair, documents, tmp_path):
     with pytest.raises(ValueError, match="document 'text 3' has 7 tokens, fewer than min_length = 12"):
         score_documents(*pair, documents, tmp_path, min_length=12)
     assert len(score_documents(*pair, documents, tmp_path, min_length=7)) == 7
 
 
-def test_a_key_stands_for_one_text(pair, documents, tmp_path):
+def test_known_key_with_another_text_is_an_error(pair, documents, tmp_path):
     score_documents(*pair, documents, tmp_path)
     for other in (documents[0][1][::-1], documents[0][1][:-1]):
         with pytest.raises(ValueError, match="document 'text 0' was scored with another text"):
             score_documents(*pair, [("text 0", other)], tmp_path)
 
 
-def test_models_of_two_vocabularies_are_refused(tiny, make_tiny, tmp_path):
+def test_models_with_different_vocabularies_are_an_error(tiny, make_tiny, tmp_path):
     with pytest.raises(ValueError, match="H has 1024 vocabulary entries, H' 1000"):
         score_documents(tiny, make_tiny(vocab_size=1000), [("a", text(1, 2))], tmp_path)
 
@@ -463,7 +459,7 @@ GEMMA = SHAPE | {"num_key_value_heads": 2, "head_dim": 8, "initializer_range": 1
     ],
     ids=["granite", "granite, a little", "cohere", "gemma2"],
 )
-def test_models_that_scale_or_cap_their_logits_are_refused(tiny, tmp_path, config):
+def test_models_that_scale_or_cap_their_logits_are_an_error(tiny, tmp_path, config):
     network = model_of(config)
     kind = config.model_type
     with pytest.raises(

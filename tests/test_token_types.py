@@ -54,12 +54,12 @@ def test_every_token_has_the_class_of_its_text(tokenizer):
     assert (whole == CLASSES.index("number")).sum() == 100
 
 
-def test_what_is_no_whole_character_is_other(tokenizer):
+def test_incomplete_characters_have_class_other(tokenizer):
     types = types_by_class(tokenizer)
     assert [name for _, name in named(tokenizer, types, "é")] == ["other", "other"]
 
 
-def test_every_token_can_be_a_type_of_its_own(tokenizer, rng):
+def test_types_by_token_has_one_type_for_each_token(tokenizer, rng):
     types = types_by_token(tokenizer)
     assert types.by == "token" and len(set(types.names)) == len(tokenizer)
     ids = rng.integers(0, len(tokenizer), size=50)
@@ -71,7 +71,7 @@ def test_every_token_can_be_a_type_of_its_own(tokenizer, rng):
 # the mask of chosen types
 
 
-def test_a_mask_says_which_tokens_are_of_the_chosen_types(tokenizer):
+def test_mask_marks_the_tokens_of_the_chosen_types(tokenizer):
     types, ids = types_by_class(tokenizer), ids_of(tokenizer, " the 42 errors, 17.")
     mask = types.mask(ids, ["number", "punctuation"])
     assert mask.dtype == bool and mask.shape == ids.shape
@@ -80,7 +80,7 @@ def test_a_mask_says_which_tokens_are_of_the_chosen_types(tokenizer):
     assert types.mask(ids, list(CLASSES)).all()
 
 
-def test_a_mask_of_unknown_types_is_refused_with_those_there_are(tokenizer):
+def test_mask_of_unknown_types_error_lists_types(tokenizer):
     ids = np.array([5, 6])
     with pytest.raises(ValueError, match=r"no token types \['NUM', 'verb'\] by class: there are number, word,.*other"):
         types_by_class(tokenizer).mask(ids, ["verb", "number", "NUM"])
@@ -130,7 +130,7 @@ def test_sentences_are_tagged_one_by_one_word_by_word(tokenizer, sentences):
         ('"so"--he', ['"', "so", '"', "-", "-", "he"]),
     ],
 )
-def test_words_are_cut_as_taggers_know_them(tokenizer, sentences, text, words):
+def test_words_are_split_as_taggers_expect(tokenizer, sentences, text, words):
     types_by_pos(tokenizer).of(ids_of(tokenizer, text))
     assert sentences == [words]
 
@@ -150,7 +150,7 @@ def assert_tokens_have_the_tags_of_their_words(tokenizer, types, text):
         assert types.names[kind] == first_letter_tag(text[word:]), (text, start)
 
 
-def test_a_token_has_the_tag_of_its_word(tokenizer, sentences):
+def test_token_has_the_tag_of_its_word(tokenizer, sentences):
     text = "  The undocumented interpreter, when it is called,\treturns 42 (or 123456) objects.  \n\n Is it so?  No"
     types = types_by_pos(tokenizer)
     assert_tokens_have_the_tags_of_their_words(tokenizer, types, text)
@@ -179,7 +179,7 @@ def test_every_token_of_any_text_gets_a_type(tokenizer, text):
     assert [types.names[kind] for kind in kinds] == ["X" if strings[i].strip() else "SPACE" for i in ids]
 
 
-def test_a_document_is_tagged_once_and_its_types_are_the_callers_own(tokenizer, sentences):
+def test_document_is_tagged_once_and_results_are_copies(tokenizer, sentences):
     types, ids = types_by_pos(tokenizer), ids_of(tokenizer, "The interpreter raised 42 errors.")
     first = types.of(ids)
     expected = first.copy()
@@ -192,7 +192,7 @@ def test_a_document_is_tagged_once_and_its_types_are_the_callers_own(tokenizer, 
     assert len(sentences) == 3
 
 
-def test_a_word_cut_by_the_end_of_a_document_does_no_harm(tokenizer, sentences):
+def test_document_may_end_inside_a_word(tokenizer, sentences):
     ids = ids_of(tokenizer, "One interpreter")
     types = types_by_pos(tokenizer)
     for stop in range(1, len(ids) + 1):
@@ -242,6 +242,6 @@ def test_real_parts_of_speech(tokenizer, name):
     assert all((tag == "SPACE") == (not text.strip()) for text, tag in pieces)
 
 
-def test_a_tagger_that_is_not_there_is_told_before_any_text(tokenizer):
+def test_missing_tagger_is_an_error_before_any_text(tokenizer):
     with pytest.raises(TaggerError, match="'en_no_such_pipeline'"):
         types_by_pos(tokenizer, "en_no_such_pipeline")
