@@ -1,4 +1,4 @@
-import json
+from types import SimpleNamespace
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -13,7 +13,8 @@ from longrecipe.experiments import table4 as resources
 from longrecipe.experiments import table4_claims as resource_claims
 from longrecipe.experiments import tables
 from longrecipe.positions import METHODS
-from longrecipe.tokens import Kept, Scored, TokenTypes, binned, rank
+from longrecipe.results.rows import analysis_rows
+from longrecipe.tokens import Kept, Scored, TokenTypes, rank
 
 
 @pytest.fixture(autouse=True)
@@ -67,14 +68,13 @@ def test_token_shift_shows_frequent_types_and_marks_anchors(analysis):
     assert blue != grey
 
 
-def test_position_shares_have_a_panel_for_each_source_or_say_not_measured(analysis, tmp_path):
-    binned(analysis.by_position, 10).reset_index().to_csv(tmp_path / "by_position-pos.csv", index=False)
-    rows = analysis.ranking.set_index("type").to_dict("index")
-    record = json.loads(json.dumps({"params": {"window": 50}, "numbers": {"rankings": {"pos": rows}}}, default=float))
+def test_position_shares_have_a_panel_for_each_source_or_say_not_measured(analysis):
+    tables = analysis_rows({("pos", "all"): analysis}, n_tokens=200)
+    run = SimpleNamespace(table=tables.get, params=SimpleNamespace(window=50))
     panels = [
         plots.quoted_shares("quoted", pd.Series({"NUM": 0.4, "NOUN": 0.1}), first=40, last=200, window=50),
         plots.measured_shares("here", analysis, 50, runs=[]),
-        plots.measured_shares("kept", None, 50, runs=[(tmp_path, record)]),
+        plots.measured_shares("kept", None, 50, runs=[run]),
         plots.measured_shares("absent", None, 50, runs=[]),
     ]
     axes = plots.position_shares(panels, ["NUM", "NOUN"]).axes
