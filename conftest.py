@@ -1,4 +1,4 @@
-"""Test settings that pytest's own files cannot hold: nbval needs an absolute path, and runs must not leave a cache."""
+"""What pytest's own files cannot say: paths of the repository, a cache of its own, and the order of files."""
 
 import os
 import tempfile
@@ -7,14 +7,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent
+# Before torch is imported: workers and kernels with several threads each take them from one another, and other numbers
+# of threads sum in other orders.
+os.environ["OMP_NUM_THREADS"] = "1"
+# Files that take longest, in the order in which workers start them, so that all workers end at about the same time.
+LONGEST = ("03_train.ipynb", "test_notebooks.py", "test_train_sharding.py", "test_train_cli.py", "test_sweep.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Point nbval at the sanitize file, keep kernels in the repository, and give runs a cache of their own."""
+    """Point nbval at the sanitize file, keep kernels in the repository, and give all workers one empty cache."""
     if hasattr(config.option, "nbval_sanitize_with"):
         config.option.nbval_sanitize_with = config.option.nbval_sanitize_with or str(ROOT / "tests/nbval_sanitize.cfg")
     os.environ.setdefault("LONGRECIPE_ROOT", str(ROOT))
-    # Finished stages in a developer's cache would let a notebook pass without training.
-    cache = tempfile.TemporaryDirectory(prefix="longrecipe-cache-")
-    config.add_cleanup(cache.cleanup)
-    os.environ["LONGRECIPE_CACHE"] = cache.name
+    # Finished stages in a developer's cache would let a notebook pass without training. Workers inherit this one.
+    if not hasattr(config, "workerinput"):
+        cache = tempfile.TemporaryDirectory(prefix="longrecipe-cache-", ignore_cleanup_errors=True)
+        config.add_cleanup(cache.cleanup)
+        os.environ["LONGRECIPE_CACHE"] = cache.name
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Notebooks are slow tests; the longest files come first."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker("slow")
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))

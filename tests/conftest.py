@@ -1,11 +1,15 @@
 """Fixtures that many tests share; the costly ones are made once a session, so no test may change them."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from IPython.core.interactiveshell import InteractiveShell
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
+from traitlets.config import Config
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from longrecipe.data import corpus as corpora
@@ -92,17 +96,24 @@ def tiny(make_tiny):
 
 
 @pytest.fixture
-def rng():
-    return np.random.default_rng(0)
+def shell(tmp_path, monkeypatch):
+    """A function that runs cells as a notebook's kernel does, which keeps their source; returns its variables."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    # A shell puts a module of its own there.
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    shell = InteractiveShell(config=Config(HistoryManager={"enabled": False}))
+
+    def run(*cells):
+        for cell in cells:
+            shell.run_cell(cell, store_history=True).raise_error()
+        return shell.user_ns
+
+    return run
 
 
 @pytest.fixture
-def one_thread():
-    """Sums in another order, by another number of threads, are other numbers."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def rng():
+    return np.random.default_rng(0)
 
 
 @pytest.fixture(scope="session")

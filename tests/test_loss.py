@@ -125,7 +125,6 @@ def test_heads_with_bias_or_scaled_logits_are_refused():
 PEAK = """
 import resource, sys, torch
 from longrecipe.train.loss import chunked_cross_entropy
-torch.set_num_threads(1)
 n, width, vocabulary = 4096, 16, 131072
 hidden, weight = torch.randn(n, width, requires_grad=True), torch.randn(vocabulary, width, requires_grad=True)
 labels = torch.randint(0, vocabulary, (n,))

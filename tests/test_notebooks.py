@@ -1,4 +1,7 @@
-"""The notebooks as a reader runs them: their form, what they refuse, and every method end to end on a short setting."""
+"""The notebooks: their form, what they refuse, and other settings than those that `pytest --nbval` runs.
+
+papermill runs them three times, in processes of its own. All else runs their cells in this one.
+"""
 
 import ast
 import json
@@ -19,7 +22,9 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from papermill.translators import PythonTranslator
 
+from longrecipe.cost import DoesNotFitError
 from longrecipe.positions import METHODS
+from longrecipe.settings import ParamsError
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -77,6 +82,26 @@ def assigned(source: str) -> list[str]:
     return [target.id for statement in ast.parse(source).body for target in statement.targets]
 
 
+def changed(source: str, values: dict) -> str:
+    for name, value in values.items():
+        source, count = re.subn(rf"^{name} = .*?(  #|$)", rf"{name} = {value!r}\1", source, flags=re.M)
+        assert count == 1, name
+    return source
+
+
+@pytest.fixture
+def run_cells(environment, shell):
+    """A function that runs a notebook's cells, up to the last one given, with parameters as papermill sets them;
+    returns the notebook's variables."""
+
+    def run(notebook, parameters, last=None):
+        first, *others = (cell.source for cell in code_cells(ROOT / "notebooks" / f"{notebook}.ipynb"))
+        injected = "\n".join(["# Parameters", *(f"{name} = {value!r}" for name, value in parameters.items())])
+        return shell(first, injected, *others[:last])
+
+    return run
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 class TestForm:
     def test_one_parameters_cell_comes_first(self, path):
@@ -119,176 +144,188 @@ class TestForm:
         assert str(ROOT) not in path.read_text(encoding="utf-8")
 
 
-def test_an_unknown_name_is_refused_by_every_kind_of_notebook(tmp_path, environment):
-    run = papermill("00_mini_models.ipynb", tmp_path / "out.ipynb", environment, retrian=True)
-    assert run.returncode == 1 and "Did you mean 'retrain'? Allowed are model, retrain" in run.stderr
+# Unknown names and impossible values: the cell after the parameters raises.
+REFUSED = [
+    ("00_mini_models", {"retrian": True}, "Did you mean 'retrain'? Allowed are model, retrain"),
+    ("03_train", {"method": "nope"}, f"allowed are {', '.join(METHODS)}"),
+    ("03_train", {"ratio": 1.7}, "ratio = 1.7"),
+    ("03_train", {"model": "gpt5"}, "mini: llama3"),
+    ("04_long_context", {"method": "pose"}, "method: the grid sets it"),
+    ("05_resources", {"gpus": 2}, "Did you mean 'gpu'? Allowed are model, scale"),
+    ("06_general_tasks", {"replay_steps": 3}, "replay_steps: the grid sets it"),
+    ("06_general_tasks", {"targets": 2560}, "unknown parameter 'targets'"),
+    ("07_ablations", {"ratio": 0.2}, "ratio: the grid sets it"),
+]
 
 
-def test_a_question_that_cannot_be_answered_lists_what_can(tmp_path, environment):
-    run = papermill("05_resources.ipynb", tmp_path / "out.ipynb", environment, gpus=2)
-    assert run.returncode == 1 and "Did you mean 'gpu'? Allowed are model, scale" in run.stderr
+@pytest.mark.parametrize(("notebook", "parameters", "message"), REFUSED)
+def test_invalid_parameters_stop_the_settings_cell(notebook, parameters, message, run_cells, tmp_path):
+    with pytest.raises(ParamsError, match=re.escape(message)):
+        run_cells(notebook, parameters, last=1)
+    assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"method": "nope"}, f"allowed are {', '.join(METHODS)}"),
-        ({"ratio": 1.7}, "ratio = 1.7"),
-        ({"extend_stepz": 3}, "Did you mean 'extend_steps'?"),
-        ({"model": "gpt5"}, "mini: llama3"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_what_cannot_run_stops_at_once_and_says_why(parameters, message, tmp_path, environment):
-    run = papermill("03_train.ipynb", tmp_path / "out.ipynb", environment, **parameters)
-    assert run.returncode == 1
-    assert message in run.stderr
-    ran = [cell for cell in code_cells(tmp_path / "out.ipynb") if cell.execution_count is not None]
-    # parameters, what papermill injected after them, and the cell that checks
-    assert len(ran) == 3
+def test_resources_that_do_not_fit_stop_the_settings_cell(run_cells):
+    with pytest.raises(DoesNotFitError, match="These would fit: 4 such GPUs"):
+        run_cells("05_resources", {"gpu": "RTX 4090 24 GB"}, last=1)
 
 
-# One of every kind; tests/test_recipe.py trains with each method.
-@pytest.mark.parametrize("method", ["longrecipe", "source", "pose:n_chunks=3", "flt", "none"])
-def test_methods_run_end_to_end(method, tmp_path, environment):
-    run = papermill("03_train.ipynb", tmp_path / "out.ipynb", environment, method=method, **SHORT)
-    assert run.returncode == 0, run.stderr[-2000:]
-    (metrics,) = (tmp_path / "root" / "results" / "train").glob("*/metrics.json")
-    record = json.loads(metrics.read_text())
-    stages = record["numbers"]["stages"]
-    assert record["params"]["method"] == method
-    assert set(stages["base"]["recall"]) == {"256", "512", "1024"}
-    assert ("merged" in stages) == (method != "none")
-    assert list((metrics.parent / "figures").glob("*.png"))
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_training_that_would_take_days_is_refused(run_cells):
+    # The paper's model: its shape is known without its files.
+    large = {"model": "llama3", "scale": "paper", "optimizer": "adamw_bf16", "offload_activations": False}
+    with pytest.raises(ValueError, match=r"training would take .* days without a GPU \(modelled\)"):
+        run_cells("03_train", large, last=2)
 
 
-@pytest.mark.parametrize("selection", ["density", "random", "first"])
-def test_every_selection_runs_end_to_end(selection, tmp_path, environment):
-    run = papermill("03_train.ipynb", tmp_path / "out.ipynb", environment, selection=selection, **SHORT)
-    assert run.returncode == 0, run.stderr[-2000:]
-    (metrics,) = (tmp_path / "root" / "results" / "train").glob("*/metrics.json")
-    # Only a selection by anchors needs the token analysis.
-    assert bool(json.loads(metrics.read_text())["numbers"]["anchors"]) == (selection == "density")
+# Other settings, to the last cell
 
 
-def test_what_is_measured_can_be_chosen(tmp_path, environment):
+@pytest.mark.slow
+def test_method_none_is_measured_without_training(run_cells):
+    space = run_cells("03_train", SHORT | {"method": "none"})
+    assert not space["trained"] and list(space["numbers"]) == ["base", "RoPE rule alone"]
+    assert (space["run"] / "figures" / "recall.png").is_file()
+
+
+@pytest.mark.slow
+def test_chosen_stages_and_lengths_are_measured(run_cells, capsys):
     chosen = {"eval_stages": "[base, RoPE rule alone, merged]", "eval_passkeys": 5, "eval_lengths": "[128]"}
-    parameters = SHORT | chosen | {"selection": "random", "replay_length": 64, "eval_precision": "auto"}
-    run = papermill("03_train.ipynb", tmp_path / "out.ipynb", environment, **parameters)
-    assert run.returncode == 0, run.stderr[-2000:]
-    (metrics,) = (tmp_path / "root" / "results" / "train").glob("*/metrics.json")
-    numbers = json.loads(metrics.read_text())["numbers"]
-    assert list(numbers["stages"]) == ["base", "RoPE rule alone", "merged"]
-    assert [tasks["passkey"]["prompts"] for tasks in numbers["stages"]["merged"]["tasks"].values()] == [3, 3, 5]
-    assert list(numbers["stages"]["merged"]["tasks"]) == ["128", "256", "1024"]
-    assert set(numbers["training_seconds"]) == {"extended", "replayed"}, "what is not measured is not trained"
-    assert {"passkeys.png", "recall.png"} <= {path.name for path in (metrics.parent / "figures").iterdir()}
-    gains = (metrics.parent / "gains.csv").read_text().splitlines()
-    assert gains[0] == "measure,length,gain,low,high,documents" and "passkey,1024," in "".join(gains)
-    told = [o["text"] for c in code_cells(tmp_path / "out.ipynb") for o in c.outputs if o.get("name") == "stdout"]
-    assert any("LlamaForCausalLM, window 1,024 tokens, tokenizer by" in text for text in told)
+    space = run_cells(
+        "03_train", SHORT | chosen | {"selection": "random", "replay_length": 64, "eval_precision": "auto"}
+    )
+    numbers = space["numbers"]
+    assert list(numbers) == ["base", "RoPE rule alone", "merged"]
+    assert [tasks["passkey"]["prompts"] for tasks in numbers["merged"]["tasks"].values()] == [3, 3, 5]
+    assert list(numbers["merged"]["tasks"]) == [128, 256, 1024]
+    assert set(space["trained"]) == {"extended", "replayed"}, "what is not measured is not trained"
+    assert space["analysis"] is None, "only a selection by anchors needs the token analysis"
+    assert set(space["figures"]) == {"recall", "retention", "passkeys"}
+    gains = space["gains"].reset_index()
+    assert list(gains.columns) == ["measure", "length", "gain", "low", "high", "documents"]
+    assert ("passkey", 1024) in set(zip(gains["measure"], gains["length"], strict=True))
+    assert "LlamaForCausalLM, window 1,024 tokens, tokenizer by" in capsys.readouterr().out
 
 
-def test_the_token_analysis_runs_by_parts_of_speech_and_log_probability(tmp_path, environment):
-    parameters = SHORT | {"token_types": "pos", "analysis_score": "logprob", "anchor_count": 2}
-    run = papermill("01_token_analysis.ipynb", tmp_path / "out.ipynb", environment, **parameters)
-    assert run.returncode == 0, run.stderr[-2000:]
-    (metrics,) = (tmp_path / "root" / "results" / "tokens").glob("*/metrics.json")
-    numbers = json.loads(metrics.read_text())["numbers"]
-    assert len(numbers["anchors"]) == 2 and set(numbers["anchors"]) <= set(numbers["rankings"]["pos"])
-    assert numbers["n_tokens"] == 20 * 512
-    assert {path.name for path in (metrics.parent / "figures").iterdir()} == {
-        "class.png",
-        "figure4.png",
-        "pos.png",
-        "selections.png",
-    }
+@pytest.mark.slow
+def test_token_analysis_by_parts_of_speech_and_log_probability(run_cells):
+    space = run_cells(
+        "01_token_analysis", SHORT | {"token_types": "pos", "analysis_score": "logprob", "anchor_count": 2}
+    )
+    assert len(space["anchors"]) == 2 and set(space["anchors"]) <= set(space["rankings"]["pos"])
+    assert space["numbers"]["n_tokens"] == 20 * 512
+    assert set(space["figures"]) == {"class", "pos", "figure4", "selections"}
 
 
-def test_positions_are_shown_for_other_settings(tmp_path, environment):
+@pytest.mark.slow
+def test_positions_of_other_settings(run_cells):
     # Short samples: of 200 tokens, and of 16 where a cell tries smaller ratios.
-    parameters = {"target_length": 1000, "ratio": 0.2, "seed": 3, "method": "pose"}
-    run = papermill("02_position_transform.ipynb", tmp_path / "out.ipynb", environment, **parameters)
-    assert run.returncode == 0, run.stderr[-2000:]
-    (metrics,) = (tmp_path / "root" / "results" / "positions").glob("*/metrics.json")
-    record = json.loads(metrics.read_text())
-    found = record["numbers"]["coverage"]
+    space = run_cells("02_position_transform", {"target_length": 1000, "ratio": 0.2, "seed": 3, "method": "pose"})
+    found = space["numbers"]["coverage"]
     assert list(found) == [name for name, method in METHODS.items() if method.positions]
     assert found["pose"]["visited_by_one"] == pytest.approx(0.2) and found["flt"]["visited_by_one"] == 1
     # Of 200 tokens, half of a PoSE sample is in a row.
     assert found["pose"]["contiguous_run"] == pytest.approx(100, rel=0.02)
-    assert len(record["numbers"]["figure_3"]) == 5
-    assert {path.name for path in (metrics.parent / "figures").iterdir()} == {
-        "distances.png",
-        "figure3.png",
-        "maps.png",
-    }
+    assert len(space["numbers"]["figure_3"]) == 5
+    assert set(space["figures"]) == {"distances", "figure3", "maps"}
 
 
-def test_a_grid_that_has_not_run_is_run_and_shown(tmp_path, environment):
-    short = {name: value for name, value in SHORT.items() if name != "target_length"}
-    run = papermill("04_long_context.ipynb", tmp_path / "out.ipynb", environment, targets=512, n_seeds=2, **short)
-    assert run.returncode == 0, run.stderr[-2000:]
-    results = tmp_path / "root" / "results"
-    runs = [path.parent.name for path in (results / "grid").glob("*/metrics.json")]
-    assert len(runs) == 10 and sum("-none-512-" in name for name in runs) == 2
-    (folder,) = (results / "long_context").iterdir()
-    assert {path.name for path in folder.rglob("*.*")} == {"table1.csv", "claims.csv", "methods.png", "depths.png"}
-    assert "T = 512: NIAH(M): LongRecipe >= FLT - 2" in (folder / "claims.csv").read_text()
-
-
-@pytest.mark.parametrize(
-    ("notebook", "parameters", "message"),
-    [
-        ("04_long_context.ipynb", {"method": "pose"}, "method: the grid sets it"),
-        ("06_general_tasks.ipynb", {"replay_steps": 3}, "replay_steps: the grid sets it"),
-        ("06_general_tasks.ipynb", {"targets": 2560}, "unknown parameter 'targets'"),
-        ("07_ablations.ipynb", {"ratio": 0.2}, "ratio: the grid sets it"),
-    ],
-)
-def test_what_a_grid_cannot_take_stops_before_anything_is_trained(notebook, parameters, message, tmp_path, environment):
-    run = papermill(notebook, tmp_path / "out.ipynb", environment, **parameters)
-    assert run.returncode == 1 and message in run.stderr
-    assert not (tmp_path / "cache").exists()
-
-
-def test_what_does_not_fit_stops_at_once_and_says_what_would(tmp_path, environment):
-    run = papermill("05_resources.ipynb", tmp_path / "out.ipynb", environment, gpu="RTX 4090 24 GB")
-    assert run.returncode == 1
-    assert "DoesNotFitError" in run.stderr and "These would fit: 4 such GPUs" in run.stderr
-    ran = [cell for cell in code_cells(tmp_path / "out.ipynb") if cell.execution_count is not None]
-    assert len(ran) == 3
-
-
-def test_resources_are_told_for_another_model_and_without_a_measurement(tmp_path, environment):
-    parameters = {"model": "qwen2", "target_length": 81920, "price_per_gpu_hour": 4}
-    run = papermill("05_resources.ipynb", tmp_path / "out.ipynb", environment, **parameters)
-    assert run.returncode == 0, run.stderr[-2000:]
-    (metrics,) = (tmp_path / "root" / "results" / "resources").glob("*/metrics.json")
-    record = json.loads(metrics.read_text())
-    assert record["question"]["model"] == "qwen2" and record["question"]["price_per_gpu_hour"] == 4
+def test_resources_of_another_model_without_a_measurement(run_cells):
+    space = run_cells("05_resources", {"model": "qwen2", "target_length": 81920, "price_per_gpu_hour": 4})
+    assert space["Q"].model == "qwen2" and space["Q"].price_per_gpu_hour == 4
     # The test's root holds no measurements.
-    measured = [claim["verdict"] for claim in record["claims"] if claim["label"] == "measured"]
-    assert measured and set(measured) == {"not measured"}
-    assert {path.name for path in (metrics.parent / "figures").iterdir()} == {
-        "length.png",
-        "longest.png",
-        "memory.png",
-        "mini.png",
-        "parts.png",
-    }
+    claims = space["claims"]
+    assert set(claims.loc[claims["label"] == "measured", "verdict"]) == {"not measured"}
+    assert set(space["figures"]) == {"length", "longest", "memory", "mini", "parts"}
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_what_would_take_days_says_so(tmp_path, environment):
-    # The paper's model: its shape is known without its files.
-    large = {"model": "llama3", "scale": "paper", "optimizer": "adamw_bf16", "offload_activations": False}
-    run = papermill("03_train.ipynb", tmp_path / "out.ipynb", environment, **large)
-    assert run.returncode == 1
-    assert "training would take" in run.stderr and "days without a GPU (modelled)" in run.stderr
+# Changes in a live kernel, as in JupyterLab
+
+# Names that the notebooks use later, and names of settings that are not in their parameters cells.
+OWN = """P = Q = R = front = parts = shares = grid = None
+foo, seconds, window, T, extend_steps = [1, 2], 3, "left", {"a": 1}, -1
+lengths = {"x": 2.5}
+def warmup_steps(): pass"""
+# For each notebook what the user changes in the parameters cell, one run after the other, and what must then hold.
+CHANGES = {
+    "00_mini_models": [
+        ({}, "(P.model, P.retrain, P.seed) == ('llama3', False, 0)"),
+        ({"model": "qwen2", "seed": 4}, "(P.seed, folder.name, network.config.model_type) == (4, 'qwen2', 'qwen2')"),
+        ({"model": "mistral"}, "network.config.model_type == 'mistral' and P.seed == 0"),
+    ],
+    "01_token_analysis": [
+        ({}, "(P.model, P.seed, P.analysis_score) == ('llama3', 0, 'logit')"),
+        ({"model": "qwen2", "analysis_score": "logprob"}, "(P.model, P.analysis_score) == ('qwen2', 'logprob')"),
+        ({"seed": 5}, "(P.model, P.seed, P.analysis_score) == ('llama3', 5, 'logit')"),
+    ],
+    "02_position_transform": [
+        ({}, "(P.target_length, P.ratio) == (4096, 0.3)"),
+        ({"target_length": 1024, "ratio": 0.5}, "(P.target_length, P.train_length) == (1024, 512)"),
+        ({"model": "mistral", "seed": 2}, "(P.model, P.seed, P.target_length) == ('mistral', 2, 4096)"),
+    ],
+    "03_train": [
+        ({}, "(P.model, P.method, P.seed) == ('llama3', 'longrecipe', 0)"),
+        ({"method": "pose:n_chunks=4", "seed": 3}, "(P.method, P.seed) == ('pose:n_chunks=4', 3)"),
+        (
+            {"model": "smollm2", "scale": "small", "profile": "cpu", "method": "flt"},
+            "(P.model, P.method, P.target_length, P.extend_steps, P.warmup_steps) == ('smollm2', 'flt', 16384, 6, 2)",
+        ),
+    ],
+    "04_long_context": [
+        ({}, "len(grid) == 50"),
+        (
+            {"targets": [512, 1024], "n_seeds": 2},
+            "{(p.target_length, p.seed) for p in grid} == {(T, s) for T in (512, 1024) for s in (0, 1)}",
+        ),
+        ({"model": "qwen2"}, "len(grid) == 30 and {p.model for p in grid} == {'qwen2'}"),
+    ],
+    "05_resources": [
+        ({}, "(Q.model, Q.gpu, Q.ratio) == ('llama3', 'H100 80 GB', 0.3)"),
+        (
+            {"model": "qwen2", "gpu": "A100 80 GB", "method": "pose"},
+            "(Q.model, Q.gpu, Q.method) == ('qwen2', gpu, 'pose')",
+        ),
+        (
+            {"target_length": 65536, "price_per_gpu_hour": 4},
+            "(Q.method, Q.target_length, Q.price_per_gpu_hour) == (method, 65536, 4)",
+        ),
+    ],
+    "06_general_tasks": [
+        ({}, "len(grid) == 25 and len(front) == 27"),
+        ({"model": "qwen2", "n_seeds": 2}, "len(grid) == 10 and {p.model for p in [*grid, *front]} == {'qwen2'}"),
+        ({"model": "mistral"}, "len(grid) == 15 and {p.target_length for p in grid} == {4096}"),
+    ],
+    "07_ablations": [
+        ({}, "len(parts) == 21 and len(shares) == 33"),
+        ({"n_seeds": 2}, "len(parts) == 14 and len(shares) == 22"),
+        ({"model": "qwen2"}, "len(parts) == 21 and {p.model for p in grid} == {'qwen2'}"),
+    ],
+}
 
 
-def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been_killed(tmp_path, environment):
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_first_cells_run_again_after_changes(path, shell):
+    parameters, settings = [cell.source for cell in code_cells(path)][:2]
+    shell(OWN)
+    for values, holds in CHANGES[path.stem]:
+        # A cell of the user's own that assigns model too, and the settings cell twice.
+        shell(changed(parameters, values), settings, "x = 1; model = model; foo = [x]", settings)
+        shell(f"assert {holds}\nassert foo == [1] and seconds == 3 and extend_steps == -1")
+
+
+# papermill
+
+
+@pytest.mark.slow
+def test_papermill_stops_at_a_setting_that_does_not_exist(tmp_path, environment):
+    run = papermill("03_train.ipynb", tmp_path / "out.ipynb", environment, extend_stepz=3)
+    assert run.returncode == 1 and "Did you mean 'extend_steps'?" in run.stderr
+    # The parameters, what papermill injected after them, and the cell that checks.
+    assert len([cell for cell in code_cells(tmp_path / "out.ipynb") if cell.execution_count is not None]) == 3
+
+
+@pytest.mark.slow
+def test_killed_papermill_resumes_and_saves_the_whole_run(tmp_path, environment):
     parameters = SHORT | {"extend_steps": 8, "save_steps": 1, "precision": "fp32"}
     run = subprocess.Popen(
         command("03_train.ipynb", tmp_path / "killed.ipynb", **parameters),
@@ -311,11 +348,21 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been_killed(tmp_path, en
         output.text for cell in code_cells(tmp_path / "again.ipynb") for output in cell.outputs if "text" in output
     )
     assert re.search(r"extended .* resumed from step [2-7]\b", printed)
-    environment["LONGRECIPE_CACHE"] = str(tmp_path / "other")
-    whole = papermill("03_train.ipynb", tmp_path / "whole.ipynb", environment, **parameters)
-    assert whole.returncode == 0, whole.stderr[-2000:]
-    resumed, in_one_go = (
-        json.loads(next((tmp_path / cache).glob("*/extend/stage.json")).read_text()) for cache in ("cache", "other")
+    (metrics,) = tmp_path.rglob("metrics.json")
+    numbers = json.loads(metrics.read_text())["numbers"]
+    assert set(numbers["stages"]["base"]["recall"]) == {"256", "512", "1024"}
+    assert {"extended", "replayed", "merged", "paper's setting"} <= set(numbers["stages"]) and numbers["anchors"]
+    assert list((metrics.parent / "figures").glob("*.png"))
+
+
+@pytest.mark.slow
+def test_missing_runs_of_a_grid_are_made_and_shown(tmp_path, environment):
+    short = {name: value for name, value in SHORT.items() if name != "target_length"}
+    run = papermill("04_long_context.ipynb", tmp_path / "out.ipynb", environment, targets=512, n_seeds=2, **short)
+    assert run.returncode == 0, run.stderr[-2000:]
+    runs = [path.parent.name for path in tmp_path.rglob("grid/*/metrics.json")]
+    assert len(runs) == 10 and sum("-none-512-" in name for name in runs) == 2
+    shown = "".join(
+        output.text for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs if "text" in output
     )
-    assert len(in_one_go["losses"]) == 8
-    assert resumed["losses"] == in_one_go["losses"]
+    assert "T = 512: NIAH(M): LongRecipe >= FLT - 2" in shown

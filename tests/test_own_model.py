@@ -40,7 +40,7 @@ QUICK = {
 
 
 @pytest.fixture
-def start(tmp_path, monkeypatch, capsys, one_thread):
+def start(tmp_path, monkeypatch, capsys):
     """A function that runs the command line in a folder with model/ and text/; returns what it printed."""
     monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

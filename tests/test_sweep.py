@@ -512,12 +512,10 @@ def test_merges_of_one_training_are_measured_by_weight_and_rule(own_root, quick_
 KILLED_SWEEP = """
 import json, sys, time
 from dataclasses import replace
-import torch
 from longrecipe import experiments, settings as params
 from longrecipe.data import corpus, samples
 from longrecipe.recipe import cache
 
-torch.set_num_threads(1)
 load_english, text = corpus.load_english, []
 
 def once(tokenizer, planted):
@@ -548,9 +546,7 @@ def without_seconds(numbers):
     return numbers | {"training": stages}
 
 
-def test_a_killed_sweep_goes_on_and_ends_as_one_in_one_go(
-    own_root, quick_text, tmp_path, monkeypatch, caplog, one_thread
-):
+def test_a_killed_sweep_goes_on_and_ends_as_one_in_one_go(own_root, quick_text, tmp_path, monkeypatch, caplog):
     changes = [{"method": method, **SHORT} for method in ("pose", "longrecipe")]
     grid = [params.load("llama3", **each) for each in changes]
     pose, longrecipe = folders = [results.run_dir(p, "grid") for p in grid]

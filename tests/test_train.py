@@ -72,7 +72,7 @@ def test_positions_are_drawn_again_every_epoch(make_tiny, dataset, tmp_path):
         assert not torch.equal(first[2]["position_ids"], second[2]["position_ids"])
 
 
-def test_number_of_loader_workers_does_not_change_losses(make_tiny, dataset, tmp_path, one_thread):
+def test_number_of_loader_workers_does_not_change_losses(make_tiny, dataset, tmp_path):
     losses = [
         run_stage(
             make_tiny, dataset, collator(), stage=replace(STAGE, steps=7, options=options), folder=tmp_path / name
@@ -169,7 +169,7 @@ def test_kl_term_only_applies_to_short_text(name, make_tiny, random_rows, tmp_pa
     assert losses[0][0] == losses[1][0] and losses[1][1] > losses[0][1] + 0.1
 
 
-def test_accumulated_gradients_equal_those_of_one_batch(make_tiny, random_rows, tmp_path, one_thread):
+def test_accumulated_gradients_equal_those_of_one_batch(make_tiny, random_rows, tmp_path):
     dataset = store(random_rows(8, long=False), tmp_path / "data")
     # SGD: for gradients close to 0, Adam turns rounding into large steps.
     whole = replace(STAGE, steps=3, learning_rate=0.5, kl_weight=3.0, options={"optim": "sgd"})
@@ -197,7 +197,6 @@ def test_kl_weight_without_the_original_is_an_error(make_tiny, random_rows, tmp_
 KILLED_RUN = """
 import json, sys, time
 from pathlib import Path
-import torch
 from longrecipe.models.loading import load
 from longrecipe.positions import METHODS
 from longrecipe.data.samples import Collator, load_from_disk
@@ -213,7 +212,6 @@ class Stuck(Collator):
             time.sleep(7200)
         return super().__call__(rows)
 
-torch.set_num_threads(1)
 settings = json.loads(sys.argv[2])
 root, stage = Path(sys.argv[1]), Stage(**settings | {"setup": Setup(**settings["setup"])})
 stuck = Stuck(METHODS["longrecipe"], int(sys.argv[3]), seed=3)
@@ -233,7 +231,7 @@ def assert_same(trained, other):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(make_tiny, dataset, tmp_path, one_thread):
+def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(make_tiny, dataset, tmp_path):
     make_tiny(0).save_pretrained(tmp_path / "start")
     in_one_go, afterwards = Recorder(LONGRECIPE, TARGET, 3), Recorder(LONGRECIPE, TARGET, 3)
     whole = run_stage(lambda: load(tmp_path / "start"), dataset, in_one_go, stage=STAGE, folder=tmp_path / "whole")
@@ -274,7 +272,7 @@ def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(make_tiny, datase
     assert (third.seconds, third.n_tokens) == (resumed.seconds, whole.n_tokens)
 
 
-def test_run_killed_after_its_last_step_only_writes_its_record(make_tiny, dataset, tmp_path, monkeypatch, one_thread):
+def test_run_killed_after_its_last_step_only_writes_its_record(make_tiny, dataset, tmp_path, monkeypatch):
     whole = run_stage(make_tiny, dataset, collator(), stage=STAGE, folder=tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(module.shutil, "rmtree", lambda *args, **options: None)

@@ -64,7 +64,7 @@ def own(tmp_path, make_tiny):
 
 
 def start(folder, *words, launcher=()):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LONGRECIPE_ROOT": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "LONGRECIPE_ROOT": str(ROOT)}
     environment["LONGRECIPE_CACHE"] = str(folder / "cache")
     command = [sys.executable, "-m", *launcher, "longrecipe", "train", "--params", str(folder / "own.yaml"), *words]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=TIMEOUT)

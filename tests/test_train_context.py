@@ -54,7 +54,6 @@ class Stopped(Collator):
             raise KeyboardInterrupt
         return super().__call__(rows)
 
-torch.set_num_threads(1)
 root, cases = Path(sys.argv[1]), json.loads(sys.argv[2])
 data, seen = load_from_disk(str(root / "data")), {}
 make, original = lambda: load(root / "start"), lambda: load(root / "original")
@@ -134,7 +133,7 @@ def launch(script, folder, n_processes, *words):
     # A process that leaves its group open may abort at its exit.
     path.write_text(script + "torch.distributed.destroy_process_group()\n")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n_processes)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, *launcher, str(path), str(folder), *words]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr[-6000:]
@@ -175,7 +174,7 @@ def by_four(prepared):
 
 
 @pytest.mark.parametrize("name", [*CASES, *FOUR])
-def test_split_samples_train_the_same_model_as_whole_ones(name, request, one_thread):
+def test_split_samples_train_the_same_model_as_whole_ones(name, request):
     folder, seen = request.getfixturevalue("by_four" if name in FOUR else "by_two")
     stage = (CASES | FOUR)[name]
     stage = replace(stage, setup=replace(stage.setup, sequence_parallel=1))

@@ -89,9 +89,7 @@ def test_damaged_checkpoint_falls_back_to_the_older_one(name, fault, interrupted
     assert not path.parent.exists(), "its files must not be mixed with those of a later save"
 
 
-def test_run_with_a_damaged_checkpoint_equals_the_undisturbed_run(
-    make_tiny, rows, interrupted, undisturbed, tmp_path, one_thread
-):
+def test_run_with_a_damaged_checkpoint_equals_the_undisturbed_run(make_tiny, rows, interrupted, undisturbed, tmp_path):
     folder = shutil.copytree(interrupted, tmp_path / "stage")
     path = folder / "checkpoints" / "checkpoint-4" / "optimizer.pt"
     path.write_bytes(path.read_bytes()[:1000])
@@ -99,9 +97,7 @@ def test_run_with_a_damaged_checkpoint_equals_the_undisturbed_run(
     assert result.resumed_from == 2 and same(trained(folder), trained(undisturbed))
 
 
-def test_run_without_any_complete_checkpoint_starts_again(
-    make_tiny, rows, interrupted, undisturbed, tmp_path, one_thread
-):
+def test_run_without_any_complete_checkpoint_starts_again(make_tiny, rows, interrupted, undisturbed, tmp_path):
     folder = shutil.copytree(interrupted, tmp_path / "stage")
     for path in (folder / "checkpoints").glob("*/model.safetensors"):
         path.write_bytes(b"")
@@ -119,7 +115,7 @@ def test_complete_checkpoint_has_no_missing_or_damaged_file(interrupted):
 
 @pytest.mark.parametrize("content", ["", '{"stage": {"na', "3", "[]"])
 def test_damaged_record_resumes_from_the_checkpoint_or_names_the_folder(
-    content, make_tiny, rows, interrupted, undisturbed, tmp_path, one_thread
+    content, make_tiny, rows, interrupted, undisturbed, tmp_path
 ):
     folder = shutil.copytree(interrupted, tmp_path / "stage")
     (folder / "stage.json").write_text(content)

@@ -40,7 +40,7 @@ def start_server() -> multiprocessing.context.BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["campaign.preload"])
     # The server keeps the environment it starts with; it does not get this process's sys.path.
-    ours = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    ours = {"TOKENIZERS_PARALLELISM": "false"}
     with mock.patch.dict(os.environ, ours | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}):
         forkserver.ensure_running()
     return context

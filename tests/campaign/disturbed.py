@@ -80,7 +80,6 @@ class Place:
             "LONGRECIPE_CACHE": str(self.cache),
             "LONGRECIPE_ROOT": str(self.root),
             "PYTHONPATH": str(REPOSITORY),
-            "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
 
@@ -151,7 +150,6 @@ WORK = {"recipe": run_recipe, "sweep": run_sweep}
 
 
 def enter(place: Place) -> None:
-    """Make this process one that runs in a place, with one thread."""
+    """Make this process one that runs in a place."""
     os.environ.update(place.environment)
     os.chdir(place.material)
-    torch.set_num_threads(1)
