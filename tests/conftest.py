@@ -1,6 +1,8 @@
 """Fixtures that many tests share; the costly ones are made once a session, so no test may change them."""
 
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +14,15 @@ from tokenizers.models import BPE
 from traitlets.config import Config
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from longrecipe import results
 from longrecipe.data import corpus as corpora
 from longrecipe.data import samples
 from longrecipe.data.facts import fact_format
 from longrecipe.evaluate import planted, sentences
+from longrecipe.experiments import runner
 from longrecipe.models.loading import load_tokenizer
+from longrecipe.results.run import EXPERIMENTS as RUN_TABLES
+from longrecipe.results.run import empty
 
 # Machines are shared and slow at times; a property is right or wrong at any speed.
 settings.register_profile("longrecipe", deadline=None)
@@ -133,3 +139,34 @@ def random_rows():
 def dataset(random_rows, tmp_path):
     """Five batches of two samples of four sentences, 32 tokens each."""
     return samples.store(random_rows(10), tmp_path / "data")
+
+
+@pytest.fixture
+def own_root(tmp_path, monkeypatch):
+    """Results and cache of its own, so that a test's runs stay out of the repository."""
+    monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LONGRECIPE_ROOT", str(tmp_path / "root"))
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "params").symlink_to(Path(__file__).resolve().parents[1] / "params")
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def quick_text(corpus, monkeypatch):
+    """The text of the session, less to measure perplexity on."""
+    short = replace(corpus, held_out=corpus.held_out[:20_000])
+    monkeypatch.setattr("longrecipe.data.corpus.load_english", lambda tokenizer, planted: short)
+
+
+@pytest.fixture
+def quick(own_root, monkeypatch):
+    """Runs that finish at once; a list of what ran, and by which protocol."""
+    ran = []
+
+    def run(p, protocol):
+        ran.append((p, protocol))
+        tables = {name: empty(name) for name in RUN_TABLES[protocol.store]}
+        results.save(p, protocol.store, tables, seconds=0.0, full=protocol.full)
+
+    monkeypatch.setattr(runner, "_run", run)
+    return ran

@@ -150,7 +150,7 @@ def test_stages_go_by_the_code_they_use(tmp_path, copied, module, before, after,
 
 def test_every_function_that_a_run_executes_is_in_the_hash(tmp_path, monkeypatch):
     """Calls that no name shows, such as those of a registry, would be missed: so a short run is watched."""
-    from test_sweep import SHORT
+    from runs import SHORT
 
     monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LONGRECIPE_ROOT", str(tmp_path))

@@ -92,8 +92,8 @@ class Experiment:
         if settings.is_file(model):
             # A notebook's cell always has a scale; a file names its own.
             given.pop("scale", None)
-        if n_seeds is not None and not (isinstance(n_seeds, int) and 2 <= n_seeds <= 10):
-            raise ParamsError(f"n_seeds = {n_seeds!r}: 2 to 10 seeds give an interval.")
+        if n_seeds is not None and not (isinstance(n_seeds, int) and n_seeds >= 2):
+            raise ParamsError(f"n_seeds = {n_seeds!r}: give 2 seeds or more, or there is no interval.")
         seeds = {} if n_seeds is None else {"seeds": range(n_seeds)}
         self.check(given)
         return self.grid(model, **seeds, **given, **fixed)
