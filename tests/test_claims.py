@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from longrecipe.experiments.tables import GENERAL
 
-from longrecipe.experiments import claims
+from longrecipe.experiments import figure2, fronts, judging, table1, table2, table3
+from longrecipe.experiments.scores import GENERAL
 
 SEEDS = 4
 
@@ -36,28 +36,28 @@ def test_claims_are_judged_by_the_paired_interval():
         ("ours", "loose", 0),
         ("ours", "same", 1),
     ]
-    judged = claims.compared(pd.concat([rows, loose]), claimed)
+    judged = judging.compared(pd.concat([rows, loose]), claimed)
     assert judged["verdict"].tolist() == ["holds", "DOES NOT HOLD", "holds", "not settled", "DOES NOT HOLD"]
     assert judged.index[2] == "NIAH(M): ours >= more - 2"
     assert judged.index[4] == "NIAH(M): ours >= same + 1"
 
 
 def test_at_most_is_at_least_the_other_way_round():
-    assert claims.judged_at_most((15.0, 14.0, 16.9), 17.0) == "holds"
-    assert claims.judged_at_most((15.0, 14.0, 17.1), 17.0) == "not settled"
-    assert claims.judged_at_most((19.0, 17.1, 21.0), 17.0) == "DOES NOT HOLD"
+    assert judging.at_most((15.0, 14.0, 16.9), 17.0) == "holds"
+    assert judging.at_most((15.0, 14.0, 17.1), 17.0) == "not settled"
+    assert judging.at_most((19.0, 17.1, 21.0), 17.0) == "DOES NOT HOLD"
 
 
 def test_shares_are_paired_ratios():
     rows = pd.DataFrame({"name": ["a", "b"] * 3, "seed": [0, 0, 1, 1, 2, 2], "x": [3.0, 20, 6, 40, 9, 60]})
-    assert claims.share(rows, "a", "b", "x") == (pytest.approx(15.0),) * 3
+    assert judging.share(rows, "a", "b", column="x") == (pytest.approx(15.0),) * 3
 
 
 def test_what_has_no_two_pairs_is_not_measured():
     rows = pd.DataFrame({"name": ["a", "b"] * 2, "seed": [0, 0, 1, 1], "x": [3.0, 20, np.nan, 40]})
-    triple = claims.share(rows, "a", "b", "x")
-    assert np.isnan(triple).all() and claims.judged_at_most(triple, 17) == "not measured"
-    assert claims.compared(rows, [("a", "b", 0)], "x")["verdict"].tolist() == ["not measured"]
+    triple = judging.share(rows, "a", "b", column="x")
+    assert np.isnan(triple).all() and judging.at_most(triple, 17) == "not measured"
+    assert judging.compared(rows, [("a", "b", 0)], "x")["verdict"].tolist() == ["not measured"]
 
 
 def test_a_line_has_the_interval_where_there_is_one():
@@ -65,7 +65,7 @@ def test_a_line_has_the_interval_where_there_is_one():
         {"mean": [1.0, 2.0], "low": [0.5, np.nan], "high": [1.5, np.nan], "verdict": ["holds", "not settled"]},
         index=pd.Index(["a", "b"], name="claim"),
     )
-    assert claims.lines(table).splitlines() == ["holds          a: 1.0 [0.5, 1.5]", "not settled    b: 2.0"]
+    assert judging.lines(table).splitlines() == ["holds          a: 1.0 [0.5, 1.5]", "not settled    b: 2.0"]
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def final():
 
 
 def test_the_claims_of_table_1_are_judged_at_every_target(final):
-    found = verdicts(claims.of_methods(final, {2560: 16.9, 4096: 17.1}))
+    found = verdicts(table1.claims(final, {2560: 16.9, 4096: 17.1}))
     for target in (2560, 4096):
         assert found[f"T = {target}: base: recall is 5 % or less"] == "holds"
         assert found[f"T = {target}: NIAH(M): LongRecipe >= FLT - 2"] == "holds"
@@ -96,14 +96,14 @@ def test_the_claims_of_table_1_are_judged_at_every_target(final):
     assert found[f"T = 2560: {step}{share}"] == "holds"
     assert found[f"T = 4096: {step}{share}"] == "DOES NOT HOLD"
     # Without the benchmark nothing is said of it.
-    assert not [claim for claim in claims.of_methods(final, {}).index if "benchmark" in claim]
+    assert not [claim for claim in table1.claims(final, {}).index if "benchmark" in claim]
 
 
 def test_what_a_merged_model_keeps_is_judged_by_method_and_score():
     rows = frame({"FLT": 0, "LongRecipe": 0}, stage="merged")
     rows[list(GENERAL)] = [98.0, 97.0, 96.0]
     rows["perplexity kept"] += 0.1 * rows["seed"]
-    found = verdicts(claims.of_stages(pd.concat([rows, rows.assign(stage="extended", **{"perplexity kept": 10})])))
+    found = verdicts(table3.claims(pd.concat([rows, rows.assign(stage="extended", **{"perplexity kept": 10})])))
     assert found["LongRecipe: perplexity kept is 97 % or more"] == "holds"
     assert found["FLT: copying kept is 97 % or more"] == "DOES NOT HOLD"
     assert len(found) == 2 * len(GENERAL)
@@ -119,7 +119,7 @@ def test_parts_are_judged_together_and_alone():
         "contiguous": 15,
         "contiguous, first tokens": 6,
     }
-    found = verdicts(claims.of_parts(frame(levels)))
+    found = verdicts(table2.claims(frame(levels)))
     assert found["NIAH(M): LongRecipe >= LongRecipe, random sentences"] == "holds"
     assert found["NIAH(M): contiguous >= contiguous, first tokens"] == "holds"
     assert found["NIAH(M): contiguous, first tokens >= RoPE rule alone"] == "DOES NOT HOLD"
@@ -137,7 +137,7 @@ def by_ratio():
 
 
 def test_ratios_are_judged_against_flt_and_the_control(by_ratio):
-    found = verdicts(claims.of_ratios(by_ratio))
+    found = verdicts(figure2.claims(by_ratio))
     assert found["NIAH(M): LongRecipe at 10% >= FLT - 2"] == "DOES NOT HOLD"
     assert found["NIAH(M): LongRecipe at 20% >= FLT - 2"] == "holds"
     assert found["NIAH(M): LongRecipe at 5% >= contiguous at 5%"] == "holds"
@@ -146,8 +146,8 @@ def test_ratios_are_judged_against_flt_and_the_control(by_ratio):
 
 
 def test_the_smallest_ratio_is_the_first_that_holds(by_ratio):
-    assert claims.smallest_ratio(by_ratio) == 0.2
-    assert claims.smallest_ratio(by_ratio[~by_ratio["ratio"].isin([0.2, 0.3, 0.4])]) is None
+    assert figure2.smallest_ratio(by_ratio) == 0.2
+    assert figure2.smallest_ratio(by_ratio[~by_ratio["ratio"].isin([0.2, 0.3, 0.4])]) is None
 
 
 def test_alternatives_of_replay_and_merging_are_judged_long_and_short():
@@ -163,7 +163,7 @@ def test_alternatives_of_replay_and_merging_are_judged_long_and_short():
     ]:
         rows.append(frame({"LongRecipe": long, "PoSE": 0}, replay=replay, rule=rule, weight=weight))
     rows = pd.concat(rows).assign(**{"perplexity kept": lambda r: 100 - r["NIAH(M)"]})
-    found = verdicts(claims.of_merges(rows))
+    found = verdicts(fronts.claims(rows))
     assert found["NIAH(M): spare_qk at 0.5 >= uniform at 0.5"] == "holds"
     assert found["perplexity kept: spare_qk at 0.5 >= uniform at 0.5"] == "DOES NOT HOLD"
     assert found[f"NIAH(M): {usual} >= {other}"] == "DOES NOT HOLD"

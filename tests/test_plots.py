@@ -9,9 +9,7 @@ import pytest
 from longrecipe import plots
 from longrecipe.cost import question
 from longrecipe.evaluate import Report
-from longrecipe.experiments import table4 as resources
-from longrecipe.experiments import table4_claims as resource_claims
-from longrecipe.experiments import tables
+from longrecipe.experiments import figure2, fronts, scores, table1, table3, table4
 from longrecipe.positions import METHODS
 from longrecipe.results.rows import analysis_rows
 from longrecipe.tokens import Kept, Scored, TokenTypes, rank
@@ -214,8 +212,8 @@ def test_passkeys_are_drawn_by_length():
 
 
 def test_memory_bars_end_at_the_peak_and_measured_peaks_are_marked(asked):
-    table = resources.memory(asked)
-    (axis,) = plots.memory_parts(table, {"80 GB": 85.0}).axes
+    table = table4.memory(asked)
+    (axis,) = table4.memory_parts(table, {"80 GB": 85.0}).axes
     assert "not measured on a GPU" in axis.get_xlabel()
     bars = [bar for bar in axis.patches if bar.get_width()]
     ends = [max(b.get_x() + b.get_width() for b in bars if round(b.get_y() + 0.31) == y) for y in range(len(table))]
@@ -223,27 +221,27 @@ def test_memory_bars_end_at_the_peak_and_measured_peaks_are_marked(asked):
     assert {f"{table.loc['as set up', 'peak']:.0f} GB", "80 GB card"} <= set(texts(axis))
     assert any(text.startswith("up to") for text in texts(axis))
     found = table.assign(**{"measured peak": [70.0] + ["not measured"] * (len(table) - 1)})
-    (axis,) = plots.memory_parts(found, {"80 GB": 85.0}).axes
+    (axis,) = table4.memory_parts(found, {"80 GB": 85.0}).axes
     assert "peak measured" in axis.get_xlabel()
     assert [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "x"] == [70.0]
 
 
 def test_cost_by_length_and_flop_parts_match_their_table(asked):
-    table = resources.by_length(asked)
-    figure = plots.cost_by_length(table, {"llama3": table}, 131072, gpu=asked.gpu)
+    table = table4.by_length(asked)
+    figure = table4.cost_by_length(table, {"llama3": table}, 131072, gpu=asked.gpu)
     flops, hours, ratio = figure.axes
     assert [line.get_label() for line in flops.lines[:2]] == ["FLT", "30%: LongRecipe, PoSE, RPES"]
     assert flops.lines[0].get_ydata().tolist() == table[table["sample"] == "FLT"]["PFLOP"].tolist()
     assert "one day" in texts(hours) and texts(ratio) == ["30%: linear layers alone", "9%: attention alone"]
     assert [label.get_text() for label in ratio.get_xticklabels()][:2] == ["8k", "16k"]
-    (axis,) = plots.flop_parts(table).axes
+    (axis,) = table4.flop_parts(table).axes
     # At 128k a short sample takes 15 % of the FLOPs of a whole one, which is at 100.
     assert texts(axis)[4] == "15 %" and max(b.get_y() + b.get_height() for b in axis.patches) == pytest.approx(100)
 
 
 def test_longest_samples_say_nothing_fits(asked):
-    table = resources.longest(asked)
-    (axis,) = plots.longest_samples(table, asked.target_length, asked.short).axes
+    table = table4.longest(asked)
+    (axis,) = table4.longest_samples(table, asked.target_length, asked.short).axes
     assert texts(axis).count("nothing fits") == 3
     assert "LongRecipe: 39,321" in texts(axis) and "FLT: 131,072" in texts(axis)
     assert [label.get_text() for label in axis.get_yticklabels()][:2] == ["llama3, 24 GB", "llama3, 40 GB"]
@@ -254,7 +252,7 @@ def test_step_times_are_next_to_the_model_or_say_not_measured():
         [("FLT", 256, 256, 2.0, 1.5, 10.0), ("LongRecipe", 256, 76, 0.5, 0.3, 2.0)],
         columns=["method", "target", "n", "measured", "modelled", "GFLOP"],
     )
-    left, right = plots.step_times(steps, resource_claims.mini_ratios(steps)).axes
+    left, right = table4.step_times(steps, table4.mini_ratios(steps)).axes
     assert {line.get_label(): line.get_ydata()[0] for line in right.lines} == {
         "LongRecipe, measured": 0.25,
         "LongRecipe, time model": pytest.approx(0.2),
@@ -264,8 +262,8 @@ def test_step_times_are_next_to_the_model_or_say_not_measured():
         "FLT, modelled",
         "LongRecipe, modelled",
     ]
-    none = resource_claims.mini_steps(None)
-    for axis in plots.step_times(none, resource_claims.mini_ratios(none)).axes:
+    none = table4.mini_steps(None)
+    for axis in table4.step_times(none, table4.mini_ratios(none)).axes:
         assert texts(axis) == ["not measured"]
 
 
@@ -276,8 +274,8 @@ OPTIONS = ("pose:n_chunks=4", "pose:n_chunks=8", "longrecipe:max_gap=64", "longr
 
 def table_names():
     """The names of all methods in tables, with options and selections."""
-    base = [tables.NAMES.get(name, name) for name in (*METHODS, *OPTIONS)]
-    return [*base, *("LongRecipe" + more for more in tables.SELECTED.values() if more), "base", "stratified, random"]
+    base = [scores.NAMES.get(name, name) for name in (*METHODS, *OPTIONS)]
+    return [*base, *("LongRecipe" + more for more in scores.SELECTED.values() if more), "base", "stratified, random"]
 
 
 @pytest.mark.parametrize("names", [[*METHODS, *OPTIONS], table_names()], ids=["methods", "names in tables"])
@@ -307,20 +305,20 @@ def test_figures_of_methods_accept_every_name():
     names = [*table_names(), "a name that nobody knows"]
     table = scored(names)
     quoted = {"ours": pd.Series({"PoSE": 40.0})}
-    (axis,) = plots.methods({"ours": table}, quoted).axes
+    (axis,) = table1.figure({"ours": table}, quoted).axes
     assert [label.get_text() for label in axis.get_xticklabels()] == names
-    plots.cost(table, {"LongRecipe": scored([0.1, 0.3]), "pose:n_chunks=4": scored([0.1, 0.3])}, "seconds")
+    figure2.cost_figure(table, {"LongRecipe": scored([0.1, 0.3]), "pose:n_chunks=4": scored([0.1, 0.3])}, "seconds")
     ratios = pd.DataFrame({"ratio_percent": [30], "niah_m": [80], "ruler": [70], "longbench": [30]})
-    plots.ratios({name: scored([0.1, 0.3]) for name in names}, ratios)
+    figure2.figure({name: scored([0.1, 0.3]) for name in names}, ratios)
     stages = pd.concat(dict.fromkeys(("extended", "merged", "a stage of mine"), table)).swaplevel()
-    plots.stages(stages, ["NIAH(M)"])
+    table3.figure(stages)
     rows = [(name, "usual", rule, w, 1.0, 2.0) for name in names for rule in ("uniform", "spare_qk") for w in (0, 0.5)]
-    plots.fronts(pd.DataFrame(rows, columns=["name", "replay", "rule", "weight", "perplexity kept", "NIAH(M)"]))
+    fronts.figure(pd.DataFrame(rows, columns=["name", "replay", "rule", "weight", "perplexity kept", "NIAH(M)"]))
     steps = pd.DataFrame(
         [(name, 256, 76, 0.5, 0.3, 2.0) for name in names],
         columns=["method", "target", "n", "measured", "modelled", "GFLOP"],
     )
-    plots.step_times(steps, resource_claims.mini_ratios(steps))
+    table4.step_times(steps, table4.mini_ratios(steps))
 
 
 def test_figures_of_stages_accept_every_name():

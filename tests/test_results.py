@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import create_model
 
 from longrecipe import experiments, results, settings
 from longrecipe.experiments.collect import collect, figures
 from longrecipe.experiments.summary import summary
 from longrecipe.results import committed, run, store
+from longrecipe.settings import schema
 from longrecipe.system.paths import cache_dir, results_dir
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -183,7 +185,7 @@ DAMAGES = {
     "tables null": lambda text: json.dumps(json.loads(text) | {"tables": None}),
     "settings null": lambda text: json.dumps(json.loads(text) | {"settings": None}),
     "no settings": without("settings"),
-    "no model": without("settings", "model"),
+    "a setting of another version": lambda text: text.replace('"settings": {', '"settings": {"unknown": 1, '),
     "no device": without("device"),
     "no scores": without("tables", "scores"),
     "a column less": without("tables", "scores", "columns", 0),
@@ -261,6 +263,7 @@ def test_new_setting_loses_no_run(copied, monkeypatch):
 
     committed._read.cache_clear()
     monkeypatch.setattr(run, "Params", Wider)
+    monkeypatch.setitem(schema.GROUPS, "new", create_model("New", new_setting=(int, 3)))
     for experiment, grid in grids.items():
         wider = [Wider(**p.model_dump()) for p in grid]
         assert all(results.find(p, experiment) for p in wider)

@@ -351,16 +351,16 @@ def test_range_of_positions_gives_the_ranking_of_cut_documents(rng, first, last)
     np.testing.assert_array_equal(found.by_position, expected.by_position)
 
 
-def test_standing_reads_saved_rankings_without_rare_types():
-    rows = {
-        "NUM": {"lift": 2.0, "mean_shift": 1.0, "frequent": True},
-        "PUNCT": {"lift": 1.5, "mean_shift": 1.5, "frequent": True},
-        "INTJ": {"lift": 9.0, "mean_shift": 9.0, "frequent": False},
-    }
-    beyond = rows | {"NUM": {"lift": 1.2, "mean_shift": 3.0, "frequent": True}}
-    (row,) = (
-        standing([{"seed": 4, "rankings": {"pos": rows}, "beyond": beyond}], "NUM").reset_index().to_dict("records")
-    )
+def test_standing_reads_saved_rankings_and_passes_over_rare_types():
+    rows = [
+        ("all", "NUM", 2.0, 1.0, True),
+        ("beyond", "NUM", 1.2, 3.0, True),
+        *((positions, "PUNCT", 1.5, 1.5, True) for positions in ("all", "beyond")),
+        *((positions, "INTJ", 9.0, 9.0, False) for positions in ("all", "beyond")),
+    ]
+    rankings = pd.DataFrame(rows, columns=["positions", "type", "lift", "mean_shift", "frequent"])
+    rankings = rankings.assign(seed=4, by="pos")
+    (row,) = standing(rankings, "NUM").reset_index().to_dict("records")
     assert row == {
         "seed": 4,
         "NUM: lift": 2.0,

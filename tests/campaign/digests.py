@@ -57,6 +57,9 @@ def _content(path: Path) -> bytes:
 
 
 def _without_changes(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() == {"columns", "rows"}:
+        # A table.
+        value = [dict(zip(value["columns"], row, strict=True)) for row in value["rows"]]
     if isinstance(value, dict):
         return {key: _without_changes(each) for key, each in value.items() if key not in _CHANGES}
     return [_without_changes(each) for each in value] if isinstance(value, list) else value

@@ -5,12 +5,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from longrecipe import experiments, recipe, results, settings
+from longrecipe import recipe, results, settings
+from longrecipe.experiments import protocols, runner
 from longrecipe.models.loading import load_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -51,7 +51,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Place:
-    """The folders of one trial: cache, results and export, next to a model and text that all trials share."""
+    """The folders of one trial: cache and export, next to a model and text that all trials share."""
 
     folder: Path
     material: Path
@@ -71,7 +71,7 @@ class Place:
     @property
     def written(self) -> tuple[Path, ...]:
         """What a run may write to."""
-        return self.cache, self.root / "results", self.out.parent
+        return self.cache, self.out.parent
 
     @property
     def environment(self) -> dict[str, str]:
@@ -87,7 +87,7 @@ class Place:
 def make_place(folder: Path, material: Path) -> Place:
     """An empty place for a trial."""
     place = Place(folder, material)
-    for each in (place.cache, place.root / "results", place.out.parent):
+    for each in (place.cache, place.root, place.out.parent):
         each.mkdir(parents=True)
     (place.root / "params").symlink_to(REPOSITORY / "params")
     return place
@@ -132,18 +132,17 @@ def run_recipe(place: Place) -> None:
     reports = {name: run.measure(network, lengths=[p.window]) for name, network in networks.items()}
     numbers = {name: report.numbers() for name, report in reports.items()}
     run.export(replayed, numbers)
-    table = pd.concat([report.recall.assign(stage=name) for name, report in reports.items()])
-    record = {"stages": numbers, "losses": {each.name: each.losses for each in (extended, replayed)}}
-    results.save(results.run_dir(p), p, record, 0.0, {"recall": table})
+    tables = {"scores": results.score_rows(numbers), "depths": results.depth_rows(reports)}
+    results.save(p, "train", tables, seconds=0.0)
 
 
 def run_sweep(place: Place) -> None:
     """A sweep of two lean runs, which share the token analysis."""
     changes = {"selection": "random", "out": str(place.out), "eval_lengths": None, "target_length": 512}
     grid = [settings.load("own.yaml", method=method, **changes) for method in ("pose", "longrecipe")]
-    experiments.run(grid, "lean")
+    runner.run(grid, protocols.LEAN)
     found = results.finished("grid")
-    assert len(found) == len(grid), f"{len(found)} of {len(grid)} runs are in results/grid"
+    assert len(found) == len(grid), f"{len(found)} of {len(grid)} runs have finished"
 
 
 WORK = {"recipe": run_recipe, "sweep": run_sweep}

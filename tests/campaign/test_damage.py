@@ -108,6 +108,6 @@ def test_damaged_files_of_the_newest_checkpoint(damage, interrupted, undisturbed
 def test_damaged_files_of_a_sweep(damage, undisturbed, new_place, run_in, scale, report):
     """The results of one run are damaged: the sweep and its tables work, or say which file."""
     like, wanted = undisturbed("sweep")
-    names = [name for name in files_of(like) if name.parts[:2] == ("root", "results")]
+    names = [name for name in files_of(like) if name.parts[:2] == ("cache", "runs")]
     lost = campaign(f"{damage.__name__}: sweep", like, "sweep", wanted.digest, names, damage, new_place, run_in, report)
     assert not lost, "\n".join(lost)

@@ -8,8 +8,7 @@ from longrecipe import cost, models
 from longrecipe.cost import measure
 from longrecipe.cost import question as asked
 from longrecipe.cost.record import record_of, step_shares
-from longrecipe.experiments import table4 as tables
-from longrecipe.experiments import table4_claims as resource_claims
+from longrecipe.experiments import table4
 from longrecipe.settings import ParamsError, Setup
 from longrecipe.system import paths
 from longrecipe.train import PLAIN
@@ -94,18 +93,18 @@ class TestTables:
         gpu = record(
             {base: {"peak_gb": 70.5}, failed: {"error": "CUDA out of memory"}, broken: {"error": "no such package"}}
         )
-        table = tables.memory(question(), gpu)
-        assert list(table.index) == list(tables.SAVINGS)
+        table = table4.memory(question(), gpu)
+        assert list(table.index) == list(table4.SAVINGS)
         assert table["measured peak"].head(4).tolist() == [70.5, "failed", "not measured", "out of memory"]
         assert table.loc["as set up", "peak"] == pytest.approx(question().check().peak / 1e9)
         assert table["peak"].idxmin() == "activations offloaded" and table["peak"].idxmax() == "no checkpointing"
         # Another model's or length's measurement is not this one's.
         for other in (question(model="qwen2"), question(target_length=81920)):
-            assert set(tables.memory(other, gpu)["measured peak"]) == {"not measured"}
+            assert set(table4.memory(other, gpu)["measured peak"]) == {"not measured"}
 
     def test_table_4_has_the_papers_lines_as_they_are(self):
         case = measure.Case("llama3", "paper", "longrecipe", 131072)
-        table = tables.table_4(record({case: {"peak_gb": 70.5, "tokens_per_second": 4000.0}}))
+        table = table4.table_4(record({case: {"peak_gb": 70.5, "tokens_per_second": 4000.0}}))
         assert table.loc[("GPU memory, GB", "quoted")].tolist() == [56, 104, 64, 72]
         assert table.loc[("hours", "quoted, H100")].tolist() == [16, 20, 15, 28]
         assert (table.loc[("GPUs", "modelled, 80 GB")] == 1).all()
@@ -114,12 +113,12 @@ class TestTables:
             pytest.approx(384e6 / 4000 / 3600),
             *["not measured"] * 2,
         ]
-        assert (tables.table_4().loc[("hours", "measured")] == "not measured").all()
+        assert (table4.table_4().loc[("hours", "measured")] == "not measured").all()
         ours = table.loc[("GPU memory, GB", "modelled, offloaded")] < table.loc[("GPU memory, GB", "modelled")]
         assert ours.all() and (table.loc[("CPU memory, GB", "modelled")] == 0).all()
 
     def test_cost_by_length_is_linear_plus_quadratic(self):
-        table = tables.by_length(question(target_length=100000))
+        table = table4.by_length(question(target_length=100000))
         assert 100000 in set(table["target"]) and table["target"].min() == 8192
         assert table["target"].max() == 524288
         whole, short = (table[table["sample"] == name].set_index("target") for name in ("FLT", "30%"))
@@ -129,14 +128,14 @@ class TestTables:
         assert whole.loc[16384, "attention"] / whole.loc[8192, "attention"] == pytest.approx(4)
 
     def test_a_short_sample_costs_a_sixth_at_128k(self):
-        table = tables.ratios(question())
+        table = table4.ratios(question())
         papers = table.xs((131072, 38400), level=("target", "n"))["FLOPs"]
         assert papers.round(3).to_dict() == {"llama3": 0.149, "mistral": 0.146, "qwen2": 0.158}
         assert (table["hours"] < 0.19).all() and len(table) == 9
-        assert len(tables.ratios(question(scale="mini", target_length=4096))) == 3
+        assert len(table4.ratios(question(scale="mini", target_length=4096))) == 3
 
     def test_methods_with_equal_samples_cost_the_same(self):
-        table = tables.prices(question(method="stratified"))
+        table = table4.prices(question(method="stratified"))
         assert list(table.index) == ["FLT", "LongRecipe", "PoSE", "RPES", "stratified"]
         assert table.iloc[1:].drop_duplicates().shape[0] == 1
         assert table.loc["FLT", "GPU-hours"] > 6 * table.loc["LongRecipe", "GPU-hours"]
@@ -144,11 +143,11 @@ class TestTables:
         assert table["GPUs needed"].tolist() == [2, 1, 1, 1, 1] and table["MFU"].between(0.3, 0.6).all()
 
     def test_longest_samples_fit_and_longer_ones_do_not(self):
-        table = tables.longest(question())
+        table = table4.longest(question())
         for (name, card), row in table.iterrows():
             n, config = int(row["sample, all savings"]), models.config_of(name, "paper")
-            room = tables.CARDS[card].memory_bytes
-            fits = [cost.training_memory(config, k, tables.ALL_SAVINGS).peak <= room for k in (max(n, 1024), n + 1024)]
+            room = table4.CARDS[card].memory_bytes
+            fits = [cost.training_memory(config, k, table4.ALL_SAVINGS).peak <= room for k in (max(n, 1024), n + 1024)]
             assert fits == [n > 0, False]
             assert row["sample, as set up"] <= n and row["target at 30%, all savings"] == int(n / 0.3)
         assert (table.xs("24 GB", level="card")["sample, all savings"] == 0).all()
@@ -160,7 +159,7 @@ class TestTables:
 
 class TestClaims:
     def verdicts(self, *records, **changed):
-        table = resource_claims.claims(question(**changed), *records)
+        table = table4.claims(question(**changed), *records)
         return {f"{row.label}: {row.claim}": row.verdict for row in table.itertuples()}
 
     def pick(self, verdicts, *words):
@@ -196,25 +195,25 @@ class TestClaims:
             assert [self.pick(self.verdicts(None, gpu), *each) for each in words] == expected
 
     def test_ratios_are_of_seconds_at_the_same_target(self):
-        table = resource_claims.mini_ratios(resource_claims.mini_steps(mini_record()))
+        table = table4.mini_ratios(table4.mini_steps(mini_record()))
         assert table.loc[4096, "LongRecipe / FLT, measured"] == pytest.approx(
             table.loc[4096, "LongRecipe / FLT, time model"]
         )
         assert table.loc[4096, "LongRecipe / FLT, FLOPs"] == pytest.approx(0.154, abs=0.001)
         assert table.loc[4096, "FLT, measured / modelled"] == pytest.approx(1.5)
-        assert resource_claims.mini_ratios(resource_claims.mini_steps(None)).empty
+        assert table4.mini_ratios(table4.mini_steps(None)).empty
 
     def test_failed_case_does_not_affect_others(self):
         broken = mini_record()
         name = next(name for name in broken["cases"] if " rpes T=4096" in name)
         broken["cases"][name]["measured"] = {"error": "killed"}
-        table = resource_claims.mini_ratios(resource_claims.mini_steps(broken))
+        table = table4.mini_ratios(table4.mini_steps(broken))
         assert pd.isna(table.loc[4096, "RPES / FLT, measured"]) and table.loc[4096, "PoSE / FLT, measured"] > 0
         assert self.pick(self.verdicts(broken), "time model has") == "holds"
 
     def test_the_committed_measurement_can_be_read(self):
         mini = json.loads((paths.root() / "results" / "resources" / "mini.json").read_text())
-        steps = resource_claims.mini_steps(mini)
+        steps = table4.mini_steps(mini)
         assert set(steps["method"]) == {"FLT", "LongRecipe", "PoSE", "RPES"} and (steps["modelled"] > 0).all()
 
 
