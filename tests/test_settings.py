@@ -657,11 +657,10 @@ def test_the_parameters_cell_must_have_run(shell):
         from_notebook(shell("foo = 3"))
 
 
-def test_results_that_cannot_be_written_stop_the_settings_cell(tmp_path, monkeypatch):
-    (tmp_path / "params").symlink_to(MINI.parents[1])
-    (tmp_path / "results").write_text("a file")
-    monkeypatch.setenv("LONGRECIPE_ROOT", str(tmp_path))
-    with pytest.raises(OSError, match="results: no files can be written to"):
+def test_a_cache_that_cannot_be_written_stops_the_settings_cell(tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(OSError, match=r"cache \(\$LONGRECIPE_CACHE\): no files can be written to"):
         from_notebook({"model": "llama3"})
 
 
