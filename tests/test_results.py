@@ -370,11 +370,6 @@ def test_summary_puts_seeds_of_one_setting_together(clone, params):
     assert row[6] == "0.850 [0.726, 0.974]" and row[8] == "20 of 24"
 
 
-def test_interval_over_one_seed_is_refused():
-    with pytest.raises(ValueError, match="2 to 10 of them, not 1"):
-        results.seed_interval([0.9])
-
-
 def save_tokens(params, lift, spearman, times):
     rows = [
         ("class", "number", lift, True),
