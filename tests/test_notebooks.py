@@ -4,7 +4,6 @@ papermill runs them three times, in processes of its own. All else runs their ce
 """
 
 import ast
-import json
 import os
 import re
 import signal
@@ -22,6 +21,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from papermill.translators import PythonTranslator
 
+from longrecipe import results
 from longrecipe.cost import DoesNotFitError
 from longrecipe.positions import METHODS
 from longrecipe.settings import ParamsError
@@ -56,14 +56,7 @@ def papermill(notebook: str, out: Path, environment: dict, **parameters) -> subp
 
 @pytest.fixture
 def environment(tmp_path, monkeypatch):
-    """A root of its own, so that a test's results and cache stay out of the repository."""
-    for name in ("params", "notebooks"):
-        (tmp_path / "root" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "root" / name).symlink_to(ROOT / name)
-    (tmp_path / "root" / "results").mkdir()
-    # What the paper says is part of the repository; what runs measure is not.
-    (tmp_path / "root" / "results" / "paper").symlink_to(ROOT / "results" / "paper")
-    monkeypatch.setenv("LONGRECIPE_ROOT", str(tmp_path / "root"))
+    """A cache of its own, to which runs are saved."""
     monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MPLBACKEND", "agg")
     return dict(os.environ)
@@ -185,7 +178,7 @@ def test_training_that_would_take_days_is_refused(run_cells):
 def test_method_none_is_measured_without_training(run_cells):
     space = run_cells("03_train", SHORT | {"method": "none"})
     assert not space["trained"] and list(space["numbers"]) == ["base", "RoPE rule alone"]
-    assert (space["run"] / "figures" / "recall.png").is_file()
+    assert (space["folder"] / "figures" / "recall.png").is_file()
 
 
 @pytest.mark.slow
@@ -212,8 +205,8 @@ def test_token_analysis_by_parts_of_speech_and_log_probability(run_cells):
     space = run_cells(
         "01_token_analysis", SHORT | {"token_types": "pos", "analysis_score": "logprob", "anchor_count": 2}
     )
-    assert len(space["anchors"]) == 2 and set(space["anchors"]) <= set(space["rankings"]["pos"])
-    assert space["numbers"]["n_tokens"] == 20 * 512
+    assert len(space["anchors"]) == 2 and set(space["anchors"]) <= set(space["analyses"]["pos"].ranking["type"])
+    assert space["n_tokens"] == 20 * 512
     assert set(space["figures"]) == {"class", "pos", "figure4", "selections"}
 
 
@@ -221,22 +214,19 @@ def test_token_analysis_by_parts_of_speech_and_log_probability(run_cells):
 def test_positions_of_other_settings(run_cells):
     # Short samples: of 200 tokens, and of 16 where a cell tries smaller ratios.
     space = run_cells("02_position_transform", {"target_length": 1000, "ratio": 0.2, "seed": 3, "method": "pose"})
-    found = space["numbers"]["coverage"]
+    found = space["summaries"]
     assert list(found) == [name for name, method in METHODS.items() if method.positions]
     assert found["pose"]["visited_by_one"] == pytest.approx(0.2) and found["flt"]["visited_by_one"] == 1
     # Of 200 tokens, half of a PoSE sample is in a row.
     assert found["pose"]["contiguous_run"] == pytest.approx(100, rel=0.02)
-    assert len(space["numbers"]["figure_3"]) == 5
+    assert len(space["measured"]) == 5
     assert set(space["figures"]) == {"distances", "figure3", "maps"}
 
 
-def test_resources_of_another_model_without_a_measurement(run_cells):
+def test_resources_of_another_model(run_cells):
     space = run_cells("05_resources", {"model": "qwen2", "target_length": 81920, "price_per_gpu_hour": 4})
     assert space["Q"].model == "qwen2" and space["Q"].price_per_gpu_hour == 4
-    # The test's root holds no measurements.
-    claims = space["claims"]
-    assert set(claims.loc[claims["label"] == "measured", "verdict"]) == {"not measured"}
-    assert set(space["figures"]) == {"length", "longest", "memory", "mini", "parts"}
+    assert list(space["lengths"]) == list(space["Q"].families) and len(space["claims"]) > 5
 
 
 # Changes in a live kernel, as in JupyterLab
@@ -348,10 +338,10 @@ def test_killed_papermill_resumes_and_saves_the_whole_run(tmp_path, environment)
         output.text for cell in code_cells(tmp_path / "again.ipynb") for output in cell.outputs if "text" in output
     )
     assert re.search(r"extended .* resumed from step [2-7]\b", printed)
-    (metrics,) = tmp_path.rglob("metrics.json")
-    numbers = json.loads(metrics.read_text())["numbers"]
-    assert set(numbers["stages"]["base"]["recall"]) == {"256", "512", "1024"}
-    assert {"extended", "replayed", "merged", "paper's setting"} <= set(numbers["stages"]) and numbers["anchors"]
+    (metrics,) = (tmp_path / "cache" / "runs" / "train").glob("*/metrics.json")
+    saved = results.load(metrics.parent)
+    assert set(saved.tables["scores"]["stage"]) >= {"base", "extended", "replayed", "merged", "paper's setting"}
+    assert set(saved.tables["scores"]["length"].dropna()) >= {256, 512, 1024} and saved.anchors
     assert list((metrics.parent / "figures").glob("*.png"))
 
 
@@ -360,7 +350,7 @@ def test_missing_runs_of_a_grid_are_made_and_shown(tmp_path, environment):
     short = {name: value for name, value in SHORT.items() if name != "target_length"}
     run = papermill("04_long_context.ipynb", tmp_path / "out.ipynb", environment, targets=512, n_seeds=2, **short)
     assert run.returncode == 0, run.stderr[-2000:]
-    runs = [path.parent.name for path in tmp_path.rglob("grid/*/metrics.json")]
+    runs = [path.parent.name for path in (tmp_path / "cache" / "runs" / "grid").glob("*/metrics.json")]
     assert len(runs) == 10 and sum("-none-512-" in name for name in runs) == 2
     shown = "".join(
         output.text for cell in code_cells(tmp_path / "out.ipynb") for output in cell.outputs if "text" in output
