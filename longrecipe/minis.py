@@ -22,7 +22,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from longrecipe.data.corpus import Corpus, load_english, reference_texts
+from longrecipe.data.corpus import Corpus
+from longrecipe.data.english import load_english, reference_texts
 from longrecipe.data.facts import FactFormat, fact_format, short_sample
 from longrecipe.data.samples import IGNORE
 from longrecipe.families import MINI_VOCABULARY, MINI_WINDOW
@@ -216,7 +217,7 @@ def pretrain(
         done = i / settings.text_steps
         length = MINI_WINDOW // 4 if done < 0.15 else MINI_WINDOW // 2 if done < 0.35 else MINI_WINDOW
         count = settings.text_tokens_per_step // length
-        ids = np.stack([short_sample(corpus.train, facts, length, rng) for _ in range(count)])
+        ids = np.stack([short_sample(corpus.train, facts, length, rng=rng) for _ in range(count)])
         rate_share = settings.text_rate_share * (1 - 0.95 * done)
         loss, _ = optimizers.step(ids, ids, rate_share=rate_share, name=f"phase B, step {i + 1}")
         rows.append({"phase": "B", "length": length, "loss": loss})

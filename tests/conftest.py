@@ -15,8 +15,8 @@ from traitlets.config import Config
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from longrecipe import results
-from longrecipe.data import corpus as corpora
-from longrecipe.data import samples
+from longrecipe.data import samples, selection
+from longrecipe.data.english import load_english, reference_texts
 from longrecipe.data.facts import fact_format
 from longrecipe.evaluate import planted, sentences
 from longrecipe.experiments import runner
@@ -36,7 +36,7 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def corpus(tokenizer):
-    return corpora.load_english(tokenizer)
+    return load_english(tokenizer)
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +51,7 @@ def bpe():
     bare.pre_tokenizer, bare.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bare.train_from_iterator(
-        corpora.reference_texts(), trainers.BpeTrainer(vocab_size=1024, initial_alphabet=alphabet, show_progress=False)
+        reference_texts(), trainers.BpeTrainer(vocab_size=1024, initial_alphabet=alphabet, show_progress=False)
     )
     return PreTrainedTokenizerFast(tokenizer_object=bare)
 
@@ -59,13 +59,13 @@ def bpe():
 @pytest.fixture(scope="session", params=["planted", "sentences"])
 def wording(request, tokenizer, bpe):
     """Both wordings: the mini models' own, and English sentences with tokenizer bpe."""
-    return planted(tokenizer) if request.param == "planted" else sentences(bpe, "\n".join(corpora.reference_texts()))
+    return planted(tokenizer) if request.param == "planted" else sentences(bpe, "\n".join(reference_texts()))
 
 
 @pytest.fixture(scope="session")
 def prose(wording):
     """Real text without numbers, as ids int64 of the wording's tokenizer."""
-    return wording.encode("\n".join(corpora.reference_texts())[:60_000])
+    return wording.encode("\n".join(reference_texts())[:60_000])
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +129,7 @@ def random_rows():
     def make(count, seed=0, n_tokens=32, long=True):
         rng = np.random.default_rng(seed)
         lengths = np.full(4, n_tokens // 4)
-        drawn = (corpora.as_it_stands(rng.integers(0, 1024, size=n_tokens), lengths) for _ in range(count))
+        drawn = (selection.whole(rng.integers(0, 1024, size=n_tokens), lengths) for _ in range(count))
         return list(samples.rows_of(drawn, long))
 
     return make
@@ -155,7 +155,7 @@ def own_root(tmp_path, monkeypatch):
 def quick_text(corpus, monkeypatch):
     """The text of the session, less to measure perplexity on."""
     short = replace(corpus, held_out=corpus.held_out[:20_000])
-    monkeypatch.setattr("longrecipe.data.corpus.load_english", lambda tokenizer, planted: short)
+    monkeypatch.setattr("longrecipe.data.english.load_english", lambda tokenizer, planted: short)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The card of a model: what it says, and that it says nothing that was not measured."""
+"""The model card."""
 
 import yaml
 
@@ -18,10 +18,11 @@ OWN = Origin("my-model", None, {}, "float16", "LlamaForCausalLM")
 
 def made(numbers=None, base=LLAMA, **changes):
     p = settings.load("llama3", "paper", **changes)
-    return card(p, extend_config(models.config_of("llama3", "paper"), p.target_length), TEXTS, base, numbers)
+    config = extend_config(models.config_of("llama3", "paper"), p.target_length)
+    return card(p, config, TEXTS, base=base, numbers=numbers)
 
 
-def test_it_names_the_base_and_the_recipe():
+def test_card_names_the_base_and_the_recipe():
     text = made()
     _, head, body = text.split("---\n", 2)
     assert yaml.safe_load(head)["base_model"] == "meta-llama/Meta-Llama-3-8B-Instruct"
@@ -29,17 +30,17 @@ def test_it_names_the_base_and_the_recipe():
     assert "| RoPE base | 131,460,973 |" in body and "| replay text, SHA-256 | `def` |" in body
     assert "samples of 38,400 tokens (29% of T)" in body
     assert "| stage 1, extension | 104 steps of 96 samples, learning rate 5e-05" in body
-    # A folder of one's own is no hub's id, and its place is nobody's business.
+    # A folder is not a hub id, and its path is not shown.
     own = made(base=OWN, weights="/home/me/models/my-model")
     assert "# my-model, 131,072 tokens" in own and "| licence | not stated |" in own and "| dtype | float16 |" in own
     assert "anchored" in own and "anchored" not in made(method="pose")
     assert "base_model" not in own and "| base model | my-model |" in own and "/home/me" not in own
 
 
-def test_models_of_the_kit_are_known_by_their_hub_id(tmp_path):
+def test_origin_of_known_models_has_their_hub_id(tmp_path):
     shipped = origin(settings.load("llama3"), models.folder_of("llama3"))
     assert shipped == Origin("llama3", None, {"license": "apache-2.0"}, "float16", "LlamaForCausalLM")
-    # Whatever its folder holds, the name stands for this model.
+    # The name decides, not the content of the folder.
     small = origin(settings.load("smollm2", "small"), models.folder_of("llama3"))
     assert small.hub_id == small.name == "HuggingFaceTB/SmolLM2-135M-Instruct"
     hub = origin(settings.load("llama3", "paper", weights="me/own-1.5B"), models.folder_of("llama3"))
@@ -47,7 +48,7 @@ def test_models_of_the_kit_are_known_by_their_hub_id(tmp_path):
     assert "base_model: me/own-1.5B" in made(base=hub, weights="me/own-1.5B")
 
 
-def test_a_model_of_ones_own_is_not_called_by_the_name_of_a_params_file():
+def test_own_model_does_not_get_the_name_of_a_params_file():
     assert display_name(settings.load("smollm2", "small")) == "smollm2"
     for weights in ("/models/their model/", "me/their model"):
         assert display_name(settings.load("smollm2", "small", weights=weights)) == "their model"
@@ -56,7 +57,7 @@ def test_a_model_of_ones_own_is_not_called_by_the_name_of_a_params_file():
     assert display_name(named) == "mine"
 
 
-def test_it_shows_what_was_measured_by_length_and_what_is_kept():
+def test_card_shows_scores_by_length_and_kept_perplexity():
     def of(short, long, perplexity, tasks):
         return {"niah_m": {8192: {"mean": short}, 131072: {"mean": long}}, "perplexity": perplexity, "tasks": tasks}
 
@@ -65,15 +66,15 @@ def test_it_shows_what_was_measured_by_length_and_what_is_kept():
     assert "| merged | 0.900 | 0.750 | 8.08 | 99.0% |" in text and "| base | 0.800 | 0.000 | 8.00 | 100.0% |" in text
     assert NOT_MEASURED not in text and "passkey," not in text and "needles in held-out text" in text
     noise = made({"base": of(0.8, 0.0, 8.0, none)}, eval_haystack="noise")
-    assert "needles in a passage repeated" in noise and "held-out" not in noise
+    assert "needles in a repeated passage" in noise and "held-out" not in noise
     asked = [{131072: {"passkey": {"mean": mean, "prompts": 8}}, 8192: {}} for mean in (0.0, 0.875)]
     numbers = {"base": of(0.8, 0.0, 8.0, asked[0]), "merged": of(0.9, 0.75, 8.08, asked[1])}
     text = made(numbers)
     assert "| NIAH(M), 131,072 tokens | passkey, 131,072 tokens | perplexity |" in text
     assert "| merged | 0.900 | 0.750 | 7 of 8 | 8.08 | 99.0% |" in text
-    # As read from metrics.json, where lengths are strings.
-    told = {
+    # metrics.json has strings for lengths.
+    read = {
         stage: each | {name: {str(n): v for n, v in each[name].items()} for name in ("niah_m", "tasks")}
         for stage, each in numbers.items()
     }
-    assert made(told) == text
+    assert made(read) == text

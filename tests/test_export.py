@@ -341,11 +341,11 @@ def test_a_fresh_process_agrees_with_the_measured_model(made, tmp_path):
     base, out = made(dtype=torch.bfloat16)
     measured = models.load(merge(base, tmp_path / "stage", tmp_path / "measured"))
     tokenizer = models.load_tokenizer(base)
-    found = check_export(out, measured, tokenizer, TEXT * 4, n_tokens=3)
+    found = check_export(out, measured, tokenizer, prompt=TEXT * 4, n_tokens=3)
     assert found.window == TARGET and found.difference < 1e-4 < found.rounding < 0.5
     stage = models.load(tmp_path / "stage")
     with pytest.raises(RuntimeError, match=r"differs from the measured model's by more than rounding"):
-        check_export(out, stage, tokenizer, TEXT, n_tokens=1)
+        check_export(out, stage, tokenizer, prompt=TEXT, n_tokens=1)
 
 
 # where it is written

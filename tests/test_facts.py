@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from longrecipe.data.facts import document, fact_format, hide, is_key, is_value, quiz, short_sample
 
 seeds = st.integers(0, 2**32 - 1)
-# The planted tokens are told from the text by being numbers, so any other ids serve as text.
+# Planted facts are recognised by their numbers, so other ids can be text.
 TEXT = np.arange(400, 600)
 
 
 def holds(ids, end, part):
-    """Whether ids holds part, ending before index end."""
+    """Whether ids has part, which ends before index end."""
     return np.array_equal(ids[max(0, end - len(part)) : end], part)
 
 
@@ -35,7 +35,7 @@ def source(facts):
 # formats
 
 
-def test_statements_read_as_they_should(tokenizer, facts):
+def test_statements_are_decoded_as_facts_and_recalls(tokenizer, facts):
     key, value = tokenizer(" name", add_special_tokens=False)["input_ids"][0], facts.values[7]
     assert key in facts.keys
     assert tokenizer.decode(facts.statement(facts.note, key, value)) == " Note: name 17."
@@ -74,7 +74,7 @@ def test_values_are_two_digit_numbers_after_a_blank():
     assert not any(is_value(text) for text in ("12", "  12", " 12 ", " 12\n", " 1.2", " 012", " 05", " \u0661\u0662"))
 
 
-def test_a_tokenizer_without_whole_numbers_is_refused(monkeypatch):
+def test_tokenizer_without_one_token_numbers_is_an_error(monkeypatch):
     words = [f" {a}{b}word" for a in "abcdef" for b in "abcdef"]
     monkeypatch.setattr("longrecipe.data.facts.token_strings", lambda tokenizer: [*words, " 10", " 11"])
     with pytest.raises(ValueError, match="36 one-token words and 2 one-token two-digit numbers"):
@@ -87,7 +87,7 @@ def test_a_tokenizer_without_whole_numbers_is_refused(monkeypatch):
 @settings(deadline=None, max_examples=40)
 @given(length=st.integers(1, 1500), seed=seeds)
 def test_every_recall_was_noted_before(source, facts, length, seed):
-    ids = document(source, facts, length, np.random.default_rng(seed))
+    ids = document(source, facts, length, rng=np.random.default_rng(seed))
     assert len(ids) == length and ids.dtype == np.int64
     known = {}
     for kind, key, value, _ in statements(ids, facts):
@@ -97,16 +97,16 @@ def test_every_recall_was_noted_before(source, facts, length, seed):
             assert value in known[key]
 
 
-def test_documents_hold_notes_further_values_and_recalls(source, facts, rng):
-    found = statements(document(source, facts, 20_000, rng, filler=(4, 8)), facts)
+def test_documents_have_notes_further_values_and_recalls(source, facts, rng):
+    found = statements(document(source, facts, 20_000, rng=rng, filler=(4, 8)), facts)
     notes = [(key, value) for kind, key, value, _ in found if kind == "note"]
     assert 0.2 < len(notes) / len(found) < 0.3
     assert len({key for key, _ in notes}) < 0.9 * len(notes), "some keys have several values"
     assert set(np.diff([i for *_, i in found])) <= set(range(4 + 5, 8 + 12)), "filler and one statement in between"
 
 
-def test_documents_repeat_by_seed_only(source, facts):
-    first, again, other = (document(source, facts, 300, np.random.default_rng(seed)) for seed in (5, 5, 6))
+def test_documents_depend_on_the_seed(source, facts):
+    first, again, other = (document(source, facts, 300, rng=np.random.default_rng(seed)) for seed in (5, 5, 6))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
@@ -115,19 +115,19 @@ def test_documents_repeat_by_seed_only(source, facts):
 
 
 def notes(facts, count, rng):
-    """Statements of facts with keys and values of their own."""
+    """Statements of facts, all with different keys and values."""
     keys, values = (rng.choice(each, size=count, replace=False) for each in (facts.keys, facts.values))
     return [facts.statement(facts.note, key, value) for key, value in zip(keys, values, strict=True)]
 
 
 @settings(deadline=None, max_examples=40)
 @given(n_facts=st.integers(1, 8), spare=st.integers(0, 400), shuffle=st.booleans(), seed=seeds)
-def test_a_haystack_holds_each_needle_once_where_it_says(source, facts, n_facts, spare, shuffle, seed):
+def test_needles_are_at_the_returned_depths(source, facts, n_facts, spare, shuffle, seed):
     rng = np.random.default_rng(seed)
     # Needles may differ in length.
     needles = [needle[i % 3 :] for i, needle in enumerate(notes(facts, n_facts, rng))]
     length = sum(map(len, needles)) + spare
-    ids, depths = hide(source, needles, length, rng, shuffle)
+    ids, depths = hide(source, needles, length, rng=rng, shuffle=shuffle)
     assert len(ids) == length and ids.dtype == np.int64
     assert np.isin(ids, facts.values).sum() == n_facts == len(depths)
     assert ((depths >= 0) & (depths < 1)).all()
@@ -139,36 +139,36 @@ def test_a_haystack_holds_each_needle_once_where_it_says(source, facts, n_facts,
         assert (np.diff(depths) > 0).all(), "in the order given"
 
 
-def test_the_text_around_needles_is_one_stretch(facts, rng):
+def test_text_around_needles_is_one_stretch(facts, rng):
     source, needles = np.arange(5000) + 10_000, notes(facts, 4, rng)
-    ids, _ = hide(source, needles, 400, rng)
+    ids, _ = hide(source, needles, 400, rng=rng)
     text = ids[ids >= 10_000]
     assert len(text) == 400 - sum(map(len, needles))
     assert set(np.diff(text)) <= {1, 1 - len(source)}
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_needles_lie_anywhere_in_any_order(source, facts, rng, shuffle):
+def test_needles_are_at_all_depths_in_all_orders(source, facts, rng, shuffle):
     needles = notes(facts, 4, rng)
-    depths = np.stack([hide(source, needles, 512, rng, shuffle)[1] for _ in range(2000)])
-    # Uniform places on 0 .. 1: each quarter of the text gets its share.
+    depths = np.stack([hide(source, needles, 512, rng=rng, shuffle=shuffle)[1] for _ in range(2000)])
+    # Uniform on 0 .. 1: each quarter of the text gets a quarter of the needles.
     shares = np.histogram(depths, bins=4, range=(0, 1))[0] / depths.size
     assert np.abs(shares - 0.25).max() < 0.03
     firsts = np.bincount(depths.argmin(axis=1), minlength=4) / 2000
     if shuffle:
-        # Each fact's mean depth is near the middle, and each is as often the first.
+        # The mean depth of each fact is near the middle, and each is equally often the first.
         assert np.abs(depths.mean(axis=0) - 0.5).max() < 0.04
         assert np.abs(firsts - 0.25).max() < 0.05
     else:
         assert firsts.tolist() == [1, 0, 0, 0]
 
 
-def test_needles_that_do_not_fit_are_refused(source, facts, rng):
+def test_needles_that_do_not_fit_are_an_error(source, facts, rng):
     needles = notes(facts, 4, rng)
     need = sum(map(len, needles))
-    with pytest.raises(ValueError, match=f"4 facts need {need} tokens, the haystack has {need - 1}"):
-        hide(source, needles, need - 1, rng)
-    assert len(hide(source, needles, need, rng)[0]) == need
+    with pytest.raises(ValueError, match=f"4 facts need {need} tokens, but the haystack has {need - 1}"):
+        hide(source, needles, need - 1, rng=rng)
+    assert len(hide(source, needles, need, rng=rng)[0]) == need
 
 
 # questions
@@ -176,10 +176,11 @@ def test_needles_that_do_not_fit_are_refused(source, facts, rng):
 
 @settings(deadline=None, max_examples=40)
 @given(n_facts=st.integers(1, 6), n_questions=st.integers(1, 6), spare=st.integers(0, 200), seed=seeds)
-def test_a_quiz_ends_in_right_answers(source, facts, n_facts, n_questions, spare, seed):
+def test_quiz_ends_in_right_answers(source, facts, n_facts, n_questions, spare, seed):
     note, recall = (len(part) + 2 + len(facts.stop) for part in (facts.note, facts.recall))
     length = n_facts * note + n_questions * recall + spare
-    ids = quiz(source, facts, length, n_facts, n_questions, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    ids = quiz(source, facts, length, n_facts=n_facts, n_questions=n_questions, rng=rng)
     assert len(ids) == length
     found = statements(ids, facts)
     noted = {key: value for kind, key, value, _ in found if kind == "note"}
@@ -197,7 +198,7 @@ def test_a_quiz_ends_in_right_answers(source, facts, n_facts, n_questions, spare
 def test_short_samples_have_their_length_and_true_recalls(source, facts, length):
     rng = np.random.default_rng(length)
     for _ in range(60):
-        ids = short_sample(source, facts, length, rng)
+        ids = short_sample(source, facts, length, rng=rng)
         assert len(ids) == length and ids.dtype == np.int64
         noted = set()
         for kind, key, value, _ in statements(ids, facts):
@@ -205,11 +206,11 @@ def test_short_samples_have_their_length_and_true_recalls(source, facts, length)
             noted.add((key, value))
 
 
-def test_short_samples_mix_as_asked(source, facts, rng):
-    plain = [short_sample(source, facts, 64, rng, fact_share=0, repeat_share=0) for _ in range(20)]
+def test_short_samples_are_mixed_by_their_shares(source, facts, rng):
+    plain = [short_sample(source, facts, 64, rng=rng, fact_share=0, repeat_share=0) for _ in range(20)]
     assert not any(np.isin(ids, facts.values).any() for ids in plain)
-    planted = [short_sample(source, facts, 256, rng, fact_share=1, repeat_share=0) for _ in range(20)]
+    planted = [short_sample(source, facts, 256, rng=rng, fact_share=1, repeat_share=0) for _ in range(20)]
     assert all(np.isin(ids, facts.values).any() for ids in planted)
-    for ids in (short_sample(source, facts, 90, rng, fact_share=0, repeat_share=1) for _ in range(20)):
+    for ids in (short_sample(source, facts, 90, rng=rng, fact_share=0, repeat_share=1) for _ in range(20)):
         sizes = [n for n in range(8, 31) if np.array_equal(ids[:n], ids[n : 2 * n])]
-        assert sizes, "the text begins with something said twice"
+        assert sizes, "the text begins with a repeated part"

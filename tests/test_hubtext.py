@@ -1,4 +1,4 @@
-"""Datasets of a hub, whose place a table in memory takes: no test asks a hub."""
+"""Datasets of a hub. Tables in memory replace the hub, so no test needs a connection."""
 
 import re
 
@@ -12,7 +12,7 @@ from longrecipe.data import hubtext
 from longrecipe.data.hubtext import PRESETS, HubText, is_hub_text, load_hub_text
 from longrecipe.data.sentences import sentence_ends, sentence_lengths
 from longrecipe.models.loading import load_tokenizer
-from longrecipe.recipe import run_text
+from longrecipe.recipe.run_text import load_text
 from longrecipe.system.paths import mini_model_dir
 
 
@@ -23,7 +23,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """Datasets by id, and what was asked for."""
+    """Datasets by id, and the requests that were made."""
     datasets, asked = {}, []
 
     def load(name, split, streaming):
@@ -78,26 +78,26 @@ def test_token_ids_of_another_tokenizer_are_decoded_and_cut_at_its_special_token
     assert sum(start.startswith(("On", "Tw")) for start in starts) == 7
 
 
-def test_reading_stops_at_the_tokens_asked_for(hub, tokenizer):
+def test_reading_stops_at_most_tokens(hub, tokenizer):
     datasets, _ = hub
     datasets["someone/texts"] = [{"text": f"The text {i}."} for i in range(1000)]
     found = load_hub_text("someone/texts", tokenizer, most_tokens=200)
     assert 200 <= len(found.train) + len(found.held_out) < 2000
 
 
-def test_a_stream_that_breaks_off_says_so_and_leaves_nothing(monkeypatch, tokenizer, tmp_path):
+def test_connection_that_breaks_off_is_an_error_and_leaves_no_files(monkeypatch, tokenizer, tmp_path):
     def load(name, split, streaming):
         yield {"text": "One."}
         yield {"text": "Two."}
         raise TimeoutError
 
     monkeypatch.setattr(hubtext, "load_dataset", load)
-    with pytest.raises(ConnectionError, match=r"'a/b': reading broke off after 2 rows \(TimeoutError\)"):
+    with pytest.raises(ConnectionError, match=r"'a/b': the connection broke off after 2 rows \(TimeoutError\)"):
         load_hub_text("a/b", tokenizer)
     assert not list((tmp_path / "cache").glob("text/*"))
 
 
-def test_a_dataset_that_no_hub_gives_is_named_with_the_reason(hub, tokenizer, tmp_path):
+def test_unknown_dataset_error_gives_the_reason(hub, tokenizer, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"text = 'no/such': .* \(Couldn't reach 'no/such' on the Hub\): check"):
         load_hub_text("no/such", tokenizer)
     assert not list((tmp_path / "cache").glob("text/*"))
@@ -106,26 +106,26 @@ def test_a_dataset_that_no_hub_gives_is_named_with_the_reason(hub, tokenizer, tm
 @pytest.mark.parametrize(
     ("name", "is_hub"), [("slimpajama", True), ("a/b", True), ("a/b/c", False), ("/a/b", False), ("texts", False)]
 )
-def test_what_is_taken_for_a_hub_id(name, is_hub):
+def test_names_of_presets_and_with_one_slash_are_hub_ids(name, is_hub):
     assert is_hub_text(name) == is_hub
 
 
-def test_a_run_takes_its_text_from_a_hub_and_a_folder_before_it(hub, tokenizer, tmp_path, monkeypatch):
+def test_run_prefers_a_folder_to_a_dataset_of_the_same_name(hub, tokenizer, tmp_path, monkeypatch):
     datasets, asked = hub
     datasets["own/long"] = [{"text": f"From the hub {i}."} for i in range(30)]
     p = settings.load("smollm2", "small", text="own/long", text_tokens=50)
     monkeypatch.chdir(tmp_path)
-    found = run_text.load_material(p, tokenizer)
-    assert "From the hub" in text_of(tokenizer, found.text.train) and len(asked) == 1
-    assert found.general is found.text
+    found = load_text(p, tokenizer)
+    assert "From the hub" in text_of(tokenizer, found.long.train) and len(asked) == 1
+    assert found.general is found.long
     (tmp_path / "own" / "long").mkdir(parents=True)
     for i in range(3):
         (tmp_path / "own" / "long" / f"{i}.txt").write_text(f"From a file {i}.")
-    found = run_text.load_material(p, tokenizer)
-    assert "From a file" in text_of(tokenizer, found.text.train) and len(asked) == 1
+    found = load_text(p, tokenizer)
+    assert "From a file" in text_of(tokenizer, found.long.train) and len(asked) == 1
 
 
-def test_rows_of_a_hub_are_read_by_the_same_rules_as_those_of_files(hub, tokenizer):
+def test_rows_of_a_hub_are_read_like_rows_of_files(hub, tokenizer):
     datasets, _ = hub
     datasets["own/alpaca"] = [{"instruction": f"Ask {i}.", "input": "It.", "output": "Yes."} for i in range(9)]
     assert "Ask 7.\nIt.\nYes.\n\n" in text_of(tokenizer, load_hub_text("own/alpaca", tokenizer).train)

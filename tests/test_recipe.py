@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from longrecipe import models, positions, recipe, settings, train
+from longrecipe import evaluate, models, positions, recipe, settings, train
 from longrecipe.data import samples
 from longrecipe.positions import METHODS
 from longrecipe.recipe import cache
@@ -34,22 +34,22 @@ def test_drawn_positions_are_those_of_the_first_epoch(prepared):
     assert 5 < positions.coverage.contiguous_run(drawn) < 60
 
 
-def test_a_varied_recipe_is_another_run_of_the_same_text(prepared):
+def test_varied_recipe_has_other_settings_and_the_same_text(prepared):
     other = prepared.varied(method="pose:n_chunks=3", ratio=0.1, seed=4, target_length=2048)
     assert other.params == settings.load(
         "llama3", method="pose:n_chunks=3", ratio=0.1, seed=4, target_length=2048, probe_window=512
     )
-    assert other.material.text is prepared.material.text
+    assert other.text is prepared.text
     for stage in ("analysis", "extend", "replay"):
         assert other.folder(stage) != prepared.folder(stage) and ":" not in other.folder(stage).name
     for each in other.drawn_positions(20):
         assert len(each) == 204 and (np.diff(each) > 1).sum() <= 2
-    # At its true positions a sample is the document with holes.
+    # At its true positions, a sample is the document with gaps.
     (found,) = prepared.varied(method="source").drawn_positions(1)
     assert len(found) == 307 and found[-1] < 1024 and (np.diff(found) > 1).any()
 
 
-def test_a_recipe_cannot_be_varied_to_what_cannot_be_run(prepared):
+def test_recipe_cannot_be_varied_to_invalid_settings(prepared):
     with pytest.raises(ParamsError, match="allowed are longrecipe"):
         prepared.varied(method="nope")
     with pytest.raises(ValueError, match="prepare another recipe"):
@@ -76,7 +76,7 @@ def test_every_method_trains(method, prepared, own_cache):
     batch = run.collator()([dataset[0]])
     assert batch["position_ids"].max() < 512
     if method == "source":
-        # The kept sentences stand where they stood, and there are holes between them.
+        # Sentences keep their places in the document, with gaps between them.
         starts = np.repeat(dataset[0]["segment_starts"], dataset[0]["segment_lengths"])
         assert (batch["position_ids"][0].numpy() - starts >= 0).all() and starts.max() > run.params.train_length
 
@@ -85,21 +85,21 @@ def test_every_method_trains(method, prepared, own_cache):
 
 
 def trained(run):
-    """All stages of a run: the extended, the replayed and the merged one."""
+    """All stages of a run: the extended, the replayed and the merged model."""
     analysis = run.analyse()
     extended = run.extend(run.stage_one_set(analysis))
     replayed = run.replay(extended, analysis)
     return extended, replayed, run.merge(replayed)
 
 
-def test_runs_share_the_stages_up_to_where_they_differ(prepared, own_cache, monkeypatch):
+def test_runs_share_stages_until_their_settings_differ(prepared, own_cache, monkeypatch):
     first = prepared.varied(method="pose", **SHORT)
     extended, replayed, merged = trained(first)
     assert extended.resumed_from is replayed.resumed_from is None and merged.config.max_position_embeddings == 512
     stored, store = [], samples.store
     monkeypatch.setattr(samples, "store", lambda rows, folder: stored.append(folder) or store(rows, folder))
 
-    # Another merge trains nothing anew.
+    # Another merge trains nothing again.
     other_merge = first.varied(merge_weight=1.0)
     assert [other_merge.folder(stage) == first.folder(stage) for stage in STAGES] == [True] * 3
     again, replayed_again, original = trained(other_merge)
@@ -108,26 +108,25 @@ def test_runs_share_the_stages_up_to_where_they_differ(prepared, own_cache, monk
     assert all(torch.equal(a, b) for a, b in zip(original.parameters(), first.base().parameters(), strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(original.parameters(), merged.parameters(), strict=True))
 
-    # By another rule, queries and keys stay as they were tuned.
+    # With another rule, queries and keys keep their tuned values.
     *_, spared = trained(first.varied(merge_weight=1.0, merge_rule="spare_qk"))
     tuned, base = replayed.load().state_dict(), original.state_dict()
     for name, tensor in spared.state_dict().items():
         assert torch.equal(tensor, (tuned if "q_proj" in name or "k_proj" in name else base)[name]), name
-    # None of the merged models takes another's place.
-    beside = {path.name for path in replayed.folder.parent.glob("merged*")}
-    assert stored == [] and len(beside) == 3
+    # Each merged model has its own folder.
+    assert stored == [] and len(list(replayed.folder.parent.glob("merged*"))) == 3
 
-    # Another replay goes on from the same extended model, on samples of its own.
+    # Another replay starts from the same extended model, with its own samples.
     other_replay = first.varied(replay_kl_weight=0.0)
     assert first.params.replay_kl_weight > 0
     assert [other_replay.folder(stage) == first.folder(stage) for stage in STAGES] == [True, True, False]
     again, plain, _ = trained(other_replay)
     assert (again.resumed_from, plain.resumed_from) == (2, None)
     assert [folder.parents[1] for folder in stored] == [other_replay.folder("replay")]
-    # The first batch is long, the second one short: there the term that keeps the model near is missing.
+    # The KL term is only used for short text: the first batch is long, the second short.
     assert plain.losses[0] == replayed.losses[0] and plain.losses[1] < replayed.losses[1]
 
-    # Another method shares the analysis alone.
+    # Another method only shares the analysis.
     other_method = first.varied(method="rpes")
     assert [other_method.folder(stage) == first.folder(stage) for stage in STAGES] == [True, False, False]
 
@@ -141,7 +140,7 @@ def test_folders_of_other_code_differ(prepared, monkeypatch):
 
 def test_folders_of_other_weights_in_the_same_place_differ(tmp_path, tiny, make_tiny, tokenizer, prepared):
     run = prepared.varied()
-    run = replace(run, material=replace(run.material, params=run.params.model_copy(update={"weights": str(tmp_path)})))
+    run = replace(run, params=run.params.model_copy(update={"weights": str(tmp_path)}))
     folders = []
     for network in (tiny, make_tiny(1), tiny):
         models.save(network, tokenizer, tmp_path)
@@ -153,7 +152,7 @@ def test_folders_of_other_weights_in_the_same_place_differ(tmp_path, tiny, make_
 
 
 class Watched(Params):
-    """Settings that tell which of them were read."""
+    """Settings that record which of them are read."""
 
     def __getattribute__(self, name):
         if name in Params.model_fields:
@@ -165,10 +164,10 @@ READ: set[str] = set()
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
-def test_the_folder_of_a_stage_goes_by_all_that_the_stage_reads(prepared, own_cache, monkeypatch):
+def test_folder_of_a_stage_depends_on_all_settings_that_the_stage_reads(prepared, own_cache, monkeypatch):
     plain = prepared.varied(**SHORT).params
-    run = replace(prepared, material=replace(prepared.material, params=Watched(**plain.model_dump())))
-    # Names of folders are no use of a setting.
+    run = replace(prepared, params=Watched(**plain.model_dump()))
+    # The name of a folder does not count as a use of a setting.
     monkeypatch.setattr(Params, "method_slug", "longrecipe")
     stages = {
         "analysis": lambda made: run.scored(),
@@ -189,12 +188,12 @@ def test_the_folder_of_a_stage_goes_by_all_that_the_stage_reads(prepared, own_ca
 # the export
 
 
-def test_an_export_takes_its_settings_from_the_run(prepared, own_cache, tmp_path, monkeypatch):
+def test_export_uses_the_settings_of_the_run(prepared, own_cache, tmp_path, monkeypatch):
     run = prepared.varied(out=str(tmp_path / "exported"), **SHORT)
     models.save(run.raised(), run.tokenizer, tmp_path / "replay" / "model")
     replayed = train.Trained("replay", tmp_path / "replay" / "model", [1.0], 1.0, 1, None)
     with monkeypatch.context() as patch:
-        # Another process than the main one.
+        # A process that is not the main one.
         patch.setenv("RANK", "1")
         assert run.export(replayed) == tmp_path / "exported" and not (tmp_path / "exported").exists()
     merged = run.merge(replayed)
@@ -203,52 +202,46 @@ def test_an_export_takes_its_settings_from_the_run(prepared, own_cache, tmp_path
     folder = run.export(replayed, numbers)
     card = (folder / "README.md").read_text()
     assert "# llama3, 512 tokens" in card and "| merged | 0.500 | 9.00 |" in card and "license: apache-2.0" in card
-    assert f"| text, SHA-256 | `{run.material.text.sha256}` |" in card
+    assert f"| text, SHA-256 | `{run.text.long.sha256}` |" in card
     exported = models.load(folder)
     for name, tensor in merged.state_dict().items():
         assert torch.equal(exported.state_dict()[name], tensor.to(torch.float16).float()), name
-    # Where an export is written is no part of what a run is.
+    # The export folder does not change the folders of stages.
     assert [run.folder(stage) == prepared.varied(**SHORT).folder(stage) for stage in STAGES[:1]] == [True]
 
 
 # measuring
 
 
-def test_models_beside_the_others_are_measured_on_a_share_of_the_documents(prepared, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        recipe.evaluate,
-        "report",
-        lambda *arguments, n_passkeys, haystack: asked.append((*arguments, haystack, n_passkeys)),
-    )
-    monkeypatch.setattr(recipe.evaluate, "to_read", lambda network, precision: network)
+def test_measure_passes_the_settings_of_the_run(prepared, monkeypatch):
+    calls = []
+    monkeypatch.setattr(evaluate, "report", lambda *given, **options: calls.append((given, options)))
+    monkeypatch.setattr(evaluate, "to_read", lambda network, precision: network)
     run = prepared.varied(eval_documents=10, eval_facts=3, seed=5)
     run.measure("network")
     run.measure("network", share=0.4, others=["single"])
     run.measure("network", share=0.01, lengths=[256])
-    run.varied(eval_passkeys=8, eval_lengths=[128, 600, 1024]).measure("network")  # the window is there too
+    # The window is measured, too.
+    run.varied(eval_passkeys=8, eval_lengths=[128, 600, 1024]).measure("network")
     run.varied(eval_passkeys=8).measure("network", lengths=[256])
     run.varied(eval_haystack="noise").measure("network", lengths=[256])
-    *_, noise, _ = asked[-1]
-    assert run.tokenizer.decode(noise).strip() == recipe.evaluate.NOISE.strip()
-    assert [each[-4:] for each in asked[:-1]] == [
-        ((), 1.0, None, 0),
-        (["single"], 0.4, None, 0),
-        ((), 0.01, None, 0),
-        ((), 1.0, None, 8),
-        ((), 1.0, None, 0),
-    ]
+    options = [each for _, each in calls]
+    assert run.tokenizer.decode(options[-1]["haystack"]).strip() == evaluate.NOISE.strip()
+    assert all(each["haystack"] is None for each in options[:-1])
+    assert [each["share"] for each in options] == [1.0, 0.4, 0.01, 1.0, 1.0, 1.0]
+    assert [list(each["others"]) for each in options] == [[], ["single"], [], [], [], []]
+    assert [each["n_passkeys"] for each in options] == [0, 0, 0, 8, 0, 0]
     lengths = [[256, 512, 1024], [256, 512, 1024], [256], [128, 256, 600, 1024], [256], [256]]
-    assert [each[3] for each in asked] == lengths
-    for network, source, _, _, n_documents, n_facts, seed, *_ in asked:
-        assert (network, n_documents, n_facts, seed) == ("network", 10, 3, 5)
-        assert source is run.material.text.held_out
+    assert [each["lengths"] for each in options] == lengths
+    for (network, source, _), each in calls:
+        assert network == "network" and source is run.text.long.held_out
+        assert (each["n_documents"], each["n_facts"], each["seed"]) == (10, 3, 5)
 
 
 @pytest.mark.parametrize(
     ("asked", "batch_size", "processes", "rows"),
     [(None, 8, 1, 8), (None, 8, 2, 4), (3, 8, 1, 2), (5, 8, 1, 4), (12, 8, 1, 8), (1, 96, 8, 1), (4, 4, 8, 1)],
 )
-def test_no_more_samples_are_read_at_a_time_than_asked(monkeypatch, asked, batch_size, processes, rows):
+def test_rows_at_once_is_at_most_samples_at_once(monkeypatch, asked, batch_size, processes, rows):
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     assert rows_at_once(settings.load("llama3", samples_at_once=asked), batch_size) == rows

@@ -266,11 +266,11 @@ KILLED_SWEEP = """
 import json, sys, time
 from dataclasses import replace
 from longrecipe import settings
-from longrecipe.data import corpus, samples
+from longrecipe.data import english, samples
 from longrecipe.experiments import protocols, runner
 from longrecipe.recipe import cache
 
-load_english, text = corpus.load_english, []
+load_english, text = english.load_english, []
 
 def once(tokenizer, planted):
     if not text:
@@ -278,7 +278,7 @@ def once(tokenizer, planted):
         text.append(replace(whole, held_out=whole.held_out[:20_000]))
     return text[0]
 
-corpus.load_english = once
+english.load_english = once
 # Files that are edited while tests run would be other code.
 cache.code_hash = lambda *entries: "00000000"
 make_batch, calls = samples.Collator.__call__, 0

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from longrecipe import positions
-from longrecipe.data.corpus import SELECTIONS, as_it_stands, select
 from longrecipe.data.samples import Collator, interleave, load, rows_of, sample_of, store, tokens_seen
+from longrecipe.data.selection import SELECTIONS, select, whole
 from longrecipe.data.sentences import SentenceEnds, sentence_lengths
 from longrecipe.positions import METHODS
 
@@ -25,36 +25,41 @@ def collator(seed=3, **changes):
 
 def test_each_method_reads_its_own_text(rng):
     ids, ends = np.array([1, 9, 5, 9, 2, 9]), SentenceEnds(np.arange(10) == 9)
+    plain = {"ends": ends, "is_anchor": None, "rng": rng}
     for name, expected in {"pose": [1, 9, 5], "rpes": [1, 9, 5], "flt": [1, 9, 5], "none": [1, 9, 5]}.items():
-        sample = sample_of(ids, METHODS[name], 3, ends, None, rng)
+        sample = sample_of(ids, METHODS[name], 3, **plain)
         assert [each.tolist() for each in sample] == [expected, [2, 1], [0, 2]]
-    sample = sample_of(ids, LONGRECIPE, 2, ends, ids == 5, rng)
+    sample = sample_of(ids, LONGRECIPE, 2, ends=ends, is_anchor=ids == 5, rng=rng)
     assert [each.tolist() for each in sample] == [[5, 9], [2], [2]]
     with pytest.raises(ValueError, match="run the token analysis first"):
-        sample_of(ids, LONGRECIPE, 3, ends, None, rng)
+        sample_of(ids, LONGRECIPE, 3, **plain)
 
 
 @pytest.mark.parametrize("how", SELECTIONS)
-def test_the_selection_of_a_sample_is_the_one_named(how):
+def test_sample_uses_the_given_selection(how):
     rng = np.random.default_rng(1)
     ids, ends = rng.integers(0, 10, size=200), SentenceEnds(np.arange(10) == 9)
-    found = sample_of(ids, LONGRECIPE, 60, ends, ids == 5, np.random.default_rng(7), how)
-    expected = select(ids, sentence_lengths(ids, ends), ids == 5, 60, np.random.default_rng(7), how)
+
+    def sample(method, selection):
+        rng = np.random.default_rng(7)
+        return sample_of(ids, method, 60, ends=ends, is_anchor=ids == 5, rng=rng, selection=selection)
+
+    found, rng = sample(LONGRECIPE, how), np.random.default_rng(7)
+    expected = select(ids, sentence_lengths(ids, ends), ids == 5, n_tokens=60, rng=rng, how=how)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)
-    # The four are four, and methods that read text as it stands know none of them.
-    others = [sample_of(ids, LONGRECIPE, 60, ends, ids == 5, np.random.default_rng(7), each) for each in SELECTIONS]
+    # All four differ, and methods that read plain text ignore them.
+    others = [sample(LONGRECIPE, each) for each in SELECTIONS]
     assert sum(np.array_equal(found[0], other[0]) for other in others) == 1
-    plain, *_ = sample_of(ids, METHODS["pose"], 60, ends, None, np.random.default_rng(7), how)
-    np.testing.assert_array_equal(plain, ids[:60])
+    np.testing.assert_array_equal(sample(METHODS["pose"], how).ids, ids[:60])
 
 
 # the stored set
 
 
-def test_a_stored_set_is_whole_and_leaves_nothing_behind(random_rows, tmp_path):
+def test_stored_set_is_complete_and_leaves_no_temporary_files(random_rows, tmp_path):
     folder = tmp_path / "deep" / "set"
-    rows = [*random_rows(5), *rows_of([as_it_stands(np.arange(7), np.array([3, 4]))], long=False)]
+    rows = [*random_rows(5), *rows_of([whole(np.arange(7), np.array([3, 4]))], long=False)]
     for count in (6, 4):
         found = store(rows[-count:], folder)
         assert [path.name for path in folder.parent.iterdir()] == ["set"]
@@ -76,7 +81,7 @@ def test_interleaved_batches_are_of_one_kind_and_evenly_spread(n_long, n_short, 
     assert len(batches) == sum(counts) and len(mixed) == size * sum(counts)
     kinds = [{row["long"] for row in batch} for batch in batches]
     assert all(len(kind) == 1 for kind in kinds)
-    # Nothing twice, and each kind in its own order.
+    # No row occurs twice, and each kind keeps its order.
     for long, count, start in ((True, counts[0], 0), (False, counts[1], n_long)):
         numbers = [row["number"] for row in mixed if row["long"] is long]
         assert numbers == list(range(start, start + count * size))
@@ -89,7 +94,7 @@ def test_interleaved_batches_are_of_one_kind_and_evenly_spread(n_long, n_short, 
 # the collator
 
 
-def test_positions_depend_on_seed_epoch_and_key_alone(dataset):
+def test_positions_depend_only_on_seed_epoch_and_key(dataset):
     rows = list(dataset)
     together = collator()(rows)["position_ids"]
     alone = torch.cat([collator()([row])["position_ids"] for row in reversed(rows)]).flip(0)
@@ -103,7 +108,7 @@ def test_positions_depend_on_seed_epoch_and_key_alone(dataset):
         np.testing.assert_array_equal(found, LONGRECIPE.positions(row["segment_lengths"], TARGET, rng))
 
 
-# More workers than processors is what is wanted here.
+# The test needs more workers than processors.
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("name", ["longrecipe", "source", "pose:n_chunks=4"])
 @pytest.mark.parametrize("workers", [2, 4])
@@ -117,7 +122,7 @@ def test_loader_workers_draw_the_same_positions(dataset, workers, name):
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_that_outlive_an_epoch_see_the_next_one(dataset, context):
+def test_persistent_workers_see_the_next_epoch(dataset, context):
     ours = collator()
     loader = DataLoader(
         dataset, batch_size=2, collate_fn=ours, num_workers=2, persistent_workers=True, multiprocessing_context=context
@@ -128,54 +133,56 @@ def test_workers_that_outlive_an_epoch_see_the_next_one(dataset, context):
         assert torch.equal(found, collator(epoch=epoch)(list(dataset))["position_ids"])
 
 
-def test_true_positions_are_those_of_the_document(rng):
+def test_source_positions_are_those_in_the_document(rng):
     ids, ends = rng.integers(0, 10, size=TARGET), SentenceEnds(np.arange(10) == 9)
-    rows = rows_of([sample_of(ids, METHODS["source"], N_TOKENS, ends, None, rng, "random")])
+    rows = rows_of(
+        [sample_of(ids, METHODS["source"], N_TOKENS, ends=ends, is_anchor=None, rng=rng, selection="random")]
+    )
     found = Collator(METHODS["source"], TARGET, seed=0)([row | {"key": 0} for row in rows])
     np.testing.assert_array_equal(found["input_ids"][0], ids[found["position_ids"][0]])
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_batch_is_what_the_model_wants(dataset, name):
+def test_batch_has_the_models_inputs(dataset, name):
     batch = Collator(METHODS[name], TARGET, seed=0)(list(dataset)[:3])
     assert batch.pop("long").tolist() == [True] * 3
     assert set(batch) == {"input_ids", "position_ids", "attention_mask", "labels"}
     assert all(tensor.shape == (3, N_TOKENS) and tensor.dtype == torch.int64 for tensor in batch.values())
     assert torch.equal(batch["input_ids"], torch.tensor(dataset["input_ids"][:3]))
     assert torch.equal(batch["labels"], batch["input_ids"])
-    # The mask is what keeps transformers from cutting attention at jumps.
+    # Without the mask, transformers would cut attention at jumps.
     assert batch["attention_mask"].eq(1).all()
     contiguous = batch["position_ids"].eq(torch.arange(N_TOKENS)).all()
-    # The segments of these rows follow one another in their document too.
+    # The segments of these rows follow one another in their document.
     assert contiguous == (name in ("flt", "none", "source"))
 
 
 def test_short_rows_keep_their_own_positions():
-    (row,) = rows_of([as_it_stands(np.arange(20), np.array([5, 15]))], long=False)
+    (row,) = rows_of([whole(np.arange(20), np.array([5, 15]))], long=False)
     assert torch.equal(collator()([row | {"key": 0}])["position_ids"], torch.arange(20)[None])
 
 
-def test_sentences_of_a_stored_row_are_its_segments(rng):
+def test_segments_of_a_row_are_its_sentences(rng):
     ids, ends = rng.integers(0, 10, size=60), SentenceEnds(np.arange(10) == 9)
-    (row,) = rows_of([sample_of(ids, METHODS["pose"], 40, ends, None, rng)])
+    (row,) = rows_of([sample_of(ids, METHODS["pose"], 40, ends=ends, is_anchor=None, rng=rng)])
     np.testing.assert_array_equal(row["segment_lengths"], sentence_lengths(ids[:40], ends))
     assert row["long"] is True
 
 
-def test_tokens_of_whole_batches_are_counted_round_after_round(random_rows, tmp_path):
+def test_tokens_seen_counts_whole_batches_over_several_epochs(random_rows, tmp_path):
     rows = [*random_rows(2, n_tokens=8), *random_rows(2, n_tokens=16), *random_rows(1, n_tokens=64)]
     dataset = store(rows, tmp_path / "data")
-    # The fifth row fills no batch of two.
+    # The fifth row does not fill a batch of two.
     assert [tokens_seen(dataset, steps, 2) for steps in range(5)] == [0, 16, 48, 64, 96]
     assert tokens_seen(dataset, 1, 5) == 2 * 8 + 2 * 16 + 64
 
 
-def test_a_set_is_stored_as_it_streams(random_rows, tmp_path):
+def test_rows_are_stored_while_they_are_read(random_rows, tmp_path):
     rows, read = random_rows(150), []
 
     def stream():
         for row in rows:
-            # Never more than one batch of rows is held.
+            # The file exists from the second batch of rows on.
             read.append(len(list(tmp_path.glob(".data.*.tmp"))))
             yield row
 
@@ -187,13 +194,13 @@ def test_a_set_is_stored_as_it_streams(random_rows, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "a{1,2}", "a%20b", "a#b", "a b", "[!1]", "é"])
-def test_names_of_folders_are_no_patterns(name, random_rows, tmp_path):
+def test_folder_names_are_not_read_as_patterns(name, random_rows, tmp_path):
     store(random_rows(1), tmp_path / "a1" / "set")
     assert len(store(random_rows(3), tmp_path / name / "set")) == 3
     assert len(load_from_disk(str(tmp_path / "a1" / "set"))) == 1
 
 
-def test_a_set_of_no_rows_is_refused(tmp_path):
+def test_store_without_rows_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no rows to store"):
         store(iter([]), tmp_path / "data")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Sentences in every script, on the tokens of every kind of tokenizer."""
+"""Sentence splitting in all scripts, on the tokens of all kinds of tokenizers."""
 
 import functools
 
@@ -24,7 +24,7 @@ def segments(ids, lengths):
 # sentences
 
 
-def test_the_worked_example_of_sentence_lengths():
+def test_example_in_the_docstring_of_sentence_lengths():
     assert sentence_lengths(np.array([1, 2, 9, 3, 4]), ENDS).tolist() == [3, 2]
 
 
@@ -36,7 +36,7 @@ def test_sentence_lengths_at_the_edges(ids, lengths):
 
 
 @given(ids=texts_of_ids)
-def test_sentences_end_at_their_end_token_only(ids):
+def test_sentences_end_only_at_end_tokens(ids):
     lengths = sentence_lengths(ids, ENDS)
     assert lengths.sum() == len(ids) and (lengths > 0).all()
     parts = segments(ids, lengths)
@@ -56,7 +56,7 @@ def test_sentence_ends_are_found_on_decoded_text(tokenizer):
 
 
 def small_tokenizer(words, decoder, pre_tokenizer=None):
-    """A tokenizer whose tokens are given, each word of a text being one of them."""
+    """A tokenizer with the given words as tokens."""
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
     backend.decoder = decoder
     if pre_tokenizer is not None:
@@ -69,7 +69,7 @@ ENDINGS += ['."', ".)", "!'", ".\u201d", "?\u2019)", ".]}"]
 INSIDE = ["a", ".5", ".com", "e.g", ".a", ",", ":", ")", '"', "\t", " ", ". a", "?x", ".,"]
 
 
-def test_endings_of_tokens_end_sentences_and_points_inside_do_not():
+def test_points_end_sentences_only_at_the_end_of_a_token():
     tokenizer = small_tokenizer([*INSIDE, *ENDINGS], decoders.Fuse())
     assert sentence_ends(tokenizer).by_id.tolist() == [False] * len(INSIDE) + [True] * len(ENDINGS)
 
@@ -78,19 +78,19 @@ def test_endings_of_tokens_end_sentences_and_points_inside_do_not():
 
 
 @given(text=st.text(st.characters(min_codepoint=32, max_codepoint=126, include_characters="\n"), max_size=80))
-def test_the_texts_of_tokens_make_up_the_text(tokenizer, text):
+def test_token_strings_join_to_the_text(tokenizer, text):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     strings = token_strings(tokenizer)
     assert "".join(strings[i] for i in ids) == tokenizer.decode(ids) == text
 
 
-def test_a_part_of_a_character_reads_as_such(tokenizer):
+def test_part_of_a_character_is_a_replacement_character(tokenizer):
     strings = token_strings(tokenizer)
     parts = tokenizer("\u00e9", add_special_tokens=False)["input_ids"]
     assert [strings[i] for i in parts] == ["\ufffd", "\ufffd"]
 
 
-def test_the_blank_before_a_word_is_kept_where_tokenizers_drop_it_from_the_first():
+def test_token_strings_keep_the_blank_before_a_word():
     words = ["?", "\u2581a", "\u2581the", "ing", "\u2581"]
     pre_tokenizer, decoder = (part.Metaspace(prepend_scheme="always") for part in (pre_tokenizers, decoders))
     tokenizer = small_tokenizer(words, decoder, pre_tokenizer)
@@ -98,7 +98,7 @@ def test_the_blank_before_a_word_is_kept_where_tokenizers_drop_it_from_the_first
     assert token_strings(tokenizer) == ["?", " a", " the", "ing", " "]
 
 
-def test_the_texts_of_tokens_are_computed_once_a_vocabulary(monkeypatch):
+def test_token_strings_are_computed_once_per_vocabulary(monkeypatch):
     words = ["a", "once", "and", "never", "again"]
     first, same, other = (small_tokenizer(each, decoders.Fuse()) for each in (words, words, [*words[:-1], "otherwise"]))
     calls, decode = [], PreTrainedTokenizerFast.batch_decode
@@ -110,7 +110,7 @@ def test_the_texts_of_tokens_are_computed_once_a_vocabulary(monkeypatch):
     monkeypatch.setattr(PreTrainedTokenizerFast, "batch_decode", counted)
     found = token_strings(first)
     assert found == words and calls == [first]
-    # What a caller does with the list is its own affair.
+    # Each caller gets its own list.
     found[1] = "changed"
     assert token_strings(first) == token_strings(same) == words and calls == [first]
     assert token_strings(other) == [*words[:-1], "otherwise"] and calls == [first, other]
@@ -120,7 +120,7 @@ def test_the_texts_of_tokens_are_computed_once_a_vocabulary(monkeypatch):
 
 
 def bpe_of(name):
-    """Tokenizers that cut characters outside ASCII in different ways."""
+    """Tokenizers that split characters outside ASCII in different ways."""
     return {
         "byte-level": cases.byte_level,
         "byte-level, no CJK": cases.byte_level_english,
@@ -131,7 +131,7 @@ def bpe_of(name):
 
 
 KINDS = ["byte-level", "byte-level, no CJK", "byte fallback", "byte fallback, CJK", "bytes"]
-# Sentences as a reader cuts them; no ASCII point in them is inside a word.
+# Sentences as a reader would split them. No ASCII point is inside a word.
 SCRIPTS = {
     "Chinese": ["今天天气很好。", "我们去公园散步吗？", "当然！", "第3章讲的是长江"],
     "Chinese speech": ["他说：“好。”", "“走吧！”", "她走了。"],
@@ -152,7 +152,7 @@ SCRIPTS = {
 
 
 def cut(tokenizer, text):
-    """The text of each sentence, as tokens make it up."""
+    """The text of each sentence, decoded from its tokens, and all ids."""
     ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
     parts = segments(ids, sentence_lengths(ids, sentence_ends(tokenizer)))
     return [tokenizer.decode(part) for part in parts], ids
@@ -160,15 +160,15 @@ def cut(tokenizer, text):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_sentences_end_in_every_script(kind, script):
+def test_sentences_end_correctly_in_all_scripts(kind, script):
     tokenizer, expected = bpe_of(kind), SCRIPTS[script]
     found, _ = cut(tokenizer, "".join(expected))
-    # Decoders drop a blank at the start of what they are given.
+    # Decoders drop a blank at the start of a text.
     assert [each.strip(" ") for each in found] == [each.strip(" ") for each in expected]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tokenizers_do_cut_terminals(kind):
+def test_some_of_the_tokenizers_split_terminals(kind):
     tokenizer = bpe_of(kind)
     ids = tokenizer("好。", add_special_tokens=False)["input_ids"]
     text = [tokenizer.decode([i]) for i in ids]
@@ -179,11 +179,11 @@ def test_a_terminal_inside_a_token_ends_the_sentence_with_that_token():
     tokenizer = small_tokenizer(["好", "。今", "天。」", "」", "x。"], decoders.Fuse())
     ends = sentence_ends(tokenizer)
     assert ends(np.array([0, 1, 0, 2, 3, 0, 4])).tolist() == [False, True, False, False, True, False, True]
-    # Alone, the second token of the run is nothing.
+    # A closing bracket without a terminal ends no sentence.
     assert ends(np.array([3, 3])).tolist() == [False, False]
 
 
-def test_english_sentences_go_by_the_rule_for_ascii_alone(tokenizer, natural_ids):
+def test_english_sentences_end_by_the_ascii_rule(tokenizer, natural_ids):
     ends = sentence_ends(tokenizer)
     assert not all(text.isascii() for text in ends.pieces)
     np.testing.assert_array_equal(ends(natural_ids), ends.by_id[natural_ids])
@@ -191,7 +191,7 @@ def test_english_sentences_go_by_the_rule_for_ascii_alone(tokenizer, natural_ids
 
 @pytest.fixture(scope="module")
 def natural_ids(tokenizer):
-    from longrecipe.data.corpus import load_english
+    from longrecipe.data.english import load_english
 
     return load_english(tokenizer, planted=False).train
 
@@ -207,11 +207,11 @@ def cached(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(text=st.text(st.sampled_from(LETTERS), min_size=1, max_size=40))
-def test_boundaries_on_tokens_are_those_in_the_text(kind, text):
+def test_sentence_ends_on_tokens_match_the_text(kind, text):
     tokenizer = cached(kind)
     ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
     ends = sentence_ends(tokenizer)
-    # Runs of a terminal and what belongs to it, in bytes, by a loop over the letters.
+    # The places in bytes of each terminal with what belongs to it, by a loop over the letters.
     runs, size, inside = [], 0, False
     for letter in text:
         start, size = size, size + len(letter.encode())
@@ -221,11 +221,11 @@ def test_boundaries_on_tokens_are_those_in_the_text(kind, text):
             inside = letter in TERMINALS
             runs += [[start, size]] if inside else []
     pieces = [ends.pieces[i] for i in ids]
-    # Some tokenizers put a blank before a text.
+    # Some tokenizers add a blank before the text.
     extra = len(b"".join(pieces)) - len(text.encode())
     stops = np.cumsum([len(piece) for piece in pieces]) - extra
     starts = np.append(-extra, stops[:-1])
-    # The rule for ASCII holds but inside a run, and the token that completes a run ends its sentence.
+    # The ASCII rule is valid outside of runs, and the token that completes a run ends its sentence.
     expected = ends.by_id[ids].copy()
     for start, stop in runs:
         expected[(starts >= start) & (stops < stop)] = False

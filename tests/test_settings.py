@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from longrecipe.cli.arguments import add_settings, overrides
-from longrecipe.data.corpus import SELECTIONS
+from longrecipe.data.selection import SELECTIONS
 from longrecipe.models.loading import save
 from longrecipe.positions import METHODS
 from longrecipe.settings import (

@@ -130,6 +130,6 @@ def test_extended_and_exported_it_is_read_without_this_package(cache, tmp_path):
         load_tokenizer("smollm2", "small"),
     )
     folder = save(network, tokenizer, tmp_path / "exported")
-    found = check_export(folder, network, tokenizer, "The capital of France is", n_tokens=6)
+    found = check_export(folder, network, tokenizer, prompt="The capital of France is", n_tokens=6)
     assert (found.architecture, found.window, found.tokenizer) == ("LlamaForCausalLM", 16384, "AutoTokenizer")
     assert found.difference < 1e-4 and "Paris" in found.said

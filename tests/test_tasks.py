@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from longrecipe.data.corpus import reference_texts
+from longrecipe.data.english import reference_texts
 from longrecipe.evaluate import (
     NIAH_M,
     OTHERS,

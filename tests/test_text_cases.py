@@ -1,4 +1,4 @@
-"""Texts as people bring them (cases.py): each kind is read correctly, or refused with advice before training."""
+"""All kinds of user text (cases.py): each is read correctly, or an error before training says how to fix it."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from longrecipe.data.encoding import encode
 from longrecipe.data.textcheck import check_files
 from longrecipe.data.textfiles import load_files
 
-# Kind: the number of documents, what is among them, and what the log says of skips.
+# Kind: the number of documents, some of their text, and what is logged as skipped.
 READ = {
     "english": (4, ["This is paragraph 0 about", "This is paragraph 359 about"], "nothing"),
     "chinese": (5, ["第0章讲的是长江的故事"], "nothing"),
@@ -120,11 +120,11 @@ def test_every_kind_has_a_result():
 
 
 @pytest.mark.parametrize("kind", READ)
-def test_what_is_read_is_what_is_there(kind, tmp_path, tokenizer, caplog):
+def test_texts_are_read_completely(kind, tmp_path, tokenizer, caplog):
     n_documents, texts, skipped = READ[kind]
     folder = cases.write(tmp_path / "text", cases.TEXTS[kind]())
     check_files(folder, tokenizer)
-    # The line is the same when the text comes from the cache.
+    # The line is the same if the text comes from the cache.
     for _ in range(2):
         caplog.clear()
         with caplog.at_level(logging.INFO, logger="longrecipe"):
@@ -140,7 +140,7 @@ def test_what_is_read_is_what_is_there(kind, tmp_path, tokenizer, caplog):
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_be_trained_on_is_refused_before_training(kind, tmp_path, tokenizer):
+def test_unusable_texts_are_an_error_before_training(kind, tmp_path, tokenizer):
     folder = cases.write(tmp_path / "text", cases.TEXTS[kind]())
     for read in (check_files, load_files):
         with pytest.raises((ValueError, FileNotFoundError), match=f"{folder}{REFUSED[kind]}"):
@@ -149,7 +149,7 @@ def test_what_cannot_be_trained_on_is_refused_before_training(kind, tmp_path, to
 
 
 @pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv", ".parquet", ".txt.gz"])
-def test_names_of_files_are_no_patterns(ending, tmp_path, tokenizer):
+def test_file_names_are_not_read_as_patterns(ending, tmp_path, tokenizer):
     kind = {".jsonl": ".jsonl", ".csv": ".csv", ".parquet": ".parquet"}.get(ending, ".txt")
 
     def content(i):
@@ -163,7 +163,7 @@ def test_names_of_files_are_no_patterns(ending, tmp_path, tokenizer):
     check_files(folder, tokenizer)
     text = words(tokenizer, load_files(folder, tokenizer))
     assert sorted(text.strip().split("\n\n")) == sorted(f"Text of file {i}." for i in range(len(files)))
-    # Named by itself too: one document is refused, and by its own path.
+    # A path to this file alone is no pattern, either: one document is an error.
     with pytest.raises(ValueError, match="1 document;"):
         load_files(folder / f"a[1]{ending}", tokenizer)
 
@@ -177,14 +177,14 @@ def test_links_are_followed_once(tmp_path, tokenizer, caplog):
     assert "skipped: 2 linked more than once (loop, z.txt), 1 broken link (broken.txt)" in caplog.text
 
 
-def test_a_folder_that_is_a_link_or_hidden_itself_is_read(tmp_path, tokenizer):
+def test_folder_that_is_a_link_or_hidden_is_read(tmp_path, tokenizer):
     cases.write(tmp_path / ".texts", cases.books())
     os.symlink(tmp_path / ".texts", tmp_path / "link")
     for name in (".texts", "link"):
         assert "This is paragraph 0 " in words(tokenizer, load_files(tmp_path / name, tokenizer))
 
 
-def test_what_is_no_regular_file_is_skipped(tmp_path):
+def test_files_that_are_not_regular_are_skipped(tmp_path):
     folder = cases.write(tmp_path / "text", cases.books(2))
     os.mkfifo(folder / "pipe.txt")
     files, report = textwalk.files_of(folder)
@@ -192,7 +192,7 @@ def test_what_is_no_regular_file_is_skipped(tmp_path):
     assert report.skipped() == "1 not regular (pipe.txt)"
 
 
-def test_a_file_that_may_not_be_read_is_named(tmp_path, tokenizer, monkeypatch):
+def test_error_of_a_file_without_permission_names_the_file(tmp_path, tokenizer, monkeypatch):
     folder = cases.write(tmp_path / "text", cases.books(2))
     opened = cases.Path.open
 
@@ -201,14 +201,14 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, tokenizer, monkeypatch):
             raise PermissionError(13, "Permission denied", str(self))
         return opened(self, *args, **options)
 
-    # Not by chmod: root may read everything.
+    # Not by chmod, because root can read all files.
     monkeypatch.setattr(cases.Path, "open", refuse)
     for read in (check_files, load_files):
         with pytest.raises(ValueError, match=r"book1.txt cannot be read \(.*Permission denied.*\): change its perm"):
             read(folder, tokenizer)
 
 
-def test_text_stays_text(tmp_path, tokenizer):
+def test_control_tokens_in_text_are_encoded_as_text(tmp_path, tokenizer):
     folder = cases.write(tmp_path / "text", cases.TEXTS["special_tokens"]())
     found = load_files(folder, tokenizer)
     ids = np.concatenate([found.train, found.held_out])
@@ -216,14 +216,14 @@ def test_text_stays_text(tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "byte_fallback", "mini", "byt5"])
-def test_no_tokenizer_takes_plain_text_for_control_tokens(kind, request):
+def test_control_tokens_in_text_are_text_for_all_tokenizers(kind, request):
     made = {"byte_level": cases.byte_level, "byte_fallback": cases.byte_fallback, "byt5": cases.byt5}
     tokenizer = request.getfixturevalue("llama3_tokenizer") if kind == "mini" else made[kind]()
     text = "In a text: " + " and ".join(tokenizer.all_special_tokens) + "."
     (ids,) = encode(tokenizer, [text])
     control = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     assert not control & set(ids) and tokenizer.decode(ids).strip() == text
-    # The trap: without care they are.
+    # By default they are control tokens.
     assert control & set(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -234,7 +234,7 @@ def llama3_tokenizer():
     return load_tokenizer("llama3")
 
 
-def test_control_tokens_of_the_template_are_control_tokens_and_those_in_messages_are_not(tmp_path, tokenizer):
+def test_only_control_tokens_of_the_chat_template_are_control_tokens(tmp_path, tokenizer):
     folder = cases.write(tmp_path / "text", cases.TEXTS["messages"]())
     found = load_files(folder, tokenizer)
     expected = tokenizer.apply_chat_template(
@@ -249,13 +249,13 @@ def test_control_tokens_of_the_template_are_control_tokens_and_those_in_messages
     assert (ids == 1).sum() == (ids == 2).sum() == 18
 
 
-def test_conversations_need_a_chat_template_that_takes_them(tmp_path, tokenizer):
+def test_conversations_need_a_chat_template_that_accepts_them(tmp_path, tokenizer):
     folder = cases.write(tmp_path / "text", cases.TEXTS["messages"]())
     bare = cases.byte_level.__wrapped__()
     for template, message in {
-        None: "this is a conversation, and the tokenizer has no chat template: add chat_template.jinja",
-        "{{ raise_exception('Only user.') }}": r"the chat template refuses the messages \(Only user.\)",
-        "{{ messages[9].content.x }}": r"the chat template refuses the messages",
+        None: "this is a conversation, but the tokenizer has no chat template: add chat_template.jinja",
+        "{{ raise_exception('Only user.') }}": r"the chat template does not accept the messages \(Only user.\)",
+        "{{ messages[9].content.x }}": r"the chat template does not accept the messages",
     }.items():
         bare.chat_template = template
         for read in (check_files, load_files):
@@ -263,7 +263,7 @@ def test_conversations_need_a_chat_template_that_takes_them(tmp_path, tokenizer)
                 read(folder, bare)
 
 
-def test_another_column_can_be_named(tmp_path, tokenizer):
+def test_text_column_chooses_the_column(tmp_path, tokenizer):
     rows = [{"body": f"Body {i}.", "text": f"Other {i}.", "talk": cases.turns(f"Ask {i}", "Yes.")} for i in range(9)]
     folder = cases.write(tmp_path / "text", {"a.jsonl": cases.lines(rows), "b.txt": "A plain text."})
     for column, expected in {"body": "Body 7.", "talk": "user\nAsk 7<|im_end|>", None: "Other 7."}.items():
@@ -274,19 +274,19 @@ def test_another_column_can_be_named(tmp_path, tokenizer):
         message = r"text_column = 'page': .*a.jsonl has no such column; there are body, text, talk"
         with pytest.raises(ValueError, match=message):
             read(folder, tokenizer, text_column="page")
-    # A name that is a part of several columns elsewhere is a column like any other.
+    # A column that is part of a known set can be chosen, too.
     cases.write(folder, {"a.jsonl": cases.lines([{"input": f"Input {i}."} for i in range(3)])})
     assert "Input 1." in words(tokenizer, load_files(folder, tokenizer, text_column="input"))
 
 
-def test_columns_that_were_read_are_reported(tmp_path, tokenizer, caplog):
+def test_columns_that_were_read_are_logged(tmp_path, tokenizer, caplog):
     folder = cases.write(tmp_path / "text", cases.TEXTS["alpaca"]())
     with caplog.at_level(logging.INFO, logger="longrecipe"):
         load_files(folder, tokenizer)
     assert "columns instruction + input + output (50)" in caplog.text
 
 
-def test_a_check_reads_little_of_much(tmp_path, tokenizer, monkeypatch):
+def test_check_reads_few_of_many_files(tmp_path, tokenizer, monkeypatch):
     from longrecipe.data import textcheck
 
     folder = cases.write(tmp_path / "text", {f"{i:04d}.txt": f"Text {i}." for i in range(2000)})
@@ -304,14 +304,14 @@ def test_a_check_reads_little_of_much(tmp_path, tokenizer, monkeypatch):
     assert 200 < len(read) < 300
 
 
-def test_a_check_does_not_refuse_what_may_follow(tmp_path, tokenizer):
+def test_check_accepts_files_with_text_in_later_rows(tmp_path, tokenizer):
     rows = [{"text": ""}] * 1500 + [{"text": "One."}, {"text": "Two."}]
     folder = cases.write(tmp_path / "text", {"a.jsonl": cases.lines(rows), "long.txt": "é" * (1 << 20)})
     check_files(folder, tokenizer)
     assert "Two." in words(tokenizer, load_files(folder / "a.jsonl", tokenizer))
 
 
-def test_columns_of_a_wide_parquet_file_are_all_named(tmp_path, tokenizer):
+def test_unknown_columns_error_lists_all_columns_of_a_parquet_file(tmp_path, tokenizer):
     files = {"a.parquet": cases.parquet(body=["One."], input=["x"], id=[1])}
     folder = cases.write(tmp_path / "text", files)
     with pytest.raises(ValueError, match=r"a.parquet has the columns input, body, id: a document is read from text;"):

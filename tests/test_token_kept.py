@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longrecipe.data.corpus import SELECTIONS, select
+from longrecipe.data.selection import SELECTIONS, select
 from longrecipe.data.sentences import SentenceEnds, sentence_lengths
 from longrecipe.tokens import Kept, densities, keep
 
@@ -30,7 +30,7 @@ def test_keep_applies_every_selection(ids, seed):
             found = kept[how][i]
             places = np.concatenate([start + np.arange(n) for start, n in zip(found.starts, found.sizes, strict=True)])
             lengths = sentence_lengths(document, ENDS)
-            expected, sizes, _ = select(np.arange(len(ids)), lengths, is_anchor, n_tokens, rng, how)
+            expected, sizes, _ = select(np.arange(len(ids)), lengths, is_anchor, n_tokens=n_tokens, rng=rng, how=how)
             np.testing.assert_array_equal(places, expected)
             np.testing.assert_array_equal(found.sizes, sizes)
             assert found.length == len(ids)

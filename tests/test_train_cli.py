@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, MistralConfig
 
 from longrecipe import recipe, settings
 from longrecipe.cli import main
-from longrecipe.data import corpus
+from longrecipe.data import english
 from longrecipe.models.loading import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,7 +104,7 @@ def test_two_processes_train_as_one(own):
 def test_your_own_model_is_measured_in_sentences(own, monkeypatch):
     monkeypatch.chdir(own)
     monkeypatch.setenv("LONGRECIPE_CACHE", str(own / "cache"))
-    texts = corpus.english_texts(planted=False)[:100]
+    texts = english.english_texts(planted=False)[:100]
     (own / "long.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
     run = recipe.prepare(settings.load(str(own / "own.yaml"), eval_documents=2, eval_facts=2))
     report = run.measure(run.base(), lengths=[256, 512])

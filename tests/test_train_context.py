@@ -16,8 +16,8 @@ from limits import TIMEOUT
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config
 
-from longrecipe.data.corpus import as_it_stands
 from longrecipe.data.samples import Collator, interleave, rows_of, store
+from longrecipe.data.selection import whole
 from longrecipe.families import FAMILIES
 from longrecipe.models.loading import load
 from longrecipe.positions import METHODS
@@ -141,7 +141,7 @@ def launch(script, folder, n_processes, *words):
 
 def some_rows(count, n_tokens, long):
     rng, lengths = np.random.default_rng(n_tokens), np.array([10, 6, 8, n_tokens - 24])
-    return rows_of((as_it_stands(rng.integers(0, 1024, size=n_tokens), lengths) for _ in range(count)), long)
+    return rows_of((whole(rng.integers(0, 1024, size=n_tokens), lengths) for _ in range(count)), long)
 
 
 @pytest.fixture(scope="module")

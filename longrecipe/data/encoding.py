@@ -1,4 +1,4 @@
-"""Text as token ids: plain text stays text, and a conversation gets the control tokens of its chat template."""
+"""Text as token ids. Plain text never becomes control tokens; a conversation gets those of its chat template."""
 
 import re
 from collections.abc import Iterable
@@ -9,25 +9,25 @@ from transformers import PreTrainedTokenizerBase
 
 from longrecipe.system.errors import reason
 
-# Control tokens inside a message are replaced by letters of the last private plane while its template is rendered.
+# While a template is rendered, control tokens inside messages are replaced by letters of the last private-use plane.
 _PRIVATE = 0x10F000
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """The token ids of texts. What reads like a control token, for instance `<|im_start|>`, is text like any other."""
+    """The token ids of texts. A control token in a text, such as `<|im_start|>`, is encoded as ordinary text."""
     return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
 def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], place: str) -> list[int]:
     """The token ids of a conversation, rendered with the tokenizer's chat template.
 
-    The template's control tokens are control tokens; what reads like one inside a message is text.
-    Args: messages, each with role and content of type str; place, of the conversation in error messages.
-    Raises ValueError if the tokenizer has no chat template, or if the template refuses the messages.
+    Control tokens of the template stay control tokens; those inside a message are encoded as ordinary text.
+    Args: messages, each with role and content of type str; place, where the conversation is, for error messages.
+    Raises ValueError if the tokenizer has no chat template, or if the template does not accept the messages.
     """
     if not tokenizer.chat_template:
         raise ValueError(
-            f"{place}: this is a conversation, and the tokenizer has no chat template: add chat_template.jinja to the "
+            f"{place}: this is a conversation, but the tokenizer has no chat template: add chat_template.jinja to the "
             "model's folder, or write the conversation as one string into a column `text`."
         )
     names = sorted(_control_tokens(tokenizer), key=len, reverse=True)
@@ -37,10 +37,12 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: list[dict[
     try:
         text = tokenizer.apply_chat_template(hidden, tokenize=False)
     except (TemplateError, TypeError, ValueError, KeyError) as error:
-        raise ValueError(f"{place}: the chat template refuses the messages ({reason(error)}): change them.") from error
+        raise ValueError(
+            f"{place}: the chat template does not accept the messages ({reason(error)}): change them."
+        ) from error
     if not text.endswith("\n"):
         text += "\n\n"
-    # Odd parts are the letters.
+    # re.split with a group puts the letters at the odd places.
     parts = re.split("([" + "".join(letters.values()) + "])", text) if letters else [text]
     ids: list[int] = []
     for i, part in enumerate(parts):

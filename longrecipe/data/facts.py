@@ -1,7 +1,7 @@
-"""Planted facts: short statements hidden in long text, and the later recalls that need them.
+"""Planted facts: short statements hidden in long text, and later recalls of them.
 
-A fact reads ` Note: KEY NN.` and a recall ` Recall: KEY NN.`, KEY one of the tokenizer's whole-word tokens and NN a
-two-digit number that is one token. Long-range dependence is thus real, exact and cheap to measure.
+A fact reads ` Note: KEY NN.` and a recall ` Recall: KEY NN.`. KEY is a whole-word token and NN a two-digit number that
+is one token. This gives long-range dependence that is real, exact and cheap to measure.
 """
 
 import re
@@ -16,7 +16,7 @@ from longrecipe.data.sentences import token_strings
 
 @dataclass(frozen=True)
 class FactFormat:
-    """Token ids of the parts of facts: the words before, the stop after, and the possible keys and values."""
+    """Token ids of the parts of facts: the opening words, the stop at the end, and the possible keys and values."""
 
     note: np.ndarray
     recall: np.ndarray
@@ -25,7 +25,7 @@ class FactFormat:
     values: np.ndarray
 
     def statement(self, opening: np.ndarray, key: int, value: int) -> np.ndarray:
-        """Ids of ` Note: KEY NN.` or ` Recall: KEY NN.`, after opening = note or recall."""
+        """The ids of ` Note: KEY NN.` or ` Recall: KEY NN.`; opening is note or recall."""
         return np.concatenate([opening, [key, value], self.stop])
 
 
@@ -40,14 +40,14 @@ def is_value(text: str) -> bool:
 
 
 def fact_format(tokenizer: PreTrainedTokenizerBase) -> FactFormat:
-    """The fact format of a tokenizer. Raises ValueError where it has too few one-token words or numbers."""
+    """The fact format of a tokenizer. Raises ValueError if it has too few one-token words or numbers."""
     strings = token_strings(tokenizer)
     keys = [i for i, text in enumerate(strings) if is_key(text)]
     values = [i for i, text in enumerate(strings) if is_value(text)]
     if len(keys) < 32 or len(values) < 32:
         raise ValueError(
-            f"the tokenizer has {len(keys)} one-token words and {len(values)} one-token two-digit numbers; planted "
-            "facts need 32 of each. Use the tokenizer that ships with the mini models."
+            f"the tokenizer has {len(keys)} one-token words and {len(values)} one-token two-digit numbers, but "
+            "planted facts need 32 of each: use the tokenizer that ships with the mini models."
         )
     parts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (" Note:", " Recall:", ".")]
     return FactFormat(*(np.asarray(p, dtype=np.int64) for p in (*parts, keys, values)))
@@ -57,15 +57,16 @@ def document(
     source: np.ndarray,
     facts: FactFormat,
     length: int,
+    *,
     rng: np.random.Generator,
     filler: tuple[int, int] = (16, 80),
     note_share: float = 0.25,
 ) -> np.ndarray:
-    """A training document: running text with facts and, later, recalls of earlier facts sprinkled through it.
+    """A training document: running text with facts, and later recalls of these facts.
 
-    Between two statements lie filler[0] to filler[1] tokens of source. A note_share of the statements note a fact, for
-    a new key or, one time in four, a further value of a known one; the others recall a random known key with one of
-    its values. Returns int64 [length].
+    There are filler[0] to filler[1] tokens of source between two statements. A note_share of the statements are facts:
+    three in four have a new key, one in four gives another value to a known key. The others recall a random known key
+    with one of its values. Returns int64 [length].
     """
     parts, known, total = [], {}, 0
     while total < length:
@@ -84,16 +85,19 @@ def document(
 
 
 def hide(
-    source: np.ndarray, needles: list[np.ndarray], length: int, rng: np.random.Generator, shuffle: bool = True
+    source: np.ndarray, needles: list[np.ndarray], length: int, *, rng: np.random.Generator, shuffle: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hide needles at uniform random places of a random stretch of source, in random order or (no shuffle) in theirs.
+    """Hide needles at uniformly random places of a random stretch of source.
 
-    Args: needles: arrays of ids; length in tokens, needles included. Returns ids int64 [length] and the depths of the
-    needles, where each starts as a share of the length. Raises ValueError where they do not fit.
+    Args: needles, arrays of ids; length in tokens, including the needles; shuffle, whether the needles get a random
+    order or keep their own. Returns ids int64 [length] and the depth of each needle: its first token's place as a share
+    of the length. Raises ValueError if the needles do not fit.
     """
     room = length - sum(map(len, needles))
     if room < 0:
-        raise ValueError(f"{len(needles)} facts need {length - room} tokens, the haystack has {length}: hide fewer.")
+        raise ValueError(
+            f"{len(needles)} facts need {length - room} tokens, but the haystack has {length}: hide fewer."
+        )
     text, cuts = excerpt(source, room, rng), np.sort(rng.integers(0, room + 1, size=len(needles)))
     order = rng.permutation(len(needles)) if shuffle else np.arange(len(needles))
     parts, depths, done, total = [], np.empty(len(needles)), 0, 0
@@ -105,14 +109,17 @@ def hide(
 
 
 def quiz(
-    source: np.ndarray, facts: FactFormat, length: int, n_facts: int, n_questions: int, rng: np.random.Generator
+    source: np.ndarray, facts: FactFormat, length: int, *, n_facts: int, n_questions: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """A training sample that ends in questions: a haystack, then n_questions recalls of random facts of it."""
+    """A training sample that ends in questions: a haystack with n_facts facts, then n_questions recalls of random ones.
+
+    Returns int64 [length].
+    """
     pairs = [rng.choice(each, size=n_facts, replace=False) for each in (facts.keys, facts.values)]
     pairs = np.stack(pairs, axis=1)
     asked = [facts.statement(facts.recall, *pairs[i]) for i in rng.integers(0, n_facts, size=n_questions)]
     notes = [facts.statement(facts.note, *pair) for pair in pairs]
-    ids, _ = hide(source, notes, length - sum(map(len, asked)), rng)
+    ids, _ = hide(source, notes, length - sum(map(len, asked)), rng=rng)
     return np.concatenate([ids, *asked])
 
 
@@ -120,13 +127,15 @@ def short_sample(
     source: np.ndarray,
     facts: FactFormat,
     length: int,
+    *,
     rng: np.random.Generator,
     fact_share: float = 0.7,
     repeat_share: float = 0.05,
 ) -> np.ndarray:
-    """A row of the mini models' general data: text with facts (document or quiz), repeated tokens, or plain text.
+    """A sample of the mini models' general data: text with facts (document or quiz), repeated tokens, or plain text.
 
-    Args: length in tokens; fact_share and repeat_share of the draws, the rest being plain text. Returns int64 [length].
+    Args: length in tokens; fact_share and repeat_share, the probabilities of the first two kinds. Returns int64
+    [length].
     """
     kind = rng.random()
     if kind < repeat_share:
@@ -137,7 +146,7 @@ def short_sample(
         return np.concatenate(parts)[:length]
     if kind < repeat_share + fact_share:
         if rng.random() < 0.5:
-            return document(source, facts, length, rng, filler=(8, 40), note_share=0.5)
+            return document(source, facts, length, rng=rng, filler=(8, 40), note_share=0.5)
         n_facts = int(rng.integers(1, max(1, min(8, length // 24)) + 1))
-        return quiz(source, facts, length, n_facts, int(rng.integers(1, 5)), rng)
+        return quiz(source, facts, length, n_facts=n_facts, n_questions=int(rng.integers(1, 5)), rng=rng)
     return excerpt(source, length, rng)

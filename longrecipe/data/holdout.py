@@ -1,4 +1,4 @@
-"""Which documents of a corpus are held out for measuring, and its tokens parted in two files."""
+"""Which documents of a corpus are held out for measuring, and how its file of tokens is split in two."""
 
 from pathlib import Path
 
@@ -8,14 +8,15 @@ _AT_ONCE = 1 << 20
 
 
 def held_out_documents(lengths: np.ndarray, held_out_every: int) -> np.ndarray:
-    """Which documents to hold out, bool [N]: together about one token in held_out_every.
+    """Choose documents to hold out, bool [N]: together about one token in held_out_every.
 
-    Documents are tried in an order that is random and always the same, so that they come from all of the corpus; those
-    that fit are held out. If they hold less than half of what is wanted, the shortest of the others is added, as long
-    as no more than half of all tokens is held out. At least one document is held out, and one is not.
+    Documents are considered in a random order that is always the same, so that they come from the whole corpus. Each
+    document that still fits is held out. If they have less than half of the wanted tokens, the shortest other document
+    is added, unless more than half of all tokens would be held out. At least one document is held out, and at least
+    one is not.
     Args: lengths int64 [N], tokens of each document, N >= 2.
-    Example: lengths `[60, 10, 15, 15]` and held_out_every = 10 hold out the second; `[90, 1, 80, 70]` and 20 the second
-    and the last.
+    Example: for lengths `[60, 10, 15, 15]` and held_out_every = 10 the second document is held out; for
+    `[90, 1, 80, 70]` and 20 the second and the last.
     """
     total, n_held = int(lengths.sum()), 0
     most = total // held_out_every
@@ -31,10 +32,13 @@ def held_out_documents(lengths: np.ndarray, held_out_every: int) -> np.ndarray:
     return is_held
 
 
-def part(tokens: Path, train: Path, held_out: Path, lengths: np.ndarray, is_held: np.ndarray, dtype: np.dtype) -> None:
-    """Part a file of tokens in two; the larger is made in place, so that the disk never has to hold all tokens twice.
+def split_tokens(
+    tokens: Path, train: Path, held_out: Path, *, lengths: np.ndarray, is_held: np.ndarray, dtype: np.dtype
+) -> None:
+    """Split a file of tokens in two. The larger part is made in place, so the disk never has to hold all tokens twice.
 
-    Args: tokens, the file, which becomes train; lengths int64 [N] of its documents; is_held bool [N].
+    Args: tokens, the file, which is changed and then renamed to train; lengths int64 [N] of its documents; is_held
+    bool [N].
     """
     source, end = np.memmap(tokens, dtype=dtype, mode="r+"), 0
     with held_out.open("wb") as held:

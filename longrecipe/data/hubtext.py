@@ -1,4 +1,4 @@
-"""Text from a hub of datasets, streamed: nothing is kept but its tokens."""
+"""Text from a hub of datasets, streamed: only its tokens are kept."""
 
 import logging
 from collections.abc import Iterator
@@ -15,28 +15,28 @@ from transformers import PreTrainedTokenizerBase
 from longrecipe import models
 from longrecipe.data.corpus import Corpus
 from longrecipe.data.textcolumns import Document, documents_of
-from longrecipe.data.textfiles import tokenised
+from longrecipe.data.textfiles import tokenise
 from longrecipe.data.textrows import Row
 from longrecipe.data.textwalk import Report
 from longrecipe.system.errors import reason
 from longrecipe.system.paths import is_hub_id, user_path
 
 log = logging.getLogger(__name__)
-# How long a check waits for a hub.
+# How long a check waits for a hub, in seconds.
 _SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class HubText:
-    """A dataset of a hub: its id, its split, and for one that holds token ids the tokenizer they were made with."""
+    """A dataset of a hub: its id, its split, and, if it contains token ids, the tokenizer that made them."""
 
     id: str
     split: str = "train"
     tokenizer: str | None = None
 
 
-# The paper's long text (domains balanced, lengths upsampled; Fu et al. 2024), which holds ids of Llama-2's tokenizer;
-# and the two that it replays.
+# The paper's long text (domains balanced, long documents upsampled; Fu et al. 2024), which contains token ids of
+# Llama-2's tokenizer, and the two datasets that it replays.
 PRESETS = {
     "slimpajama": HubText("yaofu/slimpajama-per-source-length-upsample", tokenizer="meta-llama/Llama-2-7b-hf"),
     "magicoder": HubText("ise-uiuc/Magicoder-OSS-Instruct-75K"),
@@ -52,39 +52,46 @@ def is_hub_text(name: str) -> bool:
 def load_hub_text(
     name: str,
     tokenizer: PreTrainedTokenizerBase,
+    *,
     held_out_every: int = 20,
     most_tokens: int | None = None,
     text_column: str | None = None,
 ) -> Corpus:
-    """A dataset of a hub by id or by a name of PRESETS, read row by row, tokenised as `textfiles.load_files` does.
+    """Load a dataset of a hub by its id or a name in PRESETS, row by row, and tokenise it as `textfiles.load_files`.
 
-    Rows of token ids (a column input_ids) are decoded by the tokenizer that the preset names, and cut into documents
-    at its special tokens. What has been read stays in the cache as it was on that day.
-    Args: most_tokens: reading stops within 64 documents of that number; text_column, as for `load_files`. Raises
-    FileNotFoundError if no hub has the dataset, ConnectionError if reading breaks off, ValueError for one without a
-    column of text.
+    Rows of token ids (a column input_ids) are decoded with the tokenizer that the preset names, and split into
+    documents at its special tokens. The tokens stay in the cache; later versions of the dataset are not noticed.
+    Args: most_tokens, reading stops within 64 documents of this number; held_out_every and text_column, as for
+    `load_files`. Raises FileNotFoundError if no hub has the dataset, ConnectionError if the connection breaks off, and
+    ValueError if the dataset has no column of text.
     """
     hub, report = PRESETS.get(name, HubText(name)), Report()
     source = [hub.id, hub.split, hub.tokenizer, text_column]
-    documents, short = _documents(hub, text_column, report), hub.id.replace("/", "--")
-    return tokenised(
-        documents, tokenizer, short, source, held_out_every, most_tokens, label=f"text = {hub.id!r}", report=report
+    return tokenise(
+        _documents(hub, text_column, report),
+        tokenizer,
+        name=hub.id.replace("/", "--"),
+        source=source,
+        held_out_every=held_out_every,
+        most_tokens=most_tokens,
+        label=f"text = {hub.id!r}",
+        report=report,
     )
 
 
 def check_hub_text(name: str) -> None:
-    """Raise FileNotFoundError if no hub of datasets has the dataset of a name."""
+    """Raise FileNotFoundError if no hub has the dataset with this id or name in PRESETS."""
     hub = PRESETS.get(name, HubText(name))
     try:
         HfApi().dataset_info(hub.id, timeout=_SECONDS)
-    except Exception as error:  # classes of the hub's client, which differ between its versions
+    except Exception as error:  # The exceptions of the hub's client differ between its versions.
         raise _not_there(hub, error) from error
 
 
 def _documents(hub: HubText, text_column: str | None, report: Report) -> Iterator[Document]:
     rows = _rows(hub)
     if hub.tokenizer is None:
-        yield from documents_of(rows, hub.id, text_column, report)
+        yield from documents_of(rows, hub.id, text_column, report=report)
         return
     before = models.load_tokenizer(hub.tokenizer, "paper")
     for row, place, _ in rows:
@@ -95,28 +102,30 @@ def _documents(hub: HubText, text_column: str | None, report: Report) -> Iterato
 def _rows(hub: HubText) -> Iterator[Row]:
     n_rows = 0
     try:
-        log.info("reading %s, row by row", hub.id)
+        log.info("reading %s row by row", hub.id)
         for row in load_dataset(hub.id, split=hub.split, streaming=True):
             n_rows += 1
             yield Row(row, f"row {n_rows}")
     except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
         if n_rows:
-            told = f"text = {hub.id!r}: reading broke off after {n_rows:,} rows ({reason(error)}): start it again."
-            raise ConnectionError(told) from error
+            raise ConnectionError(
+                f"text = {hub.id!r}: the connection broke off after {n_rows:,} rows ({reason(error)}): start it again."
+            ) from error
         raise _not_there(hub, error) from error
 
 
 def _not_there(hub: HubText, error: Exception) -> FileNotFoundError:
     return FileNotFoundError(
-        f"text = {hub.id!r}: there is no file or folder {user_path(hub.id)}, and no hub of datasets gave it "
-        f"({reason(error)}): check the name, log in with `hf auth login` if it is gated, or name a folder with text."
+        f"text = {hub.id!r}: there is no file or folder {user_path(hub.id)}, and no dataset of a hub with "
+        f"this name ({reason(error)}): check the name, log in with `hf auth login` if the dataset is gated, or name a "
+        "folder with text."
     )
 
 
 def decoded(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """The documents of a row of token ids [n]: the texts between its special tokens; blank ones are left out.
+    """The documents in a row of token ids [n]: the texts between special tokens, without blank ones.
 
-    Example: with special tokens <s> and </s>, the ids of `<s>One.</s><s>Two.` give `One.` and `Two.`.
+    Example: for special tokens <s> and </s>, the ids of `<s>One.</s><s>Two.` give `One.` and `Two.`.
     """
     bounds = np.flatnonzero(np.isin(ids, tokenizer.all_special_ids))
     for start, end in pairwise([-1, *bounds.tolist(), len(ids)]):

@@ -1,4 +1,4 @@
-"""Samples of training: documents cut to what a method reads, stored, ordered, stacked into batches with positions."""
+"""Training samples: cut from documents, stored, put in order, and stacked into batches with positions."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -10,13 +10,13 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset, load_from_disk
 
-from longrecipe.data.corpus import Sample, as_it_stands, select
+from longrecipe.data.selection import Sample, select, whole
 from longrecipe.data.sentences import SentenceEnds, sentence_lengths
 from longrecipe.positions import Method
 from longrecipe.system.errors import reason
 from longrecipe.system.files import new_folder, temporary_of
 
-# The label of a token that has no loss.
+# The label of a token without a loss.
 IGNORE = -100
 
 
@@ -24,32 +24,36 @@ def sample_of(
     ids: np.ndarray,
     method: Method,
     n_tokens: int,
+    *,
     ends: SentenceEnds,
     is_anchor: np.ndarray | None,
     rng: np.random.Generator,
     selection: str = "anchored",
 ) -> Sample:
-    """One training sample of a document: n_tokens of it, in sentences, as the method reads text.
+    """One training sample: n_tokens of a document, with its sentences as segments.
 
-    Args: ids int64 [T]; ends, from `sentences.sentence_ends`; is_anchor bool [T]; selection, of `corpus.SELECTIONS`,
-    for methods that select sentences. Raises ValueError if the selection goes by anchors and is_anchor is None.
+    Methods that select sentences get them from the whole document, other methods the first n_tokens.
+    Args: ids int64 [T]; ends, from `sentences.sentence_ends`; is_anchor bool [T]; selection, one of
+    `selection.SELECTIONS`. Raises ValueError if the selection needs anchors and is_anchor is None.
     """
     if method.text != "selected":
-        return as_it_stands(ids[:n_tokens], sentence_lengths(ids[:n_tokens], ends))
-    return select(ids, sentence_lengths(ids, ends), is_anchor, n_tokens, rng, selection)
+        return whole(ids[:n_tokens], sentence_lengths(ids[:n_tokens], ends))
+    return select(ids, sentence_lengths(ids, ends), is_anchor, n_tokens=n_tokens, rng=rng, how=selection)
 
 
 def rows_of(samples: Iterable[Sample], long: bool = True) -> Iterator[dict]:
-    """Dataset rows of samples; long rows get the method's positions, others 0, 1, 2, ..."""
+    """Dataset rows of samples. Long rows get the method's positions, other rows the positions 0, 1, 2, ..."""
     for ids, lengths, starts in samples:
         yield {"input_ids": ids, "segment_lengths": lengths, "segment_starts": starts, "long": long}
 
 
 def store(rows: Iterable[dict], folder: Path) -> Dataset:
-    """Write rows to folder with `datasets`, each with its own key, and return the stored, memory-mapped set.
+    """Write rows to a folder, each with its own key, and return the stored, memory-mapped set.
 
-    Rows are read 64 at a time, so a set may be larger than the memory. Raises ValueError if there are none.
+    Rows are read 64 at a time, so a set may be larger than the memory. The folder appears when it is complete.
+    Raises ValueError if there are no rows.
     """
+    # Not by Dataset.from_generator: it wraps the errors that rows raise, and is no faster.
     keyed, writer = ({"key": i, **row} for i, row in enumerate(rows)), None
     stream = temporary_of(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +73,7 @@ def store(rows: Iterable[dict], folder: Path) -> Dataset:
 
 
 def load(folder: Path) -> Dataset:
-    """A stored set. Raises ValueError that names the folder if its files are damaged or missing."""
+    """Load a stored set. Raises ValueError, with the folder's name, if its files are damaged or missing."""
     try:
         return load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -80,9 +84,9 @@ def load(folder: Path) -> Dataset:
 
 
 def interleave(long_rows: Iterable[dict], short_rows: Iterable[dict], batch_size: int) -> list[dict]:
-    """Order rows so that every batch is all long or all short, the long batches spread evenly among the short.
+    """Order rows so that each batch has only long or only short rows, with the long batches evenly spread.
 
-    Rows of different lengths cannot share a batch without padding. Rows beyond the last whole batch are left out.
+    Rows of different lengths cannot be in one batch without padding. Rows after the last whole batch are left out.
     """
 
     def placed(rows: list[dict]) -> list[tuple[float, list[dict]]]:
@@ -94,21 +98,21 @@ def interleave(long_rows: Iterable[dict], short_rows: Iterable[dict], batch_size
 
 
 class Collator:
-    """Stack rows of one length into a batch, drawing each sample's positions again for every epoch.
+    """Stack rows of equal length into a batch, and draw new positions for each row in each epoch.
 
-    The generator is seeded from (seed, epoch, key of the row) alone, so that any number of loader workers, and a run
-    that was resumed, give the same positions. Every batch carries an all-ones attention mask: without one,
-    transformers takes positions that jump for packed documents and cuts attention (see `longrecipe.train.guard`).
+    The generator is seeded from (seed, epoch, key of the row) only, so the positions do not depend on the number of
+    loader workers or on whether a run was resumed. Each batch has an attention mask of ones: without it, transformers
+    mistakes jumps in the positions for packed documents and cuts attention there (see `longrecipe.train.guard`).
     """
 
     def __init__(self, method: Method, target_length: int, seed: int, epoch: int = 0):
         self.method, self.target_length, self.seed = method, target_length, seed
-        # Shared, so that workers that outlive an epoch see the next one begin.
+        # Shared memory, so that persistent workers see when the next epoch begins.
         self._epoch = torch.tensor(epoch).share_memory_()
 
     @property
     def epoch(self) -> int:
-        """The epoch that positions are drawn for, in every process of the loader."""
+        """The epoch that positions are drawn for, in all processes of the loader."""
         return int(self._epoch)
 
     @epoch.setter
@@ -116,7 +120,7 @@ class Collator:
         self._epoch.fill_(epoch)
 
     def positions(self, row: dict) -> np.ndarray:
-        """position_ids int64 [n] of a row."""
+        """The position_ids of a row, int64 [n]."""
         if not row["long"]:
             return np.arange(len(row["input_ids"]))
         return self.method.draw(row, self.target_length, np.random.default_rng([self.seed, self.epoch, row["key"]]))
@@ -125,12 +129,12 @@ class Collator:
         ids = torch.from_numpy(np.stack([np.asarray(row["input_ids"], dtype=np.int64) for row in rows]))
         positions = torch.from_numpy(np.stack([self.positions(row) for row in rows]))
         batch = {"input_ids": ids, "position_ids": positions, "attention_mask": torch.ones_like(ids), "labels": ids}
-        # Not for the model: the trainer takes it out again.
+        # For the trainer, which removes it before it calls the model.
         return batch | {"long": torch.tensor([bool(row["long"]) for row in rows])}
 
 
 def tokens_seen(dataset: Dataset, steps: int, batch_size: int) -> int:
-    """Tokens that a number of steps read of a set, whole batches only, round after round."""
+    """The number of tokens that `steps` steps read. Only whole batches are read; after the last one the first again."""
     tables = dataset.select_columns("input_ids").with_format("arrow").iter(1024)
     sizes = np.concatenate([pc.list_value_length(table["input_ids"]).to_numpy() for table in tables])
     whole = len(sizes) // batch_size * batch_size

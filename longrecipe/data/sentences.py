@@ -1,4 +1,4 @@
-"""Sentences of a document, found on its tokens: the text of each token, and which tokens end a sentence."""
+"""Sentence splitting on tokens: the text of each token, and which tokens end a sentence."""
 
 import functools
 import re
@@ -9,7 +9,7 @@ import numpy as np
 import regex
 from transformers import PreTrainedTokenizerBase
 
-# The rule for ASCII terminals reads one token at a time, so that "3.5" and "e.g" inside a token end nothing.
+# The rule for ASCII terminals reads one token at a time, so "3.5" and "e.g" inside a token do not end a sentence.
 _ASCII_END = re.compile(r"\n|[.!?][\"'\u2019\u201d)\]}]*[ \t]*$")
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 _PART = "\ufffd"
@@ -17,11 +17,11 @@ _PART = "\ufffd"
 
 @dataclass(frozen=True)
 class SentenceEnds:
-    """Which tokens of a document end a sentence; call it with ids int64 [n] for bool [n].
+    """Which tokens of a document end a sentence. Call it with ids, int64 [n]; it returns bool [n].
 
-    by_id: bool [vocabulary], tokens that end a sentence wherever they are. pieces: the UTF-8 bytes of every token, in
-    which terminals of other scripts are found; None if by_id is the whole rule.
-    Example: `SentenceEnds(np.arange(10) == 9)` lets token 9 end every sentence.
+    by_id: bool [vocabulary], tokens that end a sentence in any context. pieces: the UTF-8 bytes of each token, to find
+    the terminals of other scripts; None if by_id is the only rule.
+    Example: with `SentenceEnds(np.arange(10) == 9)` token 9 ends each sentence.
     """
 
     by_id: np.ndarray
@@ -29,7 +29,7 @@ class SentenceEnds:
 
     @functools.cached_property
     def _may_end(self) -> np.ndarray:
-        """Tokens that hold a terminal that is not ASCII, or bytes that may be a part of one."""
+        """Tokens with a terminal that is not ASCII, or with bytes that may be part of one."""
         return np.array([_may_end(piece) for piece in self.pieces or ()], dtype=bool)
 
     @functools.cached_property
@@ -40,12 +40,12 @@ class SentenceEnds:
         ends = self.by_id[ids]
         if self.pieces is None or not self._may_end[ids].any():
             return ends
-        # A byte that belongs to no character is read as a lone surrogate, so that every place in the text is known.
+        # Bytes that are not valid UTF-8 become lone surrogates, so that each byte keeps its place in the text.
         text = b"".join([self.pieces[i] for i in ids.tolist()]).decode("utf-8", "surrogateescape")
         found = np.array([match.span() for match in _other_ends().finditer(text)], dtype=np.int64).reshape(-1, 2)
         found = np.append(0, np.cumsum(_utf8_sizes(text)))[found]
         stops = np.cumsum(self._sizes[ids])
-        # The tokens that begin inside a run of terminals and closers, and the one that completes it.
+        # The first token of each run of terminals and closers, and the token that completes the run.
         first = np.searchsorted(stops - self._sizes[ids], found[:, 0])
         last = np.searchsorted(stops, found[:, 1])
         for i, j in zip(first[first < last].tolist(), last[first < last].tolist(), strict=True):
@@ -55,24 +55,24 @@ class SentenceEnds:
 
 
 def sentence_ends(tokenizer: PreTrainedTokenizerBase) -> SentenceEnds:
-    """How sentences end in texts of a tokenizer, in every script.
+    """The rule for sentence ends in a tokenizer's texts, in all scripts.
 
-    A token ends a sentence if its decoded text has a newline, or ends in `.`, `!` or `?`, with closing quotes, closing
-    brackets and blanks after it. A terminal that is not ASCII (Unicode property Sentence_Terminal, for instance `。`,
-    `؟` and `।`) ends one anywhere in a token. It is found in the document's bytes, because many tokenizers cut it into
-    several tokens. Further terminals and closing quotes and brackets that follow it directly belong to the sentence,
-    so the end is the token that completes the last of them. The line separators U+0085, U+2028 and U+2029 count as
-    newlines.
-    Example: `"."`, `".)"` and `":\\n"` end a sentence, `".5"` and `".com"` do not; of the tokens `"好"`, `"。"`, `"」"`
-    only the third does.
+    A token ends a sentence if its decoded text has a newline, or if it ends in `.`, `!` or `?`, perhaps followed by
+    closing quotes, closing brackets and blanks. A terminal that is not ASCII (Unicode property Sentence_Terminal, for
+    instance `。`, `؟` and `।`) ends a sentence anywhere in a token. It is found in the document's bytes, because many
+    tokenizers split it into several tokens. Terminals, closing quotes and closing brackets that follow it directly
+    belong to the same sentence, so the sentence ends with the token that completes the last of them. The line
+    separators U+0085, U+2028 and U+2029 count as newlines.
+    Example: `"."`, `".)"` and `":\\n"` end a sentence, but `".5"` and `".com"` do not. Of the tokens `"好"`, `"。"`,
+    `"」"` only the third ends one.
     """
     return _sentence_ends(_Vocabulary(tokenizer))
 
 
 def sentence_lengths(ids: np.ndarray, ends: SentenceEnds) -> np.ndarray:
-    """Token counts of the sentences of a document: a sentence ends with, and holds, its end token (paper, 4.2).
+    """Token counts of the sentences of a document; the end token belongs to its sentence (paper, section 4.2).
 
-    Args: ids int64 [T]; ends, from `sentence_ends`. Returns int64 [N] that sums to T.
+    Args: ids int64 [T]; ends, from `sentence_ends`. Returns int64 [N] with sum T.
     Example: with end token 9, `[1, 2, 9, 3, 4]` gives `[3, 2]`.
     """
     stops = np.flatnonzero(ends(ids)) + 1
@@ -81,16 +81,16 @@ def sentence_lengths(ids: np.ndarray, ends: SentenceEnds) -> np.ndarray:
 
 
 def token_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The decoded text of every token id, `[vocabulary]`, as it reads inside a text (computed once per vocabulary).
+    """The decoded text of each token id inside a text, `[vocabulary]`; computed once per vocabulary.
 
-    Each id is decoded after a letter, because some tokenizers drop the blank before a text's first word; a token that
-    is only a part of a character reads as U+FFFD.
+    Each id is decoded after a letter, because some tokenizers drop the blank before the first word of a text. A token
+    that is only part of a character is decoded as U+FFFD.
     """
     return list(_token_strings(_Vocabulary(tokenizer)))
 
 
 class _Vocabulary:
-    """A tokenizer as a key of a cache: equal to every other one of its class and vocabulary."""
+    """A tokenizer as a cache key: equal if class and vocabulary are equal."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
@@ -122,7 +122,7 @@ def _sentence_ends(vocabulary: _Vocabulary) -> SentenceEnds:
 
 
 def _bytes_of(text: str, token: str | None) -> bytes:
-    """The UTF-8 bytes of a token: those of its decoded text, or of its name in the vocabulary if that is cut."""
+    """The UTF-8 bytes of a token: from its decoded text, or from its name if it is part of a character."""
     if token and (_PART in text or not text):
         if match := _BYTE_TOKEN.fullmatch(token):
             return bytes([int(match[1], 16)])
@@ -141,7 +141,7 @@ def _may_end(piece: bytes) -> bool:
 
 @functools.cache
 def _byte_alphabet() -> dict[str, int]:
-    """The letters that stand for bytes: GPT-2's (byte-level BPE), and a byte's own character (ByT5)."""
+    """Letters that represent bytes: those of GPT-2 (byte-level BPE), and the character of the same number (ByT5)."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     return {chr(byte): byte for byte in range(256)} | {letter: byte for byte, letter in bytes_to_unicode().items()}
@@ -149,17 +149,17 @@ def _byte_alphabet() -> dict[str, int]:
 
 @functools.cache
 def _other_ends() -> re.Pattern[str]:
-    """Terminals that are not ASCII, with the terminals and closers after them, or a line separator."""
+    """A pattern for line separators, and for terminals that are not ASCII with the terminals and closers after them."""
     letters = "".join(map(chr, range(sys.maxunicode + 1)))
     ends = "".join(regex.findall(r"\p{Sentence_Terminal}", letters))
-    # No initial quotes (Pi): in Chinese dialogue one that follows a full stop opens the next sentence.
+    # Without initial quotes (Pi): after a full stop, such a quote opens the next sentence in Chinese dialogue.
     closers = "".join(regex.findall(r"[\p{Pe}\p{Pf}\"'\uff02\uff07]", letters))
     begins = "".join(letter for letter in ends if not letter.isascii())
     return re.compile(f"[{re.escape(begins)}][{re.escape(ends + closers)}]*|[\u0085\u2028\u2029]")
 
 
 def _utf8_sizes(text: str) -> np.ndarray:
-    """The number of UTF-8 bytes of each character, int64; of a lone surrogate, which is a single byte, 1."""
+    """The number of UTF-8 bytes of each character, int64. A lone surrogate stands for one byte."""
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     sizes = np.searchsorted([0x80, 0x800, 0x10000], points, side="right") + 1
     return np.where((points >= 0xDC80) & (points <= 0xDCFF), 1, sizes)

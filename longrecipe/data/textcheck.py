@@ -1,4 +1,4 @@
-"""Text of your own, checked in seconds before anything is tokenised."""
+"""A check of your own text that takes seconds, before anything is tokenised."""
 
 from pathlib import Path
 
@@ -6,21 +6,23 @@ from transformers import PreTrainedTokenizerBase
 
 from longrecipe.data.textcolumns import Document, NoTextError, clean, documents_of, known_columns
 from longrecipe.data.textfiles import encode_documents, fingerprint, too_few
-from longrecipe.data.textrows import check_pointer, rows_of
+from longrecipe.data.textrows import rows_of
 from longrecipe.data.textwalk import TEXT, files_of, kind_of
-from longrecipe.system.paths import user_path
+from longrecipe.system.paths import check_pointer, user_path
 
-# How much is read: files; files tested for pointers; bytes and rows of each; bytes of one that is only read whole.
-_FILES, _POINTERS, _BYTES, _ROWS, _WHOLE = 256, 10_000, 1 << 20, 1000, 1 << 26
+# At most this many files are read, and this many are tested for pointers.
+_FILES, _POINTERS = 256, 10_000
+# At most this much is read of each file. A larger file that can only be read as a whole is not read.
+_BYTES, _ROWS, _WHOLE_BYTES = 1 << 20, 1000, 1 << 26
 
 
 def check_files(
     path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None, text_column: str | None = None
 ) -> None:
-    """Raise as `textfiles.load_files` does for all that is found in seconds, in the heads of up to 256 files.
+    """Raise the errors of `textfiles.load_files` that can be found in the first rows of up to 256 files.
 
-    The first file of each kind is read, and others evenly from all of the folder.
-    Args: as those of `load_files`; without a tokenizer the chat template is not checked.
+    The first file of each kind is read, and other files evenly spread over the folder.
+    Args: as for `load_files`. Without a tokenizer the chat template is not checked.
     """
     path = user_path(path)
     files, _ = files_of(path)
@@ -41,14 +43,14 @@ def check_files(
 
 
 def _head(file: Path, text_column: str | None) -> tuple[list[Document], bool]:
-    """The first documents of a file, and whether they are all."""
+    """The first documents of a file, and whether these are all documents."""
     kind, ending = kind_of(file), file.suffix.lower()
     size = file.stat().st_size
     if kind in TEXT:
         (row,) = rows_of(file, most_bytes=_BYTES)
         text = clean(row.columns["text"])
         return [Document(text, str(file))] * bool(text.strip()), size < _BYTES and ending == kind
-    if size > _WHOLE and (kind == ".json" or (kind == ".parquet" and ending != kind)):
+    if size > _WHOLE_BYTES and (kind == ".json" or (kind == ".parquet" and ending != kind)):
         return [], False
     rows, n_bytes, is_whole = [], 0, True
     for row in rows_of(file, known_columns(text_column)):
@@ -60,7 +62,7 @@ def _head(file: Path, text_column: str | None) -> tuple[list[Document], bool]:
     try:
         return list(documents_of(rows, str(file), text_column)), is_whole
     except NoTextError:
-        # Text may follow in later rows.
+        # There may be text in later rows.
         if is_whole:
             raise
         return [], False

@@ -1,4 +1,4 @@
-"""Rows as documents: which columns hold the text, and conversations as lists of messages."""
+"""Rows as documents: which columns contain the text, and conversations as lists of messages."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from longrecipe.data.textrows import Row
 from longrecipe.data.textwalk import Report
 
-# Columns that hold a document, read in this order and joined by newlines.
+# Columns that contain a document. The first set with text is read, and its columns are joined by newlines.
 COLUMNS = (
     ("text",),
     ("system", "messages"),
@@ -26,7 +26,7 @@ _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "a
 _KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool", "ipython", "function", "observation")
 # These may be missing or empty.
 _OPTIONAL = frozenset(["system", "system_prompt", "input", "context"])
-# A file whose first rows have no known column is refused without reading the rest.
+# After this many rows without a known column, the rest of a file is not read.
 _PATIENCE = 100
 
 
@@ -38,11 +38,11 @@ class Document(NamedTuple):
 
 
 class NoColumnError(ValueError):
-    """No row has the column that was named."""
+    """No row has the column that was asked for."""
 
 
 class NoTextError(ValueError):
-    """Rows have the right columns, and no text in them."""
+    """The rows have known columns, but no text in them."""
 
 
 def known_columns(text_column: str | None) -> set[str]:
@@ -51,14 +51,14 @@ def known_columns(text_column: str | None) -> set[str]:
 
 
 def documents_of(
-    rows: Iterable[Row], source: str, text_column: str | None = None, report: Report | None = None
+    rows: Iterable[Row], source: str, text_column: str | None = None, *, report: Report | None = None
 ) -> Iterator[Document]:
-    """The document of each row that has any.
+    """The documents of rows, at most one per row.
 
-    Each row is read from the first of COLUMNS that it has with text in it, so that an empty column hides no other one.
-    Args: source, the file or dataset in error messages; text_column, the only column to read; report counts the rows
-    without text. Raises ValueError if no row has a known column, if all those columns are empty, and for a value that
-    is neither text nor a conversation.
+    Each row is read from the first set in COLUMNS that it has text for, so an empty column does not hide another one.
+    Args: source, the file or dataset for error messages; text_column, the only column to read; report, which counts the
+    rows without text. Raises ValueError if no row has a known column, if all known columns are empty, and for a value
+    that is neither text nor a conversation.
     """
     report = Report() if report is None else report
     sets = ((text_column,),) if text_column else COLUMNS
@@ -88,7 +88,7 @@ def documents_of(
 
 
 def clean(text: str) -> str:
-    """Text with newlines as line ends, without a byte order mark, halves of surrogate pairs replaced by U+FFFD."""
+    """Text with `\\n` as line ends and without a byte order mark; lone surrogates are replaced by U+FFFD."""
     if not text.isascii():
         text = text.removeprefix("\ufeff").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -101,18 +101,19 @@ def _required(names: tuple[str, ...]) -> list[str]:
 def _no_text(source: str, text_column: str | None, names: Iterable[str], empty: list[str]) -> ValueError:
     there = ", ".join(str(name)[:40] for name in names) or "no columns"
     if empty:
-        return NoTextError(f"{source}: no row has text, the columns {', '.join(empty)} are empty; there are {there}.")
+        columns = ", ".join(empty)
+        return NoTextError(f"{source}: no row has text, because the columns {columns} are empty; there are {there}.")
     if text_column:
         return NoColumnError(f"text_column = {text_column!r}: {source} has no such column; there are {there}.")
     known = "; or ".join(" and ".join(_required(names)) for names in COLUMNS)
     return ValueError(
-        f"{source} has the columns {there}: a document is read from {known}. Name another one with text_column, or "
+        f"{source} has the columns {there}: a document is read from {known}. Set text_column to another column, or "
         "move the file out of the folder."
     )
 
 
 def _content(columns: Mapping[str, Any], chosen: tuple[str, ...], place: str) -> str | list[dict[str, Any]] | None:
-    """The text or the messages in the chosen columns of a row, None if they are empty."""
+    """The text or the messages in the chosen columns of a row; None if they are empty."""
     values = {name: columns[name] for name in chosen if not _is_empty(columns.get(name))}
     main = [name for name in _required(chosen) if name in values]
     if not main:
@@ -121,26 +122,26 @@ def _content(columns: Mapping[str, Any], chosen: tuple[str, ...], place: str) ->
         return _joined(values, place)
     if main[0] in _CONVERSATIONS:
         raise ValueError(
-            f"{place}: column {main[0]!r} is {_told(values[main[0]])}, not a list of messages with role and content; "
-            "to read text from it, set text_column to its name."
+            f"{place}: column {main[0]!r} is {_described(values[main[0]])}, not a list of messages with role and "
+            "content; to read text from it, set text_column to its name."
         )
     if all(_is_number(values[name]) for name in main):
-        raise _no_string(place, main[0], values[main[0]])
+        raise _not_text(place, main[0], values[main[0]])
     for name, value in values.items():
         if not isinstance(value, str) and not _is_number(value):
-            raise _no_string(place, name, value)
+            raise _not_text(place, name, value)
     return clean("\n".join(map(str, values.values())))
 
 
-def _no_string(place: str, name: str, value: Any) -> ValueError:
+def _not_text(place: str, name: str, value: Any) -> ValueError:
     return ValueError(
-        f"{place}: column {name!r} is {_told(value)}, not text; write a string into it, for instance "
-        "by joining the parts with newlines, or name another column with text_column."
+        f"{place}: column {name!r} is {_described(value)}, not text; write a string into it, for example "
+        "by joining the parts with newlines, or set text_column to another column."
     )
 
 
 def _joined(values: Mapping[str, Any], place: str) -> list[dict[str, Any]] | None:
-    """The messages of a conversation whose parts are in several columns, a system prompt first."""
+    """The messages of a conversation in several columns, with a system prompt first."""
     messages: list[dict[str, Any]] = []
     for name, value in values.items():
         if _is_conversation(value):
@@ -149,17 +150,17 @@ def _joined(values: Mapping[str, Any], place: str) -> list[dict[str, Any]] | Non
             messages.append({"role": "system", "content": clean(value)})
         else:
             raise ValueError(
-                f"{place}: column {name!r} is {_told(value)} next to a conversation; make it messages too."
+                f"{place}: column {name!r} is {_described(value)} next to a conversation; make it a list of messages."
             )
     if [each["role"] for each in messages[:2]] == ["system", "system"]:
-        # Many templates allow one system message only.
+        # Many templates allow only one system message.
         contents = dict.fromkeys(each["content"] for each in messages[:2])
         messages = [messages[1] | {"content": "\n".join(contents)}, *messages[2:]]
     return messages if any(each["content"].strip() for each in messages) else None
 
 
 def _message(message: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """A message with role and content of type str, from the form with `from` and `value` too."""
+    """A message with role and content of type str; the form with `from` and `value` is converted."""
     role = message.get("role", message.get("from"))
     content = message.get("content", message.get("value"))
     role = _ROLES.get(role, role)
@@ -168,8 +169,8 @@ def _message(message: Mapping[str, Any], place: str) -> dict[str, Any]:
     if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
         content = "\n".join(str(part["text"]) for part in content)
     if content is not None and not isinstance(content, str):
-        raise ValueError(f"{place}: the content of a message is {_told(content)}; write a string into it.")
-    # A template may use more than the two, for instance tool_calls; what a file format fills with None is left out.
+        raise ValueError(f"{place}: the content of a message is {_described(content)}; write a string into it.")
+    # A template may use other keys, such as tool_calls. File formats fill missing keys with None; these are left out.
     more = {key: value for key, value in message.items() if value is not None and key not in ("from", "value")}
     return more | {"role": role, "content": clean(content or "")}
 
@@ -183,7 +184,7 @@ def _is_conversation(value: Any) -> bool:
 
 
 def _listed(value: Any) -> list | None:
-    """A list of messages; older versions of `datasets` give one dict of lists."""
+    """A list of messages, or None. Older versions of `datasets` give one dict of lists, which is converted."""
     if isinstance(value, Mapping) and value and all(isinstance(each, list) for each in value.values()):
         if len({len(each) for each in value.values()}) == 1:
             return [dict(zip(value, each, strict=True)) for each in zip(*value.values(), strict=True)]
@@ -199,6 +200,6 @@ def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip()) or value in ([], {})
 
 
-def _told(value: Any) -> str:
+def _described(value: Any) -> str:
     article = "an" if type(value).__name__[0] in "aeio" else "a"
     return f"{article} {type(value).__name__} ({str(value)[:40]})"

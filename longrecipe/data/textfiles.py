@@ -1,4 +1,4 @@
-"""Text of your own: files of documents of any number and size, tokenised to disk once."""
+"""Your own text: files of any number and size, tokenised once to disk."""
 
 import array
 import hashlib
@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -16,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from longrecipe.data.corpus import Corpus
 from longrecipe.data.encoding import encode, encode_conversation
-from longrecipe.data.holdout import held_out_documents, part
+from longrecipe.data.holdout import held_out_documents, split_tokens
 from longrecipe.data.textcolumns import Document, clean, documents_of, known_columns
 from longrecipe.data.textrows import rows_of
 from longrecipe.data.textwalk import TEXT, Report, files_of, kind_of
@@ -33,35 +32,36 @@ _AT_ONCE = 64
 def load_files(
     path: str | Path,
     tokenizer: PreTrainedTokenizerBase,
+    *,
     held_out_every: int = 20,
     most_tokens: int | None = None,
     text_column: str | None = None,
 ) -> Corpus:
-    """The documents of a file or of all files below a folder, tokenised, joined by blank lines.
+    """Load a file, or all files below a folder, as tokens. Documents are separated by blank lines.
 
-    A .txt or .md file is one document; .jsonl, .ndjson, .json, .csv, .tsv and .parquet have one in each row. Each may
-    be compressed (.gz, .bz2, .xz, .zst). Tokens are written to the cache folder once, and read from there as a memory
-    map: a corpus may be larger than the memory. A document that was read before is dropped; about one token in
-    held_out_every is held out for measuring, in whole documents. The cache goes by the files' names, sizes and times,
-    by the tokenizer and by the code that reads; several processes or runs make it once. What was read and what was
-    skipped is logged.
-    Args: path, relative to the working directory; held_out_every: 2 or more; most_tokens: reading stops within 64
-    documents of that number, None reads all; text_column: the column of rows to read, None takes the first of
-    `textcolumns.COLUMNS` that have text.
-    Returns a Corpus of uint32 ids. Raises FileNotFoundError if there is no such file, ValueError for a file that is
-    corrupt, not UTF-8, of another kind or without a column of text, and if there are fewer than two documents.
+    A .txt or .md file is one document; .jsonl, .ndjson, .json, .csv, .tsv and .parquet files have one in each row. All
+    may be compressed (.gz, .bz2, .xz, .zst). Documents that occurred before are dropped. About one token in
+    held_out_every is held out for measuring, in whole documents. What was read and what was skipped is logged.
+    Tokens are written to the cache once and read as a memory map, so a corpus may be larger than the memory. The name
+    in the cache depends on the files' names, sizes and times, on the tokenizer and on the code that reads. If several
+    processes or runs need the same text, one reads it and the others wait.
+    Args: path, relative to the working directory; held_out_every, at least 2; most_tokens, reading stops within 64
+    documents of this number, None reads all; text_column, the column to read, None reads the first of
+    `textcolumns.COLUMNS` with text.
+    Returns a Corpus of uint32 ids. Raises FileNotFoundError if there is no such file, and ValueError if a file is
+    corrupt, not UTF-8, of another kind or without a column of text, or if there are fewer than two documents.
     """
     path = user_path(path)
     files, walked = files_of(path)
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     report = Report()
-    return tokenised(
-        documents(files, text_column, report),
+    return tokenise(
+        documents(files, text_column, report=report),
         tokenizer,
-        path.stem,
-        [stamps, text_column],
-        held_out_every,
-        most_tokens,
+        name=path.stem,
+        source=[stamps, text_column],
+        held_out_every=held_out_every,
+        most_tokens=most_tokens,
         label=f"text = {str(path)!r}",
         report=report,
         walked=walked,
@@ -69,14 +69,14 @@ def load_files(
 
 
 def documents(
-    files: Iterable[Path], text_column: str | None = None, report: Report | None = None
+    files: Iterable[Path], text_column: str | None = None, *, report: Report | None = None
 ) -> Iterator[Document]:
-    """The documents of files, one after the other; report counts files, and what is skipped in them."""
+    """The documents of files, one after the other. report counts the files and what is skipped in them."""
     report = Report() if report is None else report
     for file in files:
         report.n_files += 1
         if kind_of(file) not in TEXT:
-            yield from documents_of(rows_of(file, known_columns(text_column)), str(file), text_column, report)
+            yield from documents_of(rows_of(file, known_columns(text_column)), str(file), text_column, report=report)
             continue
         for row in rows_of(file):
             text = clean(row.columns["text"])
@@ -86,62 +86,74 @@ def documents(
                 report.skip("empty", file.name)
 
 
-def tokenised(
+def tokenise(
     documents: Iterator[Document],
     tokenizer: PreTrainedTokenizerBase,
+    *,
     name: str,
     source: list,
+    label: str,
+    report: Report,
+    walked: Report | None = None,
     held_out_every: int = 20,
     most_tokens: int | None = None,
-    *,
-    label: str | None = None,
-    report: Report | None = None,
-    walked: Report | None = None,
 ) -> Corpus:
-    """Documents as a Corpus on disk, made once; arguments and errors as those of `load_files`.
+    """Write the tokens of documents to the cache once, and return them as a Corpus.
 
-    documents: read only if they are not in the cache; name: of the cache folder; source: what tells versions of the
-    text apart; label: the text's name in messages; report: what reading the documents fills in; walked: what was
-    skipped on the way to the files.
+    Args: documents, read only if they are not in the cache; name, of the folder in the cache; source, what identifies
+    this version of the text; label, the text's name in messages; report, filled in when the documents are read; walked,
+    what was skipped when the files were found. Others and errors as for `load_files`.
     """
     if held_out_every < 2:
-        raise ValueError(f"held_out_every = {held_out_every}: at least 2, or nothing is left to train on.")
+        raise ValueError(f"held_out_every = {held_out_every}: must be at least 2, or no text is left for training.")
     vocabulary = [sorted(tokenizer.get_vocab().items()), tokenizer.chat_template]
-    # Other code may read other documents, or other tokens of them.
+    # After a change of the code, other documents may be read, or other tokens.
     code = code_hash("longrecipe.data.textfiles:load_files", "longrecipe.data.hubtext:load_hub_text")
     settings = [code, held_out_every, most_tokens, source, vocabulary]
     folder = cache_dir() / "text" / f"{name}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:10]}"
-    report = Report() if report is None else report
-    given = (documents, tokenizer, held_out_every, most_tokens, report, label or name)
-    made_once(folder, lambda: _make(folder, *given), f"reads {label or name}")
+
+    def make() -> None:
+        with new_folder(folder) as temporary:
+            about = _write(
+                temporary,
+                _without_copies(documents, digest := hashlib.sha256(), report),
+                tokenizer,
+                held_out_every=held_out_every,
+                most_tokens=most_tokens,
+                label=label,
+            )
+            about |= {"report": asdict(report), "sha256": digest.hexdigest()}
+            write_text(temporary / "about.json", json.dumps(about, indent=1))
+
+    made_once(folder, make, f"reads {label}")
     about = _about(folder)
     if is_main():
-        log.info("%s", _told(label or name, about, walked or Report()))
+        log.info("%s", _summary(label, about, walked or Report()))
     train, held_out = (np.memmap(folder / f"{part}.bin", dtype=_DTYPE, mode="r") for part in ("train", "held_out"))
     return Corpus(train, held_out, about["sha256"])
 
 
 def _about(folder: Path) -> dict:
-    """What is known of a text in the cache. Raises ValueError if its files are damaged."""
+    """The record of a text in the cache. Raises ValueError if its files are damaged."""
     fix = f"delete {folder}, and the same command reads the text again"
     about = read_json(folder / "about.json", fix)
     for name, n_tokens in (("train", about["tokens"] - about["held_out"]), ("held_out", about["held_out"])):
         path = folder / f"{name}.bin"
         if not path.is_file() or path.stat().st_size != n_tokens * _DTYPE.itemsize:
-            raise ValueError(f"{path} is damaged: it must hold {n_tokens:,} tokens; {fix}.")
+            raise ValueError(f"{path} is damaged: it must have {n_tokens:,} tokens; {fix}.")
     return about
 
 
 def too_few(label: str, count: int) -> ValueError:
-    """The error for a text of less than two documents."""
+    """The error for a text with fewer than two documents."""
     return ValueError(
         f"{label}: {count} document{'s' * (count != 1)}; one is held out for measuring, so at least 2 are needed: "
-        "split the text into several files, or give .jsonl with a document in each line."
+        "split the text into several files, or write a .jsonl file with one document per line."
     )
 
 
-def _told(label: str, about: dict, walked: Report) -> str:
-    """One line about a text: what was read, and what was skipped and why."""
+def _summary(label: str, about: dict, walked: Report) -> str:
+    """One line about a text: what was read, what was skipped, and why."""
     reading = Report(**about["report"])
     for why, count in reading.counts.items():
         walked.skip(why, count=count)
@@ -155,28 +167,22 @@ def _told(label: str, about: dict, walked: Report) -> str:
     return f"{label}: read {read}; skipped: {walked.skipped() or 'nothing'}"
 
 
-def _make(folder: Path, *given: Any) -> None:
-    """Make the folder, whole or not at all; given: what `_write` reads and how."""
-    with new_folder(folder) as temporary:
-        write_text(temporary / "about.json", json.dumps(_write(temporary, *given), indent=1))
-
-
 def _write(
     folder: Path,
     documents: Iterator[Document],
     tokenizer: PreTrainedTokenizerBase,
+    *,
     held_out_every: int,
     most_tokens: int | None,
-    report: Report,
     label: str,
 ) -> dict:
-    digest, lengths, n_tokens = hashlib.sha256(), array.array("q"), 0
-    new = _without_copies(documents, digest, report)
+    """Write train.bin and held_out.bin to a folder, and return the numbers of documents and tokens."""
+    lengths, n_tokens = array.array("q"), 0
     with (
         (folder / "tokens.bin").open("wb") as file,
         tqdm(desc="tokens of text", unit=" documents", leave=False) as bar,
     ):
-        while (most_tokens is None or n_tokens < most_tokens) and (some := list(islice(new, _AT_ONCE))):
+        while (most_tokens is None or n_tokens < most_tokens) and (some := list(islice(documents, _AT_ONCE))):
             for ids in filter(len, encode_documents(tokenizer, some)):
                 file.write(np.asarray(ids, dtype=_DTYPE).tobytes())
                 lengths.append(len(ids))
@@ -186,14 +192,21 @@ def _write(
         raise too_few(label, len(lengths))
     sizes = np.asarray(lengths, dtype=np.int64)
     is_held = held_out_documents(sizes, held_out_every)
-    part(folder / "tokens.bin", folder / "train.bin", folder / "held_out.bin", sizes, is_held, _DTYPE)
-    about = {"documents": len(sizes), "tokens": n_tokens, "held_out": int(sizes[is_held].sum())}
-    about["stopped_at"] = most_tokens if most_tokens is not None and n_tokens >= most_tokens else None
-    return about | {"report": asdict(report), "sha256": digest.hexdigest()}
+    split_tokens(
+        folder / "tokens.bin",
+        folder / "train.bin",
+        folder / "held_out.bin",
+        lengths=sizes,
+        is_held=is_held,
+        dtype=_DTYPE,
+    )
+    stopped_at = most_tokens if most_tokens is not None and n_tokens >= most_tokens else None
+    n_held = int(sizes[is_held].sum())
+    return {"documents": len(sizes), "tokens": n_tokens, "held_out": n_held, "stopped_at": stopped_at}
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerBase, documents: list[Document]) -> list[list[int]]:
-    """The token ids of documents, each ending in a newline."""
+    """The token ids of documents, each with newlines at its end."""
     texts = [each.content + "\n\n" for each in documents if isinstance(each.content, str)]
     encoded = iter(encode(tokenizer, texts) if texts else [])
     return [

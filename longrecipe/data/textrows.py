@@ -1,7 +1,7 @@
-"""Files of text as rows, whatever their format and compression.
+"""Text files as rows, in all supported formats and compressions.
 
-Rows are read here and not by `datasets`, which changes text: dates become datetimes, "NA" becomes None, a byte order
-mark stays, and names are patterns.
+`datasets` is not used because it changes text: dates become datetimes, "NA" becomes None, a byte order mark stays, and
+file names are read as patterns.
 """
 
 import bz2
@@ -32,7 +32,7 @@ _BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowException, csv
 
 
 class Row(NamedTuple):
-    """A row of a file: its columns, its place for error messages, such as `line 7`, and columns that were not read."""
+    """A row of a file: its columns, its place for error messages (such as `line 7`), and the columns not read."""
 
     columns: Mapping[str, Any]
     place: str
@@ -40,10 +40,10 @@ class Row(NamedTuple):
 
 
 def rows_of(file: Path, known: set[str] | None = None, most_bytes: int | None = None) -> Iterator[Row]:
-    """The rows of a file; a file of plain text is one row with the column `text`.
+    """The rows of a file. A plain text file is one row with the column `text`.
 
-    known: columns that may be read; a parquet file that has some of them is read without its others. most_bytes: only
-    the head of a plain text is read, to look at it.
+    known: columns that may be read; if a parquet file has some of them, its other columns are not read. most_bytes: how
+    much of a plain text file is read, None for all.
     Raises ValueError, with the file's name, if it is corrupt, cut off, not UTF-8, a Git LFS pointer or not readable.
     """
     check_pointer(file)
@@ -72,7 +72,7 @@ def _plain(file: Path, data: bytes, is_whole: bool) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # The head of a file may end inside a character.
+        # The first most_bytes of a file may end inside a character.
         if is_whole or error.start < len(data) - 3:
             raise _not_utf8(file, data, error.start) from error
         text = data[: error.start].decode("utf-8-sig")
@@ -82,7 +82,7 @@ def _plain(file: Path, data: bytes, is_whole: bool) -> str:
 
 
 def _json(file: Path, stream: IO[bytes]) -> Iterator[Row]:
-    """Rows of lines of JSON, one at a time; or of one array or object in several lines, which is read into memory."""
+    """The rows of a file with one JSON value per line; or with one array or object, which is read into memory."""
     is_first = True
     for number, line in enumerate(stream, 1):
         text = _decoded(file, line, number)
@@ -124,21 +124,21 @@ def _row(file: Path, found: Any, place: str) -> Row:
 
 
 def _table(file: Path, stream: IO[bytes], delimiter: str) -> Iterator[Row]:
-    # The csv module's own limit is 131,072 characters a field.
+    # The default limit of the csv module is 131,072 characters per field.
     csv.field_size_limit(2**31 - 1)
     lines = (_decoded(file, line, number) for number, line in enumerate(stream, 1))
     reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
     for number, row in enumerate(reader, 1):
         if None in row:
             raise ValueError(
-                f"{file}, row {number} has more fields than the first line has columns: put quotes around a text that "
+                f"{file}, row {number} has more fields than the first line has columns: put quotes around text that "
                 f"contains {'a comma' if delimiter == ',' else 'a tab'}."
             )
         yield Row({name: value for name, value in row.items() if value is not None}, f"row {number}")
 
 
 def _parquet(file: Path, stream: IO[bytes], known: set[str]) -> Iterator[Row]:
-    # An open file, because pyarrow reads a path as a URI if it can.
+    # An open file, because pyarrow may read a path as a URI.
     source = stream if file.suffix.lower() == ".parquet" else pa.BufferReader(stream.read())
     with pq.ParquetFile(source) as table:
         names, n_rows = table.schema_arrow.names, 0

@@ -1,4 +1,4 @@
-"""Which files of a folder are text, and which are skipped and why."""
+"""Which files of a folder are read as text, and which are skipped and why."""
 
 import os
 import stat
@@ -17,7 +17,7 @@ _KINDS = f"{', '.join(TEXT + ROWS)}, each also with {', '.join(COMPRESSED)}"
 
 @dataclass
 class Report:
-    """What was read: files, and how many rows from which columns. What was skipped, by reason: how often, examples."""
+    """What was read: the number of files, and of rows by column. What was skipped, by reason: numbers and examples."""
 
     n_files: int = 0
     columns: dict[str, int] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Report:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def skip(self, why: str, example: str = "", count: int = 1) -> None:
-        """Count something skipped; why: an adjective, or a noun in the singular."""
+        """Count something that is skipped. why: an adjective, or a noun in the singular."""
         self.counts[why] = self.counts.get(why, 0) + count
         some = self.examples.setdefault(why, [])
         if example and example not in some and len(some) < 3:
@@ -42,7 +42,7 @@ class Report:
 
 
 def kind_of(file: Path) -> str | None:
-    """The ending that says how a file is read, for instance `.jsonl` of `A.JSONL.gz`; None if it is no file of text."""
+    """The ending that decides how a file is read, for instance `.jsonl` for `A.JSONL.gz`; None if it is not read."""
     endings = [ending.lower() for ending in file.suffixes]
     if endings and endings[-1] in COMPRESSED:
         endings.pop()
@@ -50,22 +50,22 @@ def kind_of(file: Path) -> str | None:
 
 
 def files_of(path: Path) -> tuple[list[Path], Report]:
-    """The files of text at a path, itself or all below it, sorted; and what was skipped.
+    """The text files at a path (the file itself, or all files below the folder), sorted, and what was skipped.
 
-    Links are followed, and a file that several paths lead to is read once. Files and folders whose name starts with a
-    dot, broken links, empty files and files of other kinds are skipped.
-    Args: path, absolute. Raises FileNotFoundError if there is no such path, or no file of text below it, ValueError if
-    the path is a file of another kind or a folder cannot be read.
+    Links are followed, and a file with several paths is read once. Hidden files and folders, broken links, empty files
+    and files of other kinds are skipped.
+    Args: path, absolute. Raises FileNotFoundError if there is no such path or no text file below it, and ValueError if
+    the path is a file of another kind or a folder that cannot be read.
     """
     if path.is_file():
         if kind_of(path) is None:
             raise ValueError(f"text = {str(path)!r}: cannot read {_ending(path)!r} as text; allowed are {_KINDS}.")
         if not path.stat().st_size:
-            raise ValueError(f"text = {str(path)!r}: the file is empty; put text into it, or name another one.")
+            raise ValueError(f"text = {str(path)!r}: the file is empty; put text into it, or choose another file.")
         return [path], Report()
     if not path.is_dir():
         raise FileNotFoundError(
-            f"text = {str(path)!r}: there is no such file or folder; name one with text ({_KINDS})."
+            f"text = {str(path)!r}: there is no such file or folder; choose one with text ({_KINDS})."
         )
     report = Report()
     files = [file for file in _unique(_walk(path, report), report) if _is_read(file, path, report)]
@@ -76,7 +76,7 @@ def files_of(path: Path) -> tuple[list[Path], Report]:
 
 
 def _walk(folder: Path, report: Report) -> Iterator[Path]:
-    """All files below a folder in order of their paths, hidden ones left out."""
+    """All files below a folder that are not hidden, sorted by path."""
     found, seen = [], set()
 
     def refuse(error: OSError) -> None:
@@ -85,7 +85,7 @@ def _walk(folder: Path, report: Report) -> Iterator[Path]:
     for where, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(where)
         if real in seen:
-            # A link to a folder that is read elsewhere, or to one of its own parents.
+            # A link to a folder that was read already, or to one of its own parents.
             report.skip("linked more than once", os.path.relpath(where, folder))
             folders.clear()
             continue
@@ -98,7 +98,7 @@ def _walk(folder: Path, report: Report) -> Iterator[Path]:
 
 
 def _is_hidden(name: str) -> bool:
-    # What macOS puts into archives beside the files is hidden on other systems too.
+    # __MACOSX is what macOS adds to archives.
     return name.startswith(".") or name == "__MACOSX"
 
 

@@ -99,7 +99,7 @@ def tracking(
     left = [iter(chain) for chain in chains]
     statements = [next(left[chain]) for chain in order]
     tail = len(question.ids) + sum(map(len, answers))
-    ids, _ = hide(source, statements, length - tail, rng, shuffle=False)
+    ids, _ = hide(source, statements, length - tail, rng=rng, shuffle=False)
     return Document(ids, (question,))
 
 
@@ -147,7 +147,7 @@ def _needles(
     close = wording.encode(wording.text(CLOSE))
     conversation = sum(map(len, turns)) + sum(map(len, answers)) + (n_keys - 1) * len(close)
     tail = max(conversation, len(wording.encode(ask_all)) + sum(map(len, every)) if every else 0)
-    ids, depths = hide(source, statements, length - tail, rng)
+    ids, depths = hide(source, statements, length - tail, rng=rng)
     found = list(zip(turns, answers, depths, strict=False))
     questions = [Question(task, turn, (answer,), depth) for turn, answer, depth in found]
     if n_values:

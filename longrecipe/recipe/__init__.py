@@ -1,4 +1,4 @@
-"""The recipe of one run, stage by stage, from its settings: checks, cache, stages, export."""
+"""The recipe of one run, from its settings: checks, stages with their cache, measuring and export."""
 
 from longrecipe.recipe.stages import Recipe, prepare
 

@@ -1,21 +1,25 @@
-"""Which code makes the files of each stage of a run: its hash is in the names of the folders in the cache."""
+"""The cache folders of a run's stages. Their names have a hash of the code that makes the files of the stage."""
 
 import hashlib
 from pathlib import Path
 
+from longrecipe import models
 from longrecipe.models.checkpoint import fingerprint
+from longrecipe.recipe.run_text import RunText
+from longrecipe.settings import Params
 from longrecipe.system.codehash import code_hash
+from longrecipe.system.paths import cache_dir
 
 _ANALYSIS = (
-    "longrecipe.recipe.run_text:load_material",
+    "longrecipe.recipe.run_text:load_text",
     "longrecipe.models.loading:load_tokenizer",
     "longrecipe.recipe.stages:Recipe.probe",
     "longrecipe.recipe.stages:Recipe.scored",
-    # It only words errors.
+    # This only words errors.
     "-longrecipe.recipe.disk:reports_full_disk",
 )
 _EXTEND = (*_ANALYSIS, *(f"longrecipe.recipe.stages:Recipe.{name}" for name in ("analyse", "stage_one_set", "extend")))
-# The functions that make a stage; what they use counts, and nothing else.
+# The functions that make each stage. Their hash covers all code that they use.
 CODE = {
     "analysis": _ANALYSIS,
     "extend": _EXTEND,
@@ -25,10 +29,25 @@ CODE = {
 
 
 def code_of(stage: str) -> str:
-    """The hash of the code that a stage uses, as it is when first asked for. Raises KeyError for an unknown stage."""
+    """The hash of the code that a stage uses, computed once per process. Raises KeyError for an unknown stage."""
     return code_hash(*CODE[stage])
 
 
-def made_from(stage: str, model: Path) -> str:
-    """Eight characters that stand for the code of a stage and for the model that the run starts from."""
-    return hashlib.sha256(f"{fingerprint(model)} {code_of(stage)}".encode()).hexdigest()[:8]
+def folder_of(stage: str, p: Params, text: RunText) -> Path:
+    """The cache folder of a stage (analysis, extend or replay). Runs share it if everything that the stage reads is
+    equal.
+
+    The name has hashes of the settings that the stage reads, of your own text, and of the initial model and the stage's
+    code. So a stage never resumes from files that were made with different settings, text, model or code.
+    """
+    name = p.model if stage == "analysis" else f"{p.model}-{p.method_slug}-{p.target_length}"
+    read = [text.long.sha256[:8]] if p.text else []
+    read += [text.general.sha256[:8]] if stage == "replay" and p.replay_text else []
+    model = fingerprint(models.folder_of(p.source, p.scale))
+    made_from = hashlib.sha256(f"{model} {code_of(stage)}".encode()).hexdigest()[:8]
+    return cache_dir() / "-".join([name, stage, p.stage_key(stage), *read, made_from])
+
+
+def merged_folder(p: Params, replayed: Path) -> Path:
+    """The folder of a run's merged model, next to the replayed model."""
+    return replayed.with_name(f"merged-{p.merge_rule}-{p.merge_weight:g}-{code_of('merge')}")

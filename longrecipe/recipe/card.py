@@ -1,4 +1,4 @@
-"""The card of an extended model: a README.md as model hubs show it, made from the run that made the model."""
+"""The model card of an extended model: a README.md for model hubs, written from the settings and numbers of the run."""
 
 import re
 from collections.abc import Mapping
@@ -21,15 +21,15 @@ from longrecipe.settings import Params
 from longrecipe.system.files import read_json
 from longrecipe.system.paths import is_hub_id, user_path
 
-NOT_MEASURED = "Not measured: nothing has been asked of this model after it was merged."
+NOT_MEASURED = "Not measured: this model was not evaluated after merging."
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LICENCE_KEYS = ("license", "license_name", "license_link")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of a base model: its name, its id on a hub or None, the licence as the keys that hubs know (none if
-    it is not stated), the dtypes of its weights, and its architecture."""
+    """A base model: its name, its id on a hub or None, its licence as the metadata keys of hubs (empty if it is not
+    stated), the dtypes of its weights, and its architecture."""
 
     name: str
     hub_id: str | None
@@ -39,10 +39,10 @@ class Origin:
 
 
 def origin(params: Params, folder: Path) -> Origin:
-    """Read from a base model's folder what the card says of it.
+    """Read what the card says about a base model from its folder.
 
-    The hub id is the one that the run names. For a folder it is the one in its config.json, if it has the form of an
-    id. The licence is that of its README.md, else a LICENSE file.
+    The hub id is the one in the run's settings, or for a folder the one in its config.json, if it has the form of an
+    id. The licence is the one in its README.md, or else a LICENSE file.
     """
     settings = read_json(folder / "config.json")
     hub_id = _asked_hub_id(params)
@@ -56,24 +56,24 @@ def origin(params: Params, folder: Path) -> Origin:
 
 
 def display_name(params: Params) -> str:
-    """The model's name as its user gave it: model, or the name of weights if model is one that the kit itself uses."""
+    """The model's name as the user knows it: model, or the name in weights if model is one of the kit's own names."""
     kits = {*FAMILIES, "smollm2"}
     return local_name(params.weights).split("/")[-1] if params.weights and params.model in kits else params.model
 
 
 def local_name(name: str) -> str:
-    """A hub id as it is; of a path its last part, as the rest is of no use to others."""
+    """A hub id unchanged, or the last part of a path, because the rest means nothing to others."""
     is_path = user_path(name).exists() or not is_hub_id(name)
     return user_path(name).name if is_path else name
 
 
 def file_name(name: str) -> str:
-    """A name as one part of a path: other characters than letters, digits, dots and underscores become hyphens."""
+    """A name as a file name: characters other than letters, digits, dots and underscores become hyphens."""
     return re.sub(r"[^\w.]+", "-", name).lstrip(".")
 
 
 def versions() -> dict[str, str]:
-    """The versions of the libraries that made a model."""
+    """The versions of the libraries that a model is made with."""
     return {"longrecipe": longrecipe.__version__} | {name: version(name) for name in ("transformers", "torch")}
 
 
@@ -81,14 +81,15 @@ def card(
     params: Params,
     config: Any,
     texts: Mapping[str, str],
+    *,
     base: Origin,
     numbers: Mapping[str, Mapping] | None = None,
 ) -> str:
-    """The text of a model's README.md: what it was made from and how, and what it can do.
+    """The text of a model's README.md: what the model was made from and how, and its measurements.
 
-    params: of the run; config: of the merged model; texts: the SHA-256 of each text that was read, by its use; base: of
-    the model it was made from; numbers: `evaluate.Report.numbers()` by stage, the base's among them under the name
-    base; None says that nothing was measured.
+    Args: params of the run; config of the merged model; texts, the SHA-256 of each text by its use; base, the original
+    model; numbers, `evaluate.Report.numbers()` by stage, with those of the base under the name base, or None if nothing
+    was measured.
     """
     p, name = params, display_name(params)
     front = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["longrecipe", "long-context"]}
@@ -121,7 +122,7 @@ def card(
         f"# {name}, {p.target_length:,} tokens",
         "",
         "A language model whose context window was extended by LongRecipe (arXiv 2409.00509) with the kit longrecipe.",
-        "It needs no code but transformers': the raised RoPE base and the longer window are in its config.json.",
+        "It only needs transformers: the raised RoPE base and the longer window are in its config.json.",
         "",
         "| setting | value |",
         "| --- | --- |",
@@ -135,7 +136,7 @@ def card(
 
 
 def _asked_hub_id(params: Params) -> str | None:
-    """The hub id that a run's settings stand for, or None for a folder and for models made here."""
+    """The hub id in a run's settings, or None for a folder and for the mini models."""
     if params.scale == "small" and params.source == "smollm2":
         return HUB_ID
     return models.hub_id(params.source, params.scale)
@@ -175,10 +176,9 @@ def _measured(numbers: Mapping[str, Mapping], haystack: str) -> list[str]:
     passkeys = [n for n in lengths if "passkey" in first["tasks"][n]]
     columns = [f"NIAH(M), {int(n):,} tokens" for n in lengths] + [f"passkey, {int(n):,} tokens" for n in passkeys]
     rows = [
-        "Synthetic tasks: NIAH(M), the mean of multi-key, multi-value and multi-query needles in "
-        f"{'held-out text' if haystack == 'text' else 'a passage repeated over and over'}, and passkeys where they "
-        "were asked, by length; perplexity at the shortest of them, and what is kept of it (the "
-        "base's over the model's).",
+        "Synthetic tasks by length: NIAH(M) is the mean of multi-key, multi-value and multi-query needles in "
+        f"{'held-out text' if haystack == 'text' else 'a repeated passage'}; passkeys are shown if they were asked. "
+        "Perplexity is measured at the shortest length; `kept` is the perplexity of the base divided by the model's.",
         "",
         f"| model | {' | '.join(columns)} | perplexity | kept |",
         f"| --- |{' --- |' * (len(columns) + 2)}",

@@ -1,4 +1,4 @@
-"""Proof that an exported folder needs none of this code: a fresh process reads it with plain transformers."""
+"""Check that an exported folder works without this package: a fresh process loads it with plain transformers."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from longrecipe.models.loading import load
 from longrecipe.models.rope import rope_theta
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-# Run by an interpreter of its own: this package is not imported there.
+# Run by a new interpreter, which does not import this package.
 _READ = """
 import json, sys
 import torch
@@ -28,7 +28,7 @@ for reader in (AutoTokenizer, PreTrainedTokenizerFast):
     if tokenizer(prompt, add_special_tokens=False)["input_ids"] == ids:
         break
 else:
-    raise ValueError("its tokenizer cuts the prompt in another way")
+    raise ValueError("its tokenizer splits the prompt differently")
 network = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, asked["dtype"]))
 x = torch.tensor([ids])
 with torch.inference_mode():
@@ -48,10 +48,10 @@ print(json.dumps({
 class Export:
     """What a fresh process found in an exported folder.
 
-    architecture; window in tokens; tokenizer: the class of transformers that reads it; difference: the largest one
-    between the logits of the fresh process and of this one, both from the folder; rounding: the largest one between the
-    folder's logits and the measured model's, which comes from rounding to the folder's dtype; said: a greedy
-    continuation of the prompt.
+    architecture; window in tokens; tokenizer: the class of transformers that reads it; difference: the largest
+    difference between the logits of the fresh process and of this one, both from the folder; rounding: the largest
+    difference between the folder's logits and the measured model's, due to rounding to the folder's dtype; said: a
+    greedy continuation of the prompt.
     """
 
     architecture: str
@@ -66,47 +66,50 @@ def check_export(
     folder: Path,
     network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    *,
     prompt: str,
     n_tokens: int = 16,
     tolerance: float = 1e-3,
 ) -> Export:
-    """Load an exported folder in a fresh process by plain transformers, and compare it with this process.
+    """Load an exported folder with plain transformers in a fresh process, and compare the results with this process.
 
-    Tokens and logits must be the same as here, from the same folder. The folder's weights must be those of the measured
-    model, rounded, and its RoPE and window the same. The tokenizer is read by AutoTokenizer, or by
-    PreTrainedTokenizerFast if the former cuts the prompt differently (it goes by the model's architecture). All compute
-    on the CPU, in the network's dtype.
+    Tokens and logits must be the same as those that this process gets from the folder. The folder must have the RoPE
+    and the window of the measured model, and its weights after rounding. The tokenizer is read by AutoTokenizer, or by
+    PreTrainedTokenizerFast if AutoTokenizer splits the prompt differently (it chooses a class by the architecture).
+    Everything is computed on the CPU, in the network's dtype.
 
     Args:
         folder: the exported model.
         network: the model that was measured, in any dtype.
-        tokenizer: the one that the model was trained with.
-        prompt: text to read, shorter than the window.
+        tokenizer: the tokenizer that the model was trained with.
+        prompt: text that is shorter than the window.
         n_tokens: length of the continuation.
-        tolerance: the largest difference of logits allowed.
+        tolerance: the largest allowed difference of logits.
 
     Returns:
         An Export.
 
     Raises:
-        RuntimeError: the process fails, the tokenizer cuts the prompt in another way, logits differ by more than the
-            tolerance, or weights, RoPE or window are not the measured model's.
+        RuntimeError: if the process fails, the tokenizer splits the prompt differently, logits differ by more than the
+            tolerance, or weights, RoPE or window are not those of the measured model.
     """
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     dtype = str(network.dtype).removeprefix("torch.")
     asked = {"folder": str(folder), "prompt": prompt, "ids": ids, "n_tokens": n_tokens, "dtype": dtype}
     run = subprocess.run([sys.executable, "-c", _READ], input=json.dumps(asked), capture_output=True, encoding="utf-8")
     if run.returncode:
-        # What was raised, without the traceback before it.
-        told = re.split(r"^(?=\w[\w.]*(?:Error|Exception): )", run.stderr, flags=re.M)
-        told = told[-1].strip() if len(told) > 1 else f"the process ended with {run.returncode}"
-        raise RuntimeError(f"plain transformers cannot load {folder}: {told}")
+        # The error message without the traceback.
+        parts = re.split(r"^(?=\w[\w.]*(?:Error|Exception): )", run.stderr, flags=re.M)
+        why = parts[-1].strip() if len(parts) > 1 else f"the process ended with status {run.returncode}"
+        raise RuntimeError(f"plain transformers cannot load {folder}: {why}")
     found = json.loads(run.stdout.splitlines()[-1])
     own = load(folder, dtype=network.dtype)
     logits = _last_logits(own, ids)
     difference = (logits - torch.tensor(found.pop("logits"))).abs().max().item()
     if not difference <= tolerance:
-        raise RuntimeError(f"{folder}: the logits of a fresh process differ by {difference:.2g}, over {tolerance:g}.")
+        raise RuntimeError(
+            f"{folder}: the logits of a fresh process differ by {difference:.2g}, more than {tolerance:g}."
+        )
     _check_same_model(folder, own, network)
     device = network.device
     rounding = (logits - _last_logits(network.cpu(), ids)).abs().max().item()
@@ -120,13 +123,13 @@ def _last_logits(network: PreTrainedModel, ids: list[int]) -> torch.Tensor:
 
 
 def _check_same_model(folder: Path, own: PreTrainedModel, network: PreTrainedModel) -> None:
-    """Raise RuntimeError if a folder's model is another one than the network, by more than rounding to its dtype."""
+    """Raise RuntimeError if a folder's model differs from the network by more than rounding to its dtype."""
     for what, read in {"RoPE base": rope_theta, "window": lambda config: config.max_position_embeddings}.items():
         if (here := read(own.config)) != (there := read(network.config)):
-            raise RuntimeError(f"{folder}: its {what} is {here:,.0f}, but that of the measured model is {there:,.0f}.")
+            raise RuntimeError(f"{folder}: its {what} is {here:,.0f}, but the measured model's is {there:,.0f}.")
     kept = read_checkpoint(folder).dtypes.values()
     stored = [torch.finfo(_DTYPES[name]) for name in set(kept) if name in _DTYPES]
-    # Half a unit of the last place for each of the two, rounded apart, and what float16 cannot tell from 0.
+    # Both models are rounded separately, each by half a unit in the last place; float16 rounds small values to 0.
     coarsest = max(torch.finfo(network.dtype).eps, *(each.eps for each in stored))
     smallest = max(each.smallest_normal * each.eps for each in stored)
     measured = network.state_dict()

@@ -1,4 +1,4 @@
-"""The disk of a run: what it writes at most, checked before any work, and what is said if the disk is full."""
+"""The disk space of a run: how much it needs, a check before any work, and the error if the disk is full."""
 
 import functools
 from collections.abc import Callable
@@ -23,24 +23,25 @@ def check_disk(p: Params, config: PreTrainedConfig) -> None:
     if need > free:
         raise ValueError(
             f"the run writes about {need / cost.GB:.1f} GB to {folder} (modelled: stages, checkpoints, samples and the "
-            f"export), and {free / cost.GB:.1f} GB are free there: free some, or set $LONGRECIPE_CACHE to another disk."
+            f"export), but {free / cost.GB:.1f} GB are free there: free some space, or set $LONGRECIPE_CACHE to "
+            "another disk."
         )
 
 
 def run_disk_reported(p: Params) -> AbstractContextManager[None]:
-    """A context in which a full disk is reported as `diskfull.DiskFullError`, with what the run writes at most."""
+    """A context that reports a full disk as `diskfull.DiskFullError`, with the space that the run needs."""
 
     def written_to() -> dict[Path, str]:
         return {
             cache_dir(): "move the folder to another disk and set LONGRECIPE_CACHE to it",
-            out_folder(p).parent: "name a folder on another disk (--out FOLDER, or the settings key out)",
+            out_folder(p).parent: "use a folder on another disk (--out FOLDER, or the settings key out)",
         }
 
     return full_disk_reported(written_to, lambda: disk_need(p, models.config_of(p.source, p.scale)))
 
 
 def disk_need(p: Params, config: PreTrainedConfig) -> float:
-    """Bytes that a run writes at most; the text counts if text_tokens says how much it is."""
+    """The most bytes that a run writes. Text is only counted if text_tokens is set."""
     short = p.replay_steps * p.replay_batch_size * p.short_length
     probe = p.probe_steps * p.probe_batch_size * (p.probe_length or p.probe_window)
     rows = p.n_documents * p.train_length + probe + short
@@ -49,7 +50,7 @@ def disk_need(p: Params, config: PreTrainedConfig) -> float:
 
 
 def reports_full_disk(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of an object with `params` that raises `diskfull.DiskFullError` if a disk is full."""
+    """Make a method raise `diskfull.DiskFullError` if a disk is full. Its object must have `params`."""
 
     @functools.wraps(method)
     def with_report(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Write the extended model as a folder for every reader: the base's own files, at the new length, with merged weights.
+"""Export the extended model as a folder for all readers: the files of the base with merged weights and new lengths.
 
-dtype, shards, chat template, generation settings, special tokens and licence are the base's. The RoPE base and every
-length are the new ones. The folder appears when it is complete, not before.
+dtype, shards, chat template, generation settings, special tokens and licence are those of the base. The RoPE base and
+all lengths are new. The folder appears when it is complete.
 """
 
 import fnmatch
@@ -26,9 +26,9 @@ from longrecipe.system.files import locked, read_json, write_json, write_text
 from longrecipe.system.paths import PACKAGE, cache_dir, is_hub_id, root, user_path
 
 log = logging.getLogger(__name__)
-# A small file in each export, by which a later export knows that it may replace the folder.
+# A file in each export that tells a later export that it may replace the folder.
 RECORD = "longrecipe.json"
-# What is copied from the base's folder: files of the tokenizer and licences (in any case). Nothing else is.
+# Only these files are copied from the base's folder: tokenizers and licences. Upper and lower case do not matter.
 TOKENIZER = (
     "tokenizer*.json",
     "tokenizer*.txt",
@@ -46,21 +46,21 @@ TOKENIZER = (
     "merges.txt",
 )
 LICENCES = ("license*", "licence*", "notice*", "copying*", "use_policy*")
-# Keys of a config.json that older models have for the same length as max_position_embeddings.
+# Keys that older models have in config.json with the same meaning as max_position_embeddings.
 _LENGTHS = ("n_positions", "n_ctx", "max_sequence_length", "max_seq_length", "max_seq_len", "seq_length", "max_length")
 _LENGTHS += ("model_max_length",)
-# transformers' own default of max_length, which is no window.
+# The default of max_length in transformers, which is not a window.
 _NO_WINDOW = 20
-_CURE = "name another folder (--out FOLDER, or the settings key out)"
+_FIX = "name another folder (--out FOLDER, or the settings key out)"
 
 
 class ExportError(ValueError):
-    """The folder asked for cannot be written."""
+    """The export folder cannot be written."""
 
 
 def out_folder(params: Params) -> Path:
-    """The absolute path of a run's export: the setting out, relative to the working directory, or the run's name in
-    exports/ of the repository.
+    """The absolute path of a run's export: the setting out, relative to the working directory, or a folder with the
+    run's name in exports/ of the repository.
     """
     if params.out is None:
         name = f"{display_name(params)}-{params.method_slug}-{params.target_length}-seed{params.seed}"
@@ -69,27 +69,27 @@ def out_folder(params: Params) -> Path:
 
 
 def check_out(params: Params) -> Path:
-    """Find the folder that a run's export is written to, and check that it can be.
+    """Find the folder of a run's export, and check that it can be written.
 
-    It may not exist yet, or be empty, or be an earlier export, which will be replaced.
+    The folder may be missing, empty, or an earlier export, which will be replaced. Nothing is written.
 
     Returns:
-        The folder's absolute path, as `out_folder` gives it. Nothing is written.
+        The folder's absolute path, as in `out_folder`.
 
     Raises:
-        ExportError: a file with that name, a folder with other content, the base's own folder or one inside it, a mount
-            point, or a place that cannot be written to.
+        ExportError: if the path is a file, a folder with other content, a mount point, the base's folder or inside it,
+            or not writable.
     """
     out = out_folder(params)
     bases = [PACKAGE, *([user_path(params.source).resolve()] if user_path(params.source).is_dir() else [])]
     for base in bases:
         if out.is_relative_to(base) or base.is_relative_to(out):
-            raise ExportError(f"out = {out}: it is or holds {base}, or is inside it, and that must stay; {_CURE}")
+            raise ExportError(f"out = {out}: it is, contains or is inside {base}, which must stay as it is; {_FIX}")
     nearest = out
     try:
         nearest = next(path for path in (out, *out.parents) if path.exists())
         if not nearest.is_dir():
-            raise ExportError(f"out = {out}: {nearest} is a file, but must be a folder; {_CURE}")
+            raise ExportError(f"out = {out}: {nearest} is a file, but must be a folder; {_FIX}")
         if nearest == out:
             if os.path.ismount(out):
                 raise ExportError(
@@ -97,11 +97,11 @@ def check_out(params: Params) -> Path:
                 )
             _check_content(out)
             nearest = out.parent
-        # With the name that is needed, as it may be too long.
+        # With the real name, because it may be too long.
         with tempfile.NamedTemporaryFile(dir=nearest, prefix=_part(out).name):
             pass
     except OSError as error:
-        raise ExportError(f"out = {out}: {nearest} cannot be written to ({reason(error)}); {_CURE}") from error
+        raise ExportError(f"out = {out}: {nearest} cannot be written to ({reason(error)}); {_FIX}") from error
     return out
 
 
@@ -111,23 +111,23 @@ def export(
     texts: Mapping[str, str],
     numbers: Mapping[str, Mapping] | None = None,
 ) -> Path:
-    """Merge the base with its replayed model into the folder that `check_out` gives, for every reader.
+    """Merge the base with its replayed model into the folder of `check_out`.
 
     Args:
         params: the run's settings.
-        replayed_dir: the model folder of stage 2, whose configuration has the raised RoPE base.
-        texts: the SHA-256 of each text that was read, by its use.
-        numbers: `evaluate.Report.numbers()` by stage, for the card; None if nothing was measured.
+        replayed_dir: the model folder of stage 2; its configuration has the raised RoPE base.
+        texts: the SHA-256 of each text, by its use.
+        numbers: `evaluate.Report.numbers()` by stage, for the model card; None if nothing was measured.
 
     Returns:
-        The folder: weights, config.json, generation_config.json if the base has one, tokenizer, licence, the model card
-        README.md, and a record of the run, longrecipe.json.
+        The folder, with weights, config.json, generation_config.json if the base has one, tokenizer, licence, model
+        card (README.md), and a record of the run (longrecipe.json).
 
     Raises:
         ExportError: as `check_out`.
         MergeError: as `merge.merge_weights`.
     """
-    # Not next to the export: nothing but the export itself stays there.
+    # In the cache, because only the export itself stays in the user's folder.
     lock = cache_dir() / "exports" / file_name(str(out_folder(params)))
     with locked(lock, f"exports to {out_folder(params)}"):
         return _export(params, replayed_dir, texts, numbers)
@@ -151,7 +151,7 @@ def _export(
             )
         copy_small_files(base, part)
         set_tokenizer_length(part, length)
-        write_text(part / "README.md", card(params, config, texts, origin(params, base), numbers))
+        write_text(part / "README.md", card(params, config, texts, base=origin(params, base), numbers=numbers))
         write_json(part / RECORD, _record(params, texts, part))
         _put(part, out)
     except BaseException:
@@ -162,10 +162,10 @@ def _export(
 
 
 def config_at(settings: Mapping[str, Any], extended: Any) -> dict[str, Any]:
-    """The base's config.json at the new length: all its keys, with the RoPE and the lengths of the configuration given.
+    """The base's config.json with the RoPE and the lengths of the extended configuration.
 
-    Keys that name Python files (auto_map) are dropped, as these files are not copied: transformers' own class trained
-    the model. So is _name_or_path if it is a path of some machine.
+    auto_map is dropped because the Python files that it names are not copied; the model was trained with a class of
+    transformers. _name_or_path is dropped if it is a path.
     """
     result = readable_config(settings, extended)
     length = extended.max_position_embeddings
@@ -178,12 +178,12 @@ def config_at(settings: Mapping[str, Any], extended: Any) -> dict[str, Any]:
 
 
 def generation_at(settings: Mapping[str, Any], length: int) -> dict[str, Any]:
-    """The base's generation_config.json with max_length, if it has one, at the new length."""
+    """The base's generation_config.json. If it has a max_length, this becomes the new length."""
     return dict(settings) | ({"max_length": length} if _is_length(settings.get("max_length")) else {})
 
 
 def copy_small_files(base: Path, folder: Path) -> None:
-    """Copy the tokenizer's files and the licences of a model folder, as they are; links are followed."""
+    """Copy tokenizer files and licences of a model folder without changes. Links are followed."""
     for path in sorted(base.iterdir()):
         wanted = any(fnmatch.fnmatchcase(path.name.lower(), pattern) for pattern in TOKENIZER + LICENCES)
         if wanted and path.is_file() and not path.name.endswith((*WEIGHTS, ".py")):
@@ -196,9 +196,9 @@ def copy_small_files(base: Path, folder: Path) -> None:
 
 
 def set_tokenizer_length(folder: Path, length: int) -> None:
-    """Set the length at which a tokenizer truncates, in tokenizer_config.json, and in tokenizer.json if it is there.
+    """Set the length at which a tokenizer truncates, in tokenizer_config.json and, if it has one, in tokenizer.json.
 
-    tokenizer_config.json is made if it is missing: transformers would know no length without it.
+    tokenizer_config.json is made if it is missing, because transformers reads the length from it.
     """
     path = folder / "tokenizer_config.json"
     settings = readable_tokenizer(read_json(path) if path.is_file() else {})
@@ -213,7 +213,7 @@ def set_tokenizer_length(folder: Path, length: int) -> None:
 
 
 def _part(out: Path) -> Path:
-    """Where an export is written before it gets its name."""
+    """The temporary name of an export while it is written."""
     return out.with_name(f".{out.name}.longrecipe-part")
 
 
@@ -223,7 +223,7 @@ def _is_length(value: Any) -> bool:
 
 def _record(params: Params, texts: Mapping[str, str], folder: Path) -> dict[str, Any]:
     settings = params.model_dump(mode="json", exclude={"out"})
-    # A place on this machine is of no use to those who read the folder.
+    # Paths of this machine mean nothing to readers of the folder.
     settings |= {key: local_name(settings[key]) for key in ("weights", "text", "replay_text") if settings.get(key)}
     files = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     return {
@@ -236,7 +236,7 @@ def _record(params: Params, texts: Mapping[str, str], folder: Path) -> dict[str,
 
 
 def _check_content(out: Path) -> None:
-    """Raise ExportError if a folder holds anything that no earlier export wrote."""
+    """Raise ExportError if a folder has anything that was not written by an earlier export."""
     found = {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir()}
     if not found and not any(out.iterdir()):
         return
@@ -246,16 +246,16 @@ def _check_content(out: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         ours = set()
     if not ours:
-        raise ExportError(f"out = {out}: the folder is not empty and is no export of longrecipe; {_CURE}, or empty it")
+        raise ExportError(f"out = {out}: the folder is not empty and is no export of longrecipe; {_FIX}, or empty it")
     if others := sorted(found - ours):
         raise ExportError(
             f"out = {out}: this earlier export would be replaced, but it also holds {', '.join(others[:3])}, which "
-            f"longrecipe did not write; move that away, or {_CURE}"
+            f"longrecipe did not write; move that away, or {_FIX}"
         )
 
 
 def _put(part: Path, out: Path) -> None:
-    """Rename a finished folder to its name. What has that name is moved away first, and deleted after."""
+    """Rename a finished folder. An earlier export with the same name is moved away first and deleted at the end."""
     old = out.with_name(f".{out.name}.longrecipe-old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():

@@ -12,13 +12,13 @@ from longrecipe.train.memory import rows_at_once, setup_of
 
 
 def check_memory(p: Params, *, gpu_gb: float | None = None, host_gb: float | None = None) -> str:
-    """Return in words what stage 1 needs: memory, tokens, FLOPs and disk, all modelled.
+    """Describe what stage 1 needs: memory, tokens, FLOPs and disk, all modelled.
 
-    gpu_gb: memory of one GPU, GB; None takes the GPU of this machine. Without any, GPU memory is not checked.
-    host_gb: memory of the host, GB; None takes this machine's.
+    gpu_gb: memory of one GPU, GB; None means the GPU of this machine. If it has none, GPU memory is not checked.
+    host_gb: memory of the host, GB; None means this machine's.
     Raises cost.DoesNotFitError, with settings that would fit, and ValueError for a model that the recipe cannot extend.
     """
-    # First, because a model that the recipe cannot extend has no cost either.
+    # First, because the cost of a model that the recipe cannot extend is not defined.
     config, setup = preflight.check_config(p), setup_of(p)
     rows = rows_at_once(p, p.extend_batch_size)
     if gpu_gb is None and torch.cuda.is_available():

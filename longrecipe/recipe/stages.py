@@ -1,7 +1,7 @@
-"""The recipe of one run, stage by stage, from settings: what the notebooks call and sweeps repeat.
+"""The recipe of one run, stage by stage: what the notebooks call and what sweeps repeat.
 
-H' and token analysis -> stage-1 set -> stage 1, extension -> stage 2, replay -> stage 3, merge; each stage is kept in a
-cache folder, so that a run which was killed resumes where it was, and runs that agree up to a stage share it.
+H' and token analysis -> stage-1 set -> stage 1, extension -> stage 2, replay -> stage 3, merge. Each stage is kept in a
+cache folder. So an interrupted run resumes where it stopped, and runs with the same first stages share them.
 """
 
 import functools
@@ -15,13 +15,14 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from longrecipe import evaluate, models, tokens, train
-from longrecipe.data import corpus, samples
-from longrecipe.data.sentences import SentenceEnds
+from longrecipe.data import samples
+from longrecipe.data.selection import Sample
 from longrecipe.merge import merge
-from longrecipe.positions import METHODS, Method
-from longrecipe.recipe import cache, export, preflight
+from longrecipe.positions import METHODS, Method, find
+from longrecipe.recipe import cache, draws, export, measuring, preflight
 from longrecipe.recipe.disk import reports_full_disk, run_disk_reported
-from longrecipe.recipe.run_text import Material, check_held_out, check_reach, check_text, load_material
+from longrecipe.recipe.run_text import RunText, check_text, load_text
+from longrecipe.recipe.text_checks import check_loaded
 from longrecipe.settings import Params, changed
 from longrecipe.system.files import check_writable
 from longrecipe.system.paths import cache_dir
@@ -31,37 +32,40 @@ from longrecipe.train.memory import rows_at_once, setup_of
 
 @dataclass(frozen=True)
 class Recipe:
-    """A run: its tokenizer, its settings and its text; make one with `prepare`."""
+    """A run: its settings, its tokenizer and its text. Make one with `prepare`."""
 
+    params: Params
     tokenizer: PreTrainedTokenizerBase
-    material: Material
-
-    @property
-    def params(self) -> Params:
-        """Every setting of the run."""
-        return self.material.params
+    text: RunText
 
     @property
     def method(self) -> Method:
-        """The entry of `positions.METHODS` that this run trains with."""
-        return self.material.method
+        """The entry of `positions.METHODS` that the run trains with."""
+        return find(self.params.method)
 
-    @property
-    def ends(self) -> SentenceEnds:
-        """Which tokens of a document end a sentence."""
-        return self.material.ends
+    def varied(self, **changes: Any) -> "Recipe":
+        """The same model and text with other settings. Raises ParamsError for invalid settings."""
+        if changes.keys() & {"model", "scale", "weights", "text", "text_tokens", "replay_text"}:
+            raise ValueError("model, scale, weights and text need other files: prepare another recipe.")
+        return replace(self, params=changed(self.params, **changes))
+
+    def folder(self, stage: str) -> Path:
+        """The cache folder of a stage: analysis, extend or replay (see `cache.folder_of`)."""
+        return cache.folder_of(stage, self.params, self.text)
+
+    # Models, types of tokens and samples
 
     def base(self) -> PreTrainedModel:
-        """The base model, window W."""
+        """The base model, with its own window W."""
         return self._load()
 
     def raised(self) -> PreTrainedModel:
-        """The base model with its RoPE base raised by the rule to the target T, untrained: the control."""
+        """The base model with the RoPE base raised for the target length T, untrained: the control."""
         return self._load(self.params.target_length, self.params.rope_factor)
 
     @functools.cached_property
     def types(self) -> tokens.TokenTypes:
-        """How the run sorts tokens, by its token_types."""
+        """The run's token types, by its setting token_types."""
         return self.types_by(self.params.token_types)
 
     def types_by(self, by: str) -> tokens.TokenTypes:
@@ -70,116 +74,122 @@ class Recipe:
             return tokens.types_by_pos(self.tokenizer, self.params.tagger)
         return {"class": tokens.types_by_class, "token": tokens.types_by_token}[by](self.tokenizer)
 
+    def documents(self, count: int) -> list[np.ndarray]:
+        """Documents of T tokens like those of stage 1, to look at. No stage trains on these draws."""
+        return list(draws.shown_documents(self.params, self.text, count))
+
+    def shown(self, count: int) -> list[Sample]:
+        """Samples of the run's length, to look at without a token analysis (see `draws.shown_samples`)."""
+        return draws.shown_samples(self.params, self.text, count)
+
+    def drawn_positions(self, count: int, n_documents: int | None = None) -> list[np.ndarray]:
+        """The position_ids of `count` samples from `shown`, as stage 1 draws them in its first epoch.
+
+        n_documents: the number of different documents, which are used in turn; fewer are quicker. None uses one for
+        each sample.
+        """
+        rows, collator = list(samples.rows_of(self.shown(min(count, n_documents or count)))), self.collator()
+        return [collator.positions(rows[key % len(rows)] | {"key": key}) for key in range(count)]
+
+    def collator(self, stream: int = 0) -> samples.Collator:
+        """Makes batches of the run's samples. Stream 0 draws the positions of stage 1, stream 1 those of replay."""
+        return samples.Collator(self.method, self.params.target_length, seed=2 * self.params.seed + stream)
+
+    # Stages
+
     @reports_full_disk
     def probe(self) -> train.Trained:
-        """Train H': the base on a little text, to the probe window; shorter samples (probe_length) skip positions.
+        """Train H': the base model on a little text, to the probe window.
 
-        Samples of the whole probe window are read at their own positions (flt), shorter ones in two chunks (pose).
+        Samples as long as the probe window keep their own positions (flt); shorter ones (probe_length) are placed in
+        two chunks (pose).
         """
         p = self.params
-        stage = self._stage("H'", p.probe_steps, p.probe_batch_size, p.probe_learning_rate, "linear")
         method = METHODS["flt" if (p.probe_length or p.probe_window) == p.probe_window else "pose"]
         return train.run_stage(
             lambda: self._load(p.probe_window),
-            self._stored("analysis", "probe", self.material.probe_rows),
+            self._stored("analysis", "probe", lambda: draws.probe_rows(p, self.text)),
             samples.Collator(method, p.probe_window, p.seed),
-            stage=stage,
+            stage=self._stage("H'", p.probe_steps, batch_size=p.probe_batch_size, rate=p.probe_learning_rate),
             folder=self.folder("analysis") / "probe",
         )
 
     @reports_full_disk
     def scored(self, score: str | None = None) -> list[tokens.Scored]:
-        """Documents of text with every token's score under H and H', kept in the run's folder.
+        """Score each token of the documents under H and H'. Scores are kept in the run's folder.
 
-        score: logit or logprob; None takes the run's analysis_score.
+        score: logit or logprob; None uses the run's analysis_score.
         """
         score = score or self.params.analysis_score
         return tokens.score_documents(
             evaluate.to_read(self.base()),
             evaluate.to_read(self._trained(self.probe())),
-            ((f"{i:05d}", ids) for i, ids in enumerate(self.material.to_score())),
+            ((f"{i:05d}", ids) for i, ids in enumerate(draws.documents_to_score(self.params, self.text))),
             self.folder("analysis") / f"scores-{score}",
             score=score,
         )
 
     def analyse(self) -> tokens.Analysis | None:
-        """Train H', score documents with H and H', and rank the run's token types by how they change.
+        """Train H', score documents with H and H', and rank the run's token types by how their scores change.
 
-        Returns None for methods that select no sentences, and for selections that go by no anchors. Where several
-        processes train, all train H', the main one scores and ranks, and the others get None.
+        Returns None if the run does not select sentences by anchors. If several processes train together, all train H',
+        the main one scores and ranks, and the others get None.
         """
-        if self.method.text != "selected" or self.params.selection in ("random", "first"):
+        if not draws.needs_anchors(self.params):
             return None
         self.probe()
         if not is_main():
             return None
         return tokens.rank(self.scored(), self.types, self.params.analysis_top_share, seed=self.params.seed)
 
-    def documents(self, count: int) -> list[np.ndarray]:
-        """Documents of T tokens as stage 1 reads them, to look at; no stage trains on these draws."""
-        return list(self.material.shown_documents(count))
-
-    def varied(self, **changes: Any) -> "Recipe":
-        """The same model and text under other settings, by name. Raises ParamsError for what cannot be run."""
-        if changes.keys() & {"model", "scale", "weights", "text", "text_tokens", "replay_text"}:
-            raise ValueError("model, scale, weights and text come with other files: prepare another recipe.")
-        return replace(self, material=replace(self.material, params=changed(self.params, **changes)))
-
-    def shown(self, count: int) -> list[corpus.Sample]:
-        """Samples of the run's length, to look at without a token analysis (see `Material.shown`)."""
-        return self.material.shown(count)
-
-    def drawn_positions(self, count: int, n_documents: int | None = None) -> list[np.ndarray]:
-        """position_ids of the samples that `shown` gives, as stage 1 draws them in its first epoch.
-
-        n_documents: this number of documents in turn, which is quicker; None takes one for each sample.
-        """
-        rows, collator = list(samples.rows_of(self.shown(min(count, n_documents or count)))), self.collator()
-        return [collator.positions(rows[key % len(rows)] | {"key": key}) for key in range(count)]
-
     @reports_full_disk
     def stage_one_set(self, analysis: tokens.Analysis | None) -> Dataset:
-        """The stage-1 set, stored: from each document of T tokens the n tokens that the method trains on."""
-        return self._stored("extend", "stage_one", lambda: self.material.long_rows(*self._anchors(analysis)))
-
-    def collator(self, stream: int = 0) -> samples.Collator:
-        """What makes batches of this run's samples: stream 0 draws the positions of stage 1, stream 1 of replay."""
-        return samples.Collator(self.method, self.params.target_length, seed=2 * self.params.seed + stream)
+        """The stored stage-1 set: from each document of T tokens the n tokens that the method trains on."""
+        anchors = self._anchors(analysis)
+        return self._stored("extend", "stage_one", lambda: draws.long_rows(self.params, self.text, anchors))
 
     @reports_full_disk
     def extend(self, dataset: Dataset) -> train.Trained:
         """Stage 1, extension: train the model with raised RoPE base on the stage-1 set, at the method's positions."""
         p = self.params
-        stage = self._stage("extend", p.extend_steps, p.extend_batch_size, p.extend_learning_rate, p.extend_schedule)
+        stage = self._stage("extend", p.extend_steps, batch_size=p.extend_batch_size, rate=p.extend_learning_rate)
         return train.run_stage(
-            self.raised, dataset, self.collator(0), stage=stage, folder=self.folder("extend") / "extend"
+            self.raised,
+            dataset,
+            self.collator(0),
+            stage=replace(stage, schedule=p.extend_schedule),
+            folder=self.folder("extend") / "extend",
         )
 
     @reports_full_disk
     def replay(self, extended: train.Trained, analysis: tokens.Analysis | None) -> train.Trained:
-        """Stage 2, replay: short general text at a decaying rate.
+        """Stage 2, replay: train on short general text at a decaying rate.
 
-        replay_long_share of the steps read stage-1 samples; on short text replay_kl_weight * KL(original || model) is
-        added to the loss. The paper's setting of both is 0.
+        A replay_long_share of the steps reads stage-1 samples. On short text replay_kl_weight * KL(original || model)
+        is added to the loss. Both are 0 in the paper.
         """
-        p = self.params
-        stage = self._stage("replay", p.replay_steps, p.replay_batch_size, p.replay_learning_rate, p.replay_schedule)
-        stage = replace(stage, warmup_steps=0, kl_weight=p.replay_kl_weight)
-        dataset = self._stored("replay", "replay", lambda: self.material.replay_rows(*self._anchors(analysis)))
-        folder = self.folder("replay") / "replay"
-        start = functools.partial(self._trained, extended)
-        return train.run_stage(start, dataset, self.collator(1), stage=stage, folder=folder, original=self.base)
+        p, anchors = self.params, self._anchors(analysis)
+        stage = self._stage("replay", p.replay_steps, batch_size=p.replay_batch_size, rate=p.replay_learning_rate)
+        return train.run_stage(
+            functools.partial(self._trained, extended),
+            self._stored("replay", "replay", lambda: draws.replay_rows(p, self.text, anchors)),
+            self.collator(1),
+            stage=replace(stage, schedule=p.replay_schedule, warmup_steps=0, kl_weight=p.replay_kl_weight),
+            folder=self.folder("replay") / "replay",
+            original=self.base,
+        )
 
     @reports_full_disk
     def merge(self, replayed: train.Trained) -> PreTrainedModel:
         """Stage 3, merge: merge_weight * original + (1 - merge_weight) * replayed, in the extended configuration.
 
-        By merge_rule all tensors are averaged (the paper's), or all but queries and keys (see `merge.merge_weights`).
-        In the dtype of the stages: this is the model to measure. `export` rounds it to the dtype of the base.
+        merge_rule decides whether all tensors are averaged (the paper's rule), or all but queries and keys (see
+        `merge.merge_weights`). The merged model is stored next to the replayed one, in the dtype of the stages, to be
+        measured. `export` rounds it to the dtype of the base.
+        Raises ValueError if a stored model is damaged.
         """
-        p, base = self.params, models.folder_of(self.params.source, self.params.scale)
-        name = f"merged-{p.merge_rule}-{p.merge_weight:g}-{cache.code_of('merge')}"
-        folder = replayed.folder.with_name(name)
+        p, folder = self.params, cache.merged_folder(self.params, replayed.folder)
+        base = models.folder_of(p.source, p.scale)
         made_once(
             folder,
             lambda: merge(base, replayed.folder, folder, weight=p.merge_weight, rule=p.merge_rule),
@@ -191,73 +201,43 @@ class Recipe:
 
     @reports_full_disk
     def export(self, replayed: train.Trained, numbers: Mapping[str, Mapping] | None = None) -> Path:
-        """Write the merged model for every reader, in the base's dtype, to the folder that `export.check_out` gives.
+        """Write the merged model for all readers, in the dtype of the base, and return its folder.
 
         numbers: `Report.numbers()` by stage, for the model card; None if nothing was measured. If several processes
-        train together, the main one writes. Returns the folder.
+        train together, only the main one writes.
         """
         if not is_main():
             return export.out_folder(self.params)
-        texts = {"text": self.material.text.sha256, "replay text": self.material.general.sha256}
+        texts = {"text": self.text.long.sha256, "replay text": self.text.general.sha256}
         return export.export(self.params, replayed.folder, texts, numbers)
 
     def measure(
         self,
         network: PreTrainedModel,
+        *,
         share: float = 1.0,
         others: Collection[str] = (),
         lengths: list[int] | None = None,
     ) -> evaluate.Report:
-        """NIAH(M) by length and depth, and general scores; the same held-out documents for every model.
+        """NIAH(M) by length and depth, and general scores, on the same held-out documents for all models.
 
-        share: of the run's eval_documents beyond the window; below 1 for models that are measured for comparison only.
-        others: further tasks to ask, of `evaluate.OTHERS`. lengths: None takes the run's measured_lengths; passkeys
-        (eval_passkeys) are asked there alone.
+        share: of the run's eval_documents at lengths beyond the window; use less than 1 for baselines that need less
+        precision. others: further tasks, from `evaluate.OTHERS`. lengths: None means the run's measured_lengths;
+        passkeys (eval_passkeys) are only asked at these.
         """
-        p, wording = self.params, self._wording
-        return evaluate.report(
-            evaluate.to_read(network, p.eval_precision),
-            np.asarray(self.material.text.held_out, dtype=np.int64),
-            wording,
-            lengths=lengths or p.measured_lengths,
-            n_documents=p.eval_documents,
-            n_facts=p.eval_facts,
-            seed=p.seed,
-            others=others,
-            share=share,
-            n_passkeys=0 if lengths else p.eval_passkeys,
-            haystack=wording.encode(evaluate.NOISE) if p.eval_haystack == "noise" else None,
+        return measuring.measure(
+            network, self.params, self.text, wording=self._wording, share=share, others=others, lengths=lengths
         )
-
-    def folder(self, stage: str) -> Path:
-        """The cache folder of a stage, analysis, extend or replay: runs that agree in all it reads share it.
-
-        Its name holds hashes of those settings, of the model that the run starts from, of the code that the stage uses
-        (see `stagecode`) and of your own text, so that a stage never resumes from files of other settings, another
-        model, other code or other text.
-        """
-        p, m = self.params, self.material
-        name = p.model if stage == "analysis" else f"{p.model}-{p.method_slug}-{p.target_length}"
-        read = [m.text.sha256[:8]] if p.text else []
-        read += [m.general.sha256[:8]] if stage == "replay" and p.replay_text else []
-        made_from = cache.made_from(stage, models.folder_of(p.source, p.scale))
-        return cache_dir() / "-".join([name, stage, p.stage_key(stage), *read, made_from])
 
     @functools.cached_property
     def _wording(self) -> evaluate.Wording:
-        if self.material.facts is not None:
-            return evaluate.planted(self.tokenizer)
-        try:
-            text = self.tokenizer.decode(self.material.text.train[:200_000].tolist())
-            return evaluate.sentences(self.tokenizer, text)
-        except ValueError:
-            # Text in another language has too few English words to name facts by.
-            return preflight.english_wording(self.tokenizer)
+        return measuring.wording_of(self.text, self.tokenizer)
 
-    def _anchors(self, analysis: tokens.Analysis | None) -> tuple[tokens.TokenTypes | None, list[str] | None]:
+    def _anchors(self, analysis: tokens.Analysis | None) -> draws.AnchorMask | None:
         if analysis is None:
-            return None, None
-        return self.types, analysis.anchors(self.params.anchor_count, self.params.anchor_rule)
+            return None
+        chosen = analysis.anchors(self.params.anchor_count, self.params.anchor_rule)
+        return lambda ids: self.types.mask(ids, chosen)
 
     def _stored(self, stage: str, name: str, make_rows: Callable[[], Iterable[dict]]) -> Dataset:
         folder = self.folder(stage) / "data" / name
@@ -266,51 +246,59 @@ class Recipe:
 
     def _load(self, target_length: int | None = None, rope_factor: float | None = None) -> PreTrainedModel:
         p = self.params
-        dtype, attention = train.weights_dtype(setup_of(p)), train.attention_of(p.attention)
         return models.load(
             p.source,
             p.scale,
             target_length,
             rope_factor=rope_factor,
-            dtype=dtype,
+            dtype=train.weights_dtype(setup_of(p)),
             window=p.window,
-            attention=attention,
+            attention=train.attention_of(p.attention),
         )
 
     def _trained(self, stage: train.Trained) -> PreTrainedModel:
         p = self.params
         return stage.load(train.weights_dtype(setup_of(p)), train.attention_of(p.attention))
 
-    def _stage(self, name: str, steps: int, batch_size: int, rate: float, schedule: str) -> train.Stage:
+    def _stage(self, name: str, steps: int, *, batch_size: int, rate: float) -> train.Stage:
         p, setup = self.params, setup_of(self.params)
-        common = (p.warmup_steps, p.save_steps, p.seed, p.precision)
-        batches = max(1, batch_size // (train.n_readers(setup) * rows_at_once(p, batch_size)))
-        return train.Stage(name, steps, batch_size, rate, schedule, *common, accumulation=batches, setup=setup)
+        return train.Stage(
+            name,
+            steps,
+            batch_size,
+            learning_rate=rate,
+            warmup_steps=p.warmup_steps,
+            save_steps=p.save_steps,
+            seed=p.seed,
+            precision=p.precision,
+            accumulation=max(1, batch_size // (train.n_readers(setup) * rows_at_once(p, batch_size))),
+            setup=setup,
+        )
 
 
 def prepare(params: Params, analysis_only: bool = False) -> Recipe:
-    """Load what a run needs: tokenizer and text, which at scale mini has planted facts.
+    """Check a run and load what it needs: its tokenizer and its text.
 
-    analysis_only: for the token analysis, and to look at positions. Otherwise the checks of `preflight` run first, so
-    that a problem ends the run before any work: model, tokenizer, text, export folder, disk, facts to ask for.
+    analysis_only: whether only the token analysis and positions are needed. If not, all checks of `preflight` and
+    `text_checks` run first, so that problems with the model, tokenizer, text, export folder, disk or tasks end the run
+    before any work.
     Raises ValueError or OSError, with the value and how to fix it.
     """
     for stage in cache.CODE:
-        # Now, as sources may be edited while the run is at work.
+        # Hashed before any work, because sources may be edited during the run.
         cache.code_of(stage)
-    check_writable(cache_dir(), "cache ($LONGRECIPE_CACHE)")
-    if analysis_only:
-        config = preflight.check_config(params)
-        check_text(params)
-        if not models.is_remote(params.source, params.scale):
-            preflight.check_weights(params, config, trains=False)
-    else:
-        config = preflight.check(params)
-    tokenizer = preflight.load_tokenizer(params, config)
+    tokenizer = _checked_for_analysis(params) if analysis_only else preflight.check(params)
     with run_disk_reported(params):
-        material = load_material(params, tokenizer)
+        text = load_text(params, tokenizer)
     if not analysis_only:
-        check_held_out(material)
-        preflight.check_amount(material)
-        check_reach(material)
-    return Recipe(tokenizer, material)
+        check_loaded(params, text)
+    return Recipe(params, tokenizer, text)
+
+
+def _checked_for_analysis(params: Params) -> PreTrainedTokenizerBase:
+    check_writable(cache_dir(), "cache ($LONGRECIPE_CACHE)")
+    config = preflight.check_config(params)
+    check_text(params)
+    if not models.is_remote(params.source, params.scale):
+        preflight.check_weights(params, config, trains=False)
+    return preflight.load_tokenizer(params, config)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from longrecipe.data.corpus import SELECTIONS, select
+from longrecipe.data.selection import SELECTIONS, select
 from longrecipe.data.sentences import SentenceEnds, sentence_lengths
 
 
@@ -39,7 +39,7 @@ def keep(
     n_tokens: int,
     rng: np.random.Generator,
 ) -> dict[str, list[Kept]]:
-    """Apply every selection of `corpus.SELECTIONS` to every document.
+    """Apply every selection of `selection.SELECTIONS` to every document.
 
     Args: documents int64 [T]; masks bool [T], which tokens are anchors; ends, from `sentences.sentence_ends`; n_tokens
     to keep. Raises ValueError if documents and masks differ in number.
@@ -48,7 +48,7 @@ def keep(
     for ids, is_anchor in zip(documents, masks, strict=True):
         lengths = sentence_lengths(ids, ends)
         for how, each in found.items():
-            _, sizes, starts = select(ids, lengths, is_anchor, n_tokens, rng, how)
+            _, sizes, starts = select(ids, lengths, is_anchor, n_tokens=n_tokens, rng=rng, how=how)
             each.append(Kept(len(ids), np.flatnonzero(is_anchor), starts, sizes))
     return found
 

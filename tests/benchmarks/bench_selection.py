@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from longrecipe.data.corpus import SELECTIONS, select
+from longrecipe.data.selection import SELECTIONS, select
 from longrecipe.positions import longrecipe
 
 ROUNDS = 50
@@ -27,7 +27,7 @@ def main() -> None:
             seconds = []
             for _ in range(ROUNDS):
                 start = time.perf_counter()
-                _, sizes, _ = select(ids, lengths, is_anchor, n_tokens, rng, how)
+                _, sizes, _ = select(ids, lengths, is_anchor, n_tokens=n_tokens, rng=rng, how=how)
                 longrecipe(sizes, target, rng)
                 seconds.append(time.perf_counter() - start)
             rate = 1e-6 / statistics.median(seconds)

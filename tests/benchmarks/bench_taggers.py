@@ -8,7 +8,7 @@ import re
 import time
 from collections import Counter
 
-from longrecipe.data.corpus import english_texts
+from longrecipe.data.english import english_texts
 from longrecipe.tokens.taggers import tagger
 
 WANTED = ("NUM", "PRON", "AUX", "CCONJ", "ADP", "SYM", "INTJ")

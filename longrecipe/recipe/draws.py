@@ -1,0 +1,130 @@
+"""Documents and samples of a run, drawn from its text with its seed."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from longrecipe.data import corpus, facts, samples
+from longrecipe.data.selection import Sample, whole
+from longrecipe.positions import find
+from longrecipe.recipe.run_text import RunText
+from longrecipe.settings import Params
+
+# Which tokens of a document are anchors: from ids int64 [L] to bool [L].
+AnchorMask = Callable[[np.ndarray], np.ndarray]
+# Each use has its own stream of random numbers, so a setting of one stage does not change the draws of another.
+_PROBE, _ANALYSIS, _EXTEND, _REPLAY_LONG, _REPLAY_SHORT, _SHOWN, _REACH = range(7)
+
+
+def needs_anchors(p: Params) -> bool:
+    """Whether a run selects sentences by anchors, so that it needs a token analysis."""
+    return find(p.method).text == "selected" and p.selection in ("anchored", "density")
+
+
+def probe_rows(p: Params, text: RunText) -> Iterator[dict]:
+    """The rows that H' is trained on. Raises ValueError if the text is too short for them."""
+    length = p.probe_length or p.probe_window
+    count, n_scored = p.probe_steps * p.probe_batch_size, _n_scored(p, text)
+    source = text.long.train[n_scored:]
+    if len(source) < length:
+        raise ValueError(
+            f"the corpus has {len(text.long.train):,} tokens. {n_scored:,} are scored, and H' needs {length:,} others: "
+            "use fewer analysis_documents, or shorter ones (analysis_length)."
+        )
+    return samples.rows_of(map(whole, _documents(text, source, count, length=length, rng=_rng(p, _PROBE))))
+
+
+def documents_to_score(p: Params, text: RunText) -> Iterable[np.ndarray]:
+    """The documents whose tokens are scored under H and H'."""
+    length = p.analysis_length or p.probe_window
+    if text.facts is None:
+        return corpus.stretches(text.long.train, p.analysis_documents, length)
+    return _documents(text, text.long.train, p.analysis_documents, length=length, rng=_rng(p, _ANALYSIS))
+
+
+def long_rows(p: Params, text: RunText, anchors: AnchorMask | None) -> Iterator[dict]:
+    """The rows of the stage-1 set: n tokens of each document of T tokens, chosen as the method needs."""
+    return _long_rows(p, text, anchors, count=p.n_documents, stream=_EXTEND)
+
+
+def replay_rows(p: Params, text: RunText, anchors: AnchorMask | None) -> list[dict]:
+    """The rows of replay: short general text, and a replay_long_share of stage-1 samples."""
+    rng, size = _rng(p, _REPLAY_SHORT), p.replay_batch_size
+    n_long = round(p.replay_steps * p.replay_long_share)
+    count, source = (p.replay_steps - n_long) * size, text.general.train
+    if text.facts is None:
+        short = corpus.excerpts(source, count, p.short_length, rng=rng)
+    else:
+        short = (
+            facts.short_sample(source, text.facts, p.short_length, rng=rng, fact_share=p.replay_fact_share)
+            for _ in range(count)
+        )
+    short_rows = samples.rows_of(map(whole, short), long=False)
+    long = _long_rows(p, text, anchors, count=n_long * size, stream=_REPLAY_LONG) if n_long else []
+    return samples.interleave(long, short_rows, size)
+
+
+def shown_documents(p: Params, text: RunText, count: int) -> Iterable[np.ndarray]:
+    """Documents of T tokens to look at. No stage trains on these draws."""
+    return _documents(text, text.long.train, count, length=p.target_length, rng=_rng(p, _SHOWN))
+
+
+def shown_samples(p: Params, text: RunText, count: int) -> list[Sample]:
+    """Samples to look at, without a token analysis.
+
+    If the run selects sentences by anchors, they are selected at random instead. Their mean length may differ from
+    that of sentences with anchors.
+    """
+    return _without_anchors(p, text, count, stream=_SHOWN)
+
+
+def segment_counts(p: Params, text: RunText, count: int = 16) -> np.ndarray:
+    """The number of segments in each of `count` samples, which are drawn only for this, int64 [count]."""
+    drawn = _without_anchors(p, text, count, stream=_REACH)
+    return np.array([len(sample.segment_lengths) for sample in drawn])
+
+
+def _without_anchors(p: Params, text: RunText, count: int, *, stream: int) -> list[Sample]:
+    # Two generators, so that the number of documents does not change which sentences are selected.
+    rng, method = _rng(p, stream), find(p.method)
+    how = "first" if p.selection == "first" else "random"
+    documents = _documents(text, text.long.train, count, length=p.target_length, rng=_rng(p, stream))
+    return [
+        samples.sample_of(ids, method, p.train_length, ends=text.ends, is_anchor=None, rng=rng, selection=how)
+        for ids in documents
+    ]
+
+
+def _rng(p: Params, stream: int) -> np.random.Generator:
+    return np.random.default_rng([p.seed, stream])
+
+
+def _n_scored(p: Params, text: RunText) -> int:
+    """How many tokens at the start of the text are only scored, and not used to train H'."""
+    # Documents with planted facts are new in each draw, so they need no text of their own.
+    return 0 if text.facts else p.analysis_documents * (p.analysis_length or p.probe_window)
+
+
+def _documents(
+    text: RunText, source: np.ndarray, count: int, *, length: int, rng: np.random.Generator
+) -> Iterable[np.ndarray]:
+    if text.facts is not None:
+        return [facts.document(source, text.facts, length, rng=rng) for _ in range(count)]
+    if len(source) < length:
+        raise ValueError(
+            f"the corpus has {len(source):,} tokens to train on, but a document needs {length:,}: add text (-p text "
+            "FOLDER), or use a shorter target_length."
+        )
+    return corpus.excerpts(source, count, length, rng=rng)
+
+
+def _long_rows(p: Params, text: RunText, anchors: AnchorMask | None, *, count: int, stream: int) -> Iterator[dict]:
+    rng, method = _rng(p, stream), find(p.method)
+
+    def sample(ids: np.ndarray) -> Sample:
+        is_anchor = None if anchors is None else anchors(ids)
+        return samples.sample_of(
+            ids, method, p.train_length, ends=text.ends, is_anchor=is_anchor, rng=rng, selection=p.selection
+        )
+
+    return samples.rows_of(map(sample, _documents(text, text.long.train, count, length=p.target_length, rng=rng)))

@@ -1,0 +1,53 @@
+"""How a run measures a model: on its held-out text, with its settings, in its wording."""
+
+from collections.abc import Collection
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from longrecipe import evaluate
+from longrecipe.data.english import reference_texts
+from longrecipe.recipe.run_text import RunText
+from longrecipe.settings import Params
+
+
+def measure(
+    network: PreTrainedModel,
+    p: Params,
+    text: RunText,
+    *,
+    wording: evaluate.Wording,
+    share: float = 1.0,
+    others: Collection[str] = (),
+    lengths: list[int] | None = None,
+) -> evaluate.Report:
+    """Measure a model as a run does (see `Recipe.measure`); wording, from `wording_of`."""
+    return evaluate.report(
+        evaluate.to_read(network, p.eval_precision),
+        np.asarray(text.long.held_out, dtype=np.int64),
+        wording,
+        lengths=lengths or p.measured_lengths,
+        n_documents=p.eval_documents,
+        n_facts=p.eval_facts,
+        seed=p.seed,
+        others=others,
+        share=share,
+        n_passkeys=0 if lengths else p.eval_passkeys,
+        haystack=wording.encode(evaluate.NOISE) if p.eval_haystack == "noise" else None,
+    )
+
+
+def wording_of(text: RunText, tokenizer: PreTrainedTokenizerBase) -> evaluate.Wording:
+    """The wording of the tasks for a run: planted facts, or sentences with words of its text."""
+    if text.facts is not None:
+        return evaluate.planted(tokenizer)
+    try:
+        return evaluate.sentences(tokenizer, tokenizer.decode(text.long.train[:200_000].tolist()))
+    except ValueError:
+        # Text in other languages does not have enough English words for the names of facts.
+        return english_wording(tokenizer)
+
+
+def english_wording(tokenizer: PreTrainedTokenizerBase) -> evaluate.Wording:
+    """The wording of the tasks with words of the embedded English, for text in any language."""
+    return evaluate.sentences(tokenizer, "\n".join(reference_texts()))
