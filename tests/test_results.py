@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from pydantic import create_model
 
-from longrecipe import experiments, results, settings
+from longrecipe import results, settings
+from longrecipe.experiments import EXPERIMENTS
 from longrecipe.experiments.collect import collect, figures
 from longrecipe.experiments.summary import summary
 from longrecipe.results import committed, run, store
@@ -254,8 +255,8 @@ def test_committed_figures_are_those_that_are_collected():
 
 
 def test_new_setting_loses_no_run(copied, monkeypatch):
-    tables = [*experiments.methods(), *experiments.ablation(), *experiments.ratio()]
-    grids = {"grid": tables, "front": experiments.front()}
+    tables = [p for name in ("table1", "table2", "figure2") for p in EXPERIMENTS[name].grid()]
+    grids = {"grid": tables, "front": EXPERIMENTS["fronts"].grid()}
     names = {each.name for experiment in run.EXPERIMENTS for each in results.finished(experiment)}
 
     class Wider(settings.Params):
@@ -275,12 +276,12 @@ def test_new_setting_loses_no_run(copied, monkeypatch):
 def test_key_that_is_made_otherwise_loses_no_run(copied, monkeypatch):
     monkeypatch.setattr(settings.Params, "key", property(lambda p: str(hash(p.model_dump_json()))))
     committed._read.cache_clear()
-    assert all(results.find(p, "grid") for p in experiments.methods("llama3"))
+    assert all(results.find(p, "grid") for p in EXPERIMENTS["table1"].grid("llama3"))
     committed._read.cache_clear()
 
 
 def test_run_of_this_machine_replaces_the_committed_one(copied):
-    p = experiments.methods("llama3", [0])[0]
+    p = EXPERIMENTS["table1"].grid("llama3", seeds=[0])[0]
     old = results.load(p, "grid")
     count = len(results.finished("grid"))
     results.save(p, "grid", dict(old.tables), seconds=1.5)

@@ -9,6 +9,7 @@ from longrecipe.cost import measure
 from longrecipe.cost import question as asked
 from longrecipe.cost.record import record_of, step_shares
 from longrecipe.experiments import table4
+from longrecipe.experiments.table4.tables import ALL_SAVINGS
 from longrecipe.settings import ParamsError, Setup
 from longrecipe.system import paths
 from longrecipe.train import PLAIN
@@ -94,7 +95,7 @@ class TestTables:
             {base: {"peak_gb": 70.5}, failed: {"error": "CUDA out of memory"}, broken: {"error": "no such package"}}
         )
         table = table4.memory(question(), gpu)
-        assert list(table.index) == list(table4.SAVINGS)
+        assert list(table.index) == list(cost.SAVINGS)
         assert table["measured peak"].head(4).tolist() == [70.5, "failed", "not measured", "out of memory"]
         assert table.loc["as set up", "peak"] == pytest.approx(question().check().peak / 1e9)
         assert table["peak"].idxmin() == "activations offloaded" and table["peak"].idxmax() == "no checkpointing"
@@ -147,7 +148,7 @@ class TestTables:
         for (name, card), row in table.iterrows():
             n, config = int(row["sample, all savings"]), models.config_of(name, "paper")
             room = table4.CARDS[card].memory_bytes
-            fits = [cost.training_memory(config, k, table4.ALL_SAVINGS).peak <= room for k in (max(n, 1024), n + 1024)]
+            fits = [cost.training_memory(config, k, ALL_SAVINGS).peak <= room for k in (max(n, 1024), n + 1024)]
             assert fits == [n > 0, False]
             assert row["sample, as set up"] <= n and row["target at 30%, all savings"] == int(n / 0.3)
         assert (table.xs("24 GB", level="card")["sample, all savings"] == 0).all()

@@ -85,7 +85,7 @@ class Experiment:
         """
         own = {"n_seeds"} | ({"targets"} if self.targets else set())
         given = settings.given_in(namespace, {*Params.model_fields, "profile", *own})
-        if unknown := given.keys() & {"models", "seeds", *fixed}:
+        if unknown := given.keys() & ({"models", "seeds", "targets", *fixed} - (own - fixed.keys())):
             allowed = ", ".join(["model", *sorted(own - fixed.keys()), "profile", *Params.model_fields])
             raise ParamsError(f"unknown parameter {sorted(unknown)[0]!r}. Allowed are {allowed}.")
         model, n_seeds = str(given.pop("model")), given.pop("n_seeds", None)
