@@ -97,7 +97,7 @@ def test_saved_run_comes_back(clone, params):
     assert found.name == folder.name and found.key == params.key
     assert {"python", "torch", "transformers"} <= set(found.packages)
     assert found.device["kind"] in ("cpu", "cuda") and found.device["name"]
-    for name, table in {"scores": scores, "training": training.astype({"n_tokens": "Int64"})}.items():
+    for name, table in {"scores": scores, "training": run.typed(training, "training")}.items():
         pd.testing.assert_frame_equal(found.table(name), table, check_exact=True)
     assert found.table("gains").empty
 
