@@ -1,4 +1,4 @@
-"""Runs of this machine: a folder of the cache for each, with its record and figures. `results.collected` finds them."""
+"""Runs of this machine: a folder of the cache for each, with its record and figures. `results.finished` finds them."""
 
 import functools
 import json

@@ -70,7 +70,7 @@ def mini_model_dir(model: str) -> Path:
 
 
 def results_dir() -> Path:
-    """`results/` of the repository: small files that are committed (metrics.json, CSV, figures)."""
+    """`results/` of the repository: committed tables and figures of finished runs."""
     return root() / "results"
 
 
