@@ -120,7 +120,7 @@ EXPERIMENT = Experiment(
     title="Table 1: methods",
     variants=tuple({"method": method} for method in METHODS),
     protocol=FULL,
-    models=("llama3", "qwen2", "mistral"),
+    models=tuple(FAMILIES),
     targets=(2560, 4096),
     # Other sentences would be another method under LongRecipe's name.
     fixed=frozenset({"selection"}),
