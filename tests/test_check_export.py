@@ -21,6 +21,7 @@ def exported(tmp_path_factory):
     return folder, network
 
 
+@pytest.mark.slow
 def test_fresh_process_gives_the_same_logits_and_continuation(exported):
     (folder, network), tokenizer = exported, models.load_tokenizer("llama3")
     found = check_export(folder, network, tokenizer, prompt=PROMPT, n_tokens=5)
@@ -31,6 +32,7 @@ def test_fresh_process_gives_the_same_logits_and_continuation(exported):
     assert found.said == tokenizer.decode(said) != ""
 
 
+@pytest.mark.slow
 def test_another_model_is_an_error(exported):
     folder, network = exported
     tokenizer = models.load_tokenizer("llama3")
@@ -45,6 +47,7 @@ def test_another_model_is_an_error(exported):
         check_export(folder, other, tokenizer, prompt=PROMPT, n_tokens=1)
 
 
+@pytest.mark.slow
 def test_unreadable_folder_error_gives_the_reason(exported, tmp_path):
     folder, network = exported
     broken = shutil.copytree(folder, tmp_path / "broken")
@@ -60,6 +63,7 @@ def test_tokenizer_with_other_tokens_is_an_error(exported, bpe):
         check_export(folder, network, bpe, prompt=PROMPT)
 
 
+@pytest.mark.slow
 def test_result_names_the_class_that_reads_the_tokenizer(tmp_path):
     # AutoTokenizer chooses a class by the architecture, and so splits blank lines as Qwen2 does.
     network, tokenizer = models.load("qwen2", dtype=torch.bfloat16), models.load_tokenizer("qwen2")

@@ -148,6 +148,7 @@ def test_stages_go_by_the_code_they_use(tmp_path, copied, module, before, after,
         assert found == first
 
 
+@pytest.mark.slow
 def test_every_function_that_a_run_executes_is_in_the_hash(tmp_path, monkeypatch):
     """Calls that no name shows, such as those of a registry, would be missed: so a short run is watched."""
     from runs import SHORT

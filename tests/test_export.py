@@ -337,6 +337,7 @@ def test_special_tokens_are_the_bases(made):
 # the fresh process
 
 
+@pytest.mark.slow
 def test_a_fresh_process_agrees_with_the_measured_model(made, tmp_path):
     base, out = made(dtype=torch.bfloat16)
     measured = models.load(merge(base, tmp_path / "stage", tmp_path / "measured"))

@@ -139,6 +139,7 @@ print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
+@pytest.mark.slow
 def test_peak_memory_falls_by_the_size_of_the_logits():
     peaks = {
         how: int(subprocess.run([sys.executable, "-c", PEAK, how], capture_output=True, check=True).stdout)

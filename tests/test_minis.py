@@ -84,6 +84,8 @@ QUICK = Curriculum(
 )
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 def test_curriculum_trains_both_phases(make_tiny, corpus, facts):
     network = make_tiny(initializer_range=0.02)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -104,6 +106,7 @@ def test_curriculum_trains_both_phases(make_tiny, corpus, facts):
 
 
 @pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.slow
 def test_every_architecture_learns_recall_with_tied_weights_and_keeps_its_own(model, corpus, facts, monkeypatch):
     settings = replace(QUICK, pairs=(1,), pair_tokens_per_step=96, level_steps_at_most=200, text_steps=3)
     network, seen = new_mini(model, seed=0), []

@@ -143,11 +143,11 @@ REFUSED = [
     ("03_train", {"method": "nope"}, f"allowed are {', '.join(METHODS)}"),
     ("03_train", {"ratio": 1.7}, "ratio = 1.7"),
     ("03_train", {"model": "gpt5"}, "mini: llama3"),
-    ("04_long_context", {"method": "pose"}, "method: the grid sets it"),
+    ("04_long_context", {"method": "pose"}, "method: the grid of table1 sets it"),
     ("05_resources", {"gpus": 2}, "Did you mean 'gpu'? Allowed are model, scale"),
-    ("06_general_tasks", {"replay_steps": 3}, "replay_steps: the grid sets it"),
+    ("06_general_tasks", {"replay_steps": 3}, "replay_steps: the grid of"),
     ("06_general_tasks", {"targets": 2560}, "unknown parameter 'targets'"),
-    ("07_ablations", {"ratio": 0.2}, "ratio: the grid sets it"),
+    ("07_ablations", {"ratio": 0.2}, "ratio: the grid of"),
 ]
 
 
@@ -232,7 +232,7 @@ def test_resources_of_another_model(run_cells):
 # Changes in a live kernel, as in JupyterLab
 
 # Names that the notebooks use later, and names of settings that are not in their parameters cells.
-OWN = """P = Q = R = front = parts = shares = grid = None
+OWN = """P = Q = R = merges = parts = shares = grid = None
 foo, seconds, window, T, extend_steps = [1, 2], 3, "left", {"a": 1}, -1
 lengths = {"x": 2.5}
 def warmup_steps(): pass"""
@@ -281,8 +281,8 @@ CHANGES = {
         ),
     ],
     "06_general_tasks": [
-        ({}, "len(grid) == 25 and len(front) == 27"),
-        ({"model": "qwen2", "n_seeds": 2}, "len(grid) == 10 and {p.model for p in [*grid, *front]} == {'qwen2'}"),
+        ({}, "len(grid) == 25 and len(merges) == 27"),
+        ({"model": "qwen2", "n_seeds": 2}, "len(grid) == 10 and {p.model for p in [*grid, *merges]} == {'qwen2'}"),
         ({"model": "mistral"}, "len(grid) == 15 and {p.target_length for p in grid} == {4096}"),
     ],
     "07_ablations": [

@@ -74,12 +74,14 @@ def check_exported(folder, printed):
 
 
 @pytest.mark.parametrize("kind", sorted(model_cases.KINDS.keys() - {"phi"}))
+@pytest.mark.slow
 def test_every_family_trains_and_is_exported(kind, start, tmp_path):
     model_cases.base(tmp_path / "model", kind, max_position_embeddings=WINDOW)
     cases.write(tmp_path / "text", cases.books())
     check_exported(tmp_path, start())
 
 
+@pytest.mark.slow
 def test_a_head_with_a_bias_works_with_the_setting_that_is_advised(start, capsys, tmp_path):
     model_cases.base(tmp_path / "model", "phi", max_position_embeddings=WINDOW)
     cases.write(tmp_path / "text", cases.books())
@@ -87,6 +89,7 @@ def test_a_head_with_a_bias_works_with_the_setting_that_is_advised(start, capsys
     check_exported(tmp_path, start(fused_loss=False))
 
 
+@pytest.mark.slow
 def test_capped_logits_work_with_the_settings_that_are_advised(start, capsys, tmp_path, monkeypatch):
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     gemma2 = Gemma2Config(

@@ -67,6 +67,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_every_method_trains(method, prepared, own_cache):
     run = prepared.varied(method=method, selection="random", **SHORT)
     dataset = run.stage_one_set(run.analyse())
@@ -92,6 +93,7 @@ def trained(run):
     return extended, replayed, run.merge(replayed)
 
 
+@pytest.mark.slow
 def test_runs_share_stages_until_their_settings_differ(prepared, own_cache, monkeypatch):
     first = prepared.varied(method="pose", **SHORT)
     extended, replayed, merged = trained(first)
@@ -164,6 +166,7 @@ READ: set[str] = set()
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.slow
 def test_folder_of_a_stage_depends_on_all_settings_that_the_stage_reads(prepared, own_cache, monkeypatch):
     plain = prepared.varied(**SHORT).params
     run = replace(prepared, params=Watched(**plain.model_dump()))

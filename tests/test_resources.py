@@ -50,6 +50,7 @@ def test_case_is_measured_with_the_trainer(setup):
     assert found["tokens_per_second"] == pytest.approx(2 * 153 / found["seconds_per_step"])
 
 
+@pytest.mark.slow
 def test_every_case_runs_in_its_own_process_and_results_are_kept(tmp_path, monkeypatch):
     asked, path = [], tmp_path / "mini.json"
 
@@ -74,6 +75,7 @@ def test_every_case_runs_in_its_own_process_and_results_are_kept(tmp_path, monke
     assert len(asked) == 4 and json.loads(path.read_text())["cases"].keys() == record["cases"].keys()
 
 
+@pytest.mark.slow
 def test_failed_case_is_named_and_tried_again(tmp_path, monkeypatch, capsys):
     asked, path, broken = [], tmp_path / "mini.json", ["rpes", "pose"]
     answers = {"rpes": (1, "", "Traceback\n  line 3\nRuntimeError: no such thing\n"), "pose": (0, "nothing\n", "")}
@@ -151,6 +153,7 @@ def test_peak_memory_is_in_bytes_on_every_system(platform, expected, monkeypatch
     assert measure._peak_bytes() == expected
 
 
+@pytest.mark.slow
 def test_one_case_in_a_process_of_its_own(tmp_path):
     words = [sys.executable, "-m", "longrecipe.cost._one_case", json.dumps(measure.asdict(CASE))]
     done = subprocess.run(words, capture_output=True, text=True, check=True)

@@ -34,7 +34,7 @@ def record(p, protocol):
     return results.run_dir(p, protocol.store) / "metrics.json"
 
 
-def test_finished_runs_are_skipped_and_force_repeats_them(quick):
+def test_finished_runs_are_skipped_and_force_repeats_them(quick, quick_text):
     grid = TABLE1.grid("llama3", seeds=[0, 1], targets=[512])
     first, second = grid[:5], grid[5:]
     TABLE1.run([*first, first[0]])
@@ -155,6 +155,7 @@ def means(run):
     return scores.set_index(["stage", "length", "task"])["mean"].to_dict()
 
 
+@pytest.mark.slow
 def test_the_untrained_base_is_measured_and_asked_everything_inside_its_window(own_root, quick_text):
     p = settings.load("llama3", method="none", **SHORT)
     # This run is the same for every grid.
@@ -213,6 +214,7 @@ def test_computation_is_counted_by_the_length_of_the_samples(ratio, kl_weight, o
         assert (training[name]["seconds"], training[name]["n_tokens"]) == (12.5, long + short)
 
 
+@pytest.mark.slow
 def test_the_token_analysis_is_counted_and_timed_by_the_run_that_makes_it(own_root, quick_text):
     run = recipe.prepare(settings.load("llama3", **SHORT))
     first = took(run)["token analysis"]
@@ -226,6 +228,7 @@ def test_the_token_analysis_is_counted_and_timed_by_the_run_that_makes_it(own_ro
     assert np.isnan(took(run)["token analysis"]["seconds"])
 
 
+@pytest.mark.slow
 def test_merges_of_one_training_are_measured_by_weight_and_rule(own_root, quick_text, monkeypatch):
     asked = []
 
@@ -295,6 +298,7 @@ runner.run([settings.load("llama3", **changes) for changes in json.loads(sys.arg
 """
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_resumes_and_ends_as_if_it_had_not_been_killed(
     own_root, quick_text, tmp_path, monkeypatch, caplog
 ):
@@ -323,7 +327,7 @@ def test_a_killed_sweep_resumes_and_ends_as_if_it_had_not_been_killed(
 
     caplog.set_level("INFO", "longrecipe")
     runner.run(grid, LEAN)
-    assert "0 of 1 runs done" in caplog.text and "extend resumed from step 2" in caplog.text
+    assert "0 of 1 runs done" in caplog.text and "extend resumes from step 2" in caplog.text
     assert pose.read_bytes() == before
     killed = [results.load(p, "grid") for p in grid]
 

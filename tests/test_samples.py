@@ -121,7 +121,7 @@ def test_loader_workers_draw_the_same_positions(dataset, workers, name):
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_persistent_workers_see_the_next_epoch(dataset, context):
     ours = collator()
     loader = DataLoader(

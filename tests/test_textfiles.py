@@ -102,6 +102,7 @@ print(len(textfiles.load_files(sys.argv[1], models.load_tokenizer("llama3")).tra
 """
 
 
+@pytest.mark.slow
 def test_second_run_waits_for_the_first_to_read_the_same_text(folder, tokenizer, tmp_path, caplog, monkeypatch):
     at_work, command = (
         tmp_path / "at work",

@@ -72,6 +72,7 @@ def test_positions_are_drawn_again_every_epoch(make_tiny, dataset, tmp_path):
         assert not torch.equal(first[2]["position_ids"], second[2]["position_ids"])
 
 
+@pytest.mark.slow
 def test_number_of_loader_workers_does_not_change_losses(make_tiny, dataset, tmp_path):
     losses = [
         run_stage(

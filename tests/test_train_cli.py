@@ -70,6 +70,7 @@ def start(folder, *words, launcher=()):
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=TIMEOUT)
 
 
+@pytest.mark.slow
 def test_train_extends_your_own_model_on_your_own_text(own):
     done = start(own)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -88,6 +89,7 @@ def test_train_extends_your_own_model_on_your_own_text(own):
     assert stages == ["extend", "probe", "replay"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(own):
     launcher = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29653", "-m")
     alone = start(own)
@@ -171,6 +173,7 @@ def test_models_that_cannot_be_extended_are_refused_first(own, capsys, monkeypat
     assert "no/such/model' at scale" in refused(capsys, *words, "no/such/model")
 
 
+@pytest.mark.slow
 def test_text_shorter_than_one_document_is_refused(own):
     done = start(own, "-p", "target_length", "65536", "-p", "method", "pose")
     assert done.returncode == 1

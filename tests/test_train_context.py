@@ -174,6 +174,7 @@ def by_four(prepared):
 
 
 @pytest.mark.parametrize("name", [*CASES, *FOUR])
+@pytest.mark.slow
 def test_split_samples_train_the_same_model_as_whole_ones(name, request):
     folder, seen = request.getfixturevalue("by_four" if name in FOUR else "by_two")
     stage = (CASES | FOUR)[name]
@@ -197,6 +198,7 @@ def test_split_samples_train_the_same_model_as_whole_ones(name, request):
     assert "sequence_parallel" not in (folder / name / "model" / "config.json").read_text()
 
 
+@pytest.mark.slow
 def test_check_passes_for_split_attention_and_fails_for_faulty_ones(tmp_path):
     launch(GUARD, tmp_path, 2)
     found = [json.loads((tmp_path / f"{part}.json").read_text()) for part in range(2)]

@@ -52,6 +52,7 @@ torch.distributed.destroy_process_group()
     ],
     ids=["kl", "savings"],
 )
+@pytest.mark.slow
 def test_two_processes_train_the_same_model_as_one(change, make_tiny, random_rows, tmp_path):
     stage = replace(STAGE, **change)
     long, short = random_rows(8), random_rows(8, long=False)

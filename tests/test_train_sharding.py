@@ -156,6 +156,7 @@ def assert_same(alone, folder, loss=1e-5, weights=1e-4):
     ],
     ids=["fsdp2-savings", "fsdp2-kl-tied", "zero3-savings", "zero3-kl-tied"],
 )
+@pytest.mark.slow
 def test_sharded_processes_train_the_same_model_as_one(kind, tied, change, make_tiny, random_rows, tmp_path):
     stage = replace(STAGE, **change)
     alone = run_alone(prepared(make_tiny, random_rows, tmp_path, tied), tmp_path, stage)
@@ -164,6 +165,7 @@ def test_sharded_processes_train_the_same_model_as_one(kind, tied, change, make_
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.slow
 def test_killed_sharded_stage_resumes_from_its_checkpoint(kind, make_tiny, random_rows, tmp_path):
     stage = replace(STAGE, setup=SAVING)
     alone = run_alone(prepared(make_tiny, random_rows, tmp_path), tmp_path, stage)
@@ -174,6 +176,7 @@ def test_killed_sharded_stage_resumes_from_its_checkpoint(kind, make_tiny, rando
 
 
 @pytest.mark.parametrize("fp32_weights", [True, False], ids=["mixed", "bfloat16"])
+@pytest.mark.slow
 def test_fsdp_keeps_the_dtypes_of_the_setup(fp32_weights, make_tiny, random_rows, tmp_path):
     optimizer = "adamw_fp32" if fp32_weights else "adamw_bf16"
     setup = replace(SAVING, fp32_weights=fp32_weights, optimizer=optimizer)

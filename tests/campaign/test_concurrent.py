@@ -6,7 +6,7 @@ import pytest
 
 from campaign.judge import Verdict, judge, told
 
-pytestmark = pytest.mark.campaign
+pytestmark = [pytest.mark.campaign, pytest.mark.slow]
 
 
 def test_runs_at_the_same_time_end_as_one(undisturbed, new_place, run_in, scale, report):

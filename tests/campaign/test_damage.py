@@ -12,7 +12,7 @@ from campaign.disturbed import make_place
 from campaign.faults import Fault
 from campaign.judge import Verdict
 
-pytestmark = pytest.mark.campaign
+pytestmark = [pytest.mark.campaign, pytest.mark.slow]
 
 
 def cut(path):

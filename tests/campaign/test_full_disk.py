@@ -10,7 +10,7 @@ import pytest
 from campaign.faults import BALLOON, Fault
 from campaign.judge import Verdict, is_fixable, judge, told
 
-pytestmark = pytest.mark.campaign
+pytestmark = [pytest.mark.campaign, pytest.mark.slow]
 # Each disk of a run by name, as a path of the place.
 DISKS = {
     "cache": lambda place: place.cache,

@@ -7,7 +7,7 @@ import pytest
 from campaign.faults import Fault
 from campaign.judge import judge
 
-pytestmark = pytest.mark.campaign
+pytestmark = [pytest.mark.campaign, pytest.mark.slow]
 SEED = 20240
 
 
