@@ -128,7 +128,7 @@ def test_comments_and_docstrings_of_the_package_keep_all_caches(copied, tmp_path
         ("evaluate/reader.py", '"medium"', '"high"', {"analysis", "extend", "replay"}),
         ("positions/transforms.py", "def longrecipe(", "SEED = 1\n\n\ndef longrecipe(", set()),
         ("train/trainer.py", "adam_beta2=0.98", "adam_beta2=0.99", {"analysis", "extend", "replay"}),
-        ("settings/schema.py", "int(self.ratio * self.target_length)", "round(self.ratio)", {"extend", "replay"}),
+        ("settings/groups.py", "int(self.ratio * self.target_length)", "round(self.ratio)", {"extend", "replay"}),
         ("merge.py", "torch.lerp(tuned.to(wide), original.to(wide), weight)", "tuned", {"merge"}),
         ("tokens/ranking.py", "ANCHOR_RULES = ", "ANCHOR_RULES = () + ", {"extend", "replay"}),
         ("plots/style.py", "0.25", "0.3", set()),

@@ -86,7 +86,7 @@ def test_texts_of_equal_bytes_have_as_many_segments(language, tmp_path):
 def test_text_without_sentence_ends_is_an_error_before_training(kind, method, run_of):
     message = (
         rf"text = '{kind}': 1[56] of 16 samples of 512 tokens are a single segment without a sentence end or newline, "
-        r"at positions 0 to 511 of 2,048 \(median number of segments: 1\)\. .* split long lines, or use `method: pose`"
+        r"at positions 0 to 511 of 2,048 \(median number of segments: 1\)\. .* split long lines, or set `method: pose`"
     )
     with pytest.raises(ValueError, match=message):
         check_reach(*run_of(kind, method=method))
