@@ -83,7 +83,7 @@ def test_unknown_entry_is_an_error(tmp_path, entry):
         closure(entry, package=package_of(tmp_path, **SOURCES))
 
 
-def test_entry_with_a_minus_is_left_out_with_what_only_it_uses(tmp_path):
+def test_entry_with_a_minus_is_left_out_with_code_that_only_it_uses(tmp_path):
     package = package_of(tmp_path, **SOURCES)
     found = names(package, "kit.main:Run.stage", "-kit.parts:_size")
     assert {"kit.parts:REGISTRY", "kit.parts:one", "kit.parts:_size"}.isdisjoint(found) and "kit.parts:Part" in found
@@ -109,7 +109,7 @@ def replaced(path, before, after):
     path.write_text(source.replace(before, after), encoding="utf-8")
 
 
-def test_comments_and_docstrings_of_the_package_keep_all_caches(copied, tmp_path):
+def test_comments_and_docstrings_change_no_hash(copied, tmp_path):
     before, package = hashes(copied), shutil.copytree(copied, tmp_path / "longrecipe")
     for path in package.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -139,7 +139,7 @@ def test_comments_and_docstrings_of_the_package_keep_all_caches(copied, tmp_path
         ("evaluate/perplexity.py", "math.exp(", "math.exp(1 + ", set()),
     ],
 )
-def test_stages_go_by_the_code_they_use(tmp_path, copied, module, before, after, stages):
+def test_hash_of_a_stage_depends_on_the_code_it_uses(tmp_path, copied, module, before, after, stages):
     package, first = shutil.copytree(copied, tmp_path / "longrecipe"), {s: code_hash(*e) for s, e in CODE.items()}
     replaced(package / module, before, after)
     found = hashes(package)
@@ -150,7 +150,7 @@ def test_stages_go_by_the_code_they_use(tmp_path, copied, module, before, after,
 
 @pytest.mark.slow
 def test_every_function_that_a_run_executes_is_in_the_hash(tmp_path, monkeypatch):
-    """Calls that no name shows, such as those of a registry, would be missed: so a short run is watched."""
+    """Calls through a registry could be missed by reading names, so a short run is watched."""
     from runs import SHORT
 
     monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "cache"))

@@ -24,7 +24,7 @@ def raised(error, folders, need=lambda: 3e9):
 
 
 @pytest.mark.parametrize("name", RAISED)
-def test_full_disk_is_recognised_in_what_libraries_raise(name, tmp_path):
+def test_full_disk_is_recognised_in_errors_of_libraries(name, tmp_path):
     with pytest.raises(DiskFullError) as found:
         raised(RAISED[name], {tmp_path: "set X to another disk"})
     assert found.value.__cause__ is RAISED[name]
@@ -40,7 +40,7 @@ def test_full_disk_is_recognised_in_a_cause(tmp_path):
 
 
 @pytest.mark.parametrize("source", [None, "/elsewhere/tokenizer.json"], ids=["written", "copied"])
-def test_the_folder_is_that_of_the_file_which_could_not_be_written(source, tmp_path):
+def test_error_names_the_folder_of_the_file_that_could_not_be_written(source, tmp_path):
     inner = tmp_path / "exports"
     names = [str(inner / "a" / "tokenizer.json")]
     if source:
@@ -52,14 +52,14 @@ def test_the_folder_is_that_of_the_file_which_could_not_be_written(source, tmp_p
     assert "Free some space, or use --out; the same command resumes" in str(found.value)
 
 
-def test_without_a_file_the_folder_is_the_one_with_least_space(tmp_path, monkeypatch):
+def test_error_without_a_file_names_the_folder_with_the_least_space(tmp_path, monkeypatch):
     free = {tmp_path / "cache": 5000, tmp_path / "out": 10**9}
     monkeypatch.setattr(diskfull, "free_bytes", lambda folder: free.get(folder, 10**10))
     with pytest.raises(DiskFullError, match="cache is full: 5 kB are free there"):
         raised(RAISED["safetensors"], dict.fromkeys(free, "x"))
 
 
-def test_errors_of_torch_count_only_if_the_disk_is_full(tmp_path, monkeypatch):
+def test_errors_of_torch_only_count_if_the_disk_is_full(tmp_path, monkeypatch):
     monkeypatch.setattr(diskfull, "free_bytes", lambda folder: 10**10)
     with pytest.raises(RuntimeError, match="unexpected pos"):
         raised(TORCH, {tmp_path: "x"})
@@ -69,13 +69,13 @@ def test_errors_of_torch_count_only_if_the_disk_is_full(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EACCES, "Permission denied"), ValueError("seed = -1"), MemoryError()])
-def test_other_errors_pass(error, tmp_path):
+def test_other_errors_are_not_changed(error, tmp_path):
     with pytest.raises(type(error)) as found:
         raised(error, {tmp_path: "x"})
     assert found.value is error
 
 
-def test_a_report_is_not_reported_again(tmp_path):
+def test_nested_reports_give_one_error(tmp_path):
     with pytest.raises(DiskFullError) as found, full_disk_reported(lambda: {tmp_path: "outer"}, lambda: 9e9):
         raised(RAISED["ENOSPC"], {tmp_path: "inner"})
     assert "9.0 GB" not in str(found.value)

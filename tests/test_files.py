@@ -26,7 +26,7 @@ def holder(path, seconds):
     return process
 
 
-def test_write_text_is_whole_or_not_there(tmp_path, monkeypatch):
+def test_write_text_is_atomic(tmp_path, monkeypatch):
     path = tmp_path / "new" / "metrics.json"
     files.write_text(path, "first")
 
@@ -43,7 +43,7 @@ def test_write_text_is_whole_or_not_there(tmp_path, monkeypatch):
     assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
 
 
-def test_new_folder_appears_at_the_end_or_never(tmp_path):
+def test_new_folder_is_atomic(tmp_path):
     path = tmp_path / "made"
     with pytest.raises(OSError, match="full"), files.new_folder(path) as folder:
         (folder / "a").write_text("half")
@@ -57,7 +57,7 @@ def test_new_folder_appears_at_the_end_or_never(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["made"]
 
 
-def test_temporary_names_differ_and_leftovers_are_removed(tmp_path):
+def test_temporary_names_are_unique_and_leftovers_are_removed(tmp_path):
     path = tmp_path / "made"
     names = {files.temporary_of(path) for _ in range(5)}
     assert len(names) == 5 and {each.parent for each in names} == {tmp_path}
@@ -76,7 +76,7 @@ def test_damaged_json_error_names_the_file_and_the_fix(tmp_path, content):
         files.read_json(path, "delete the folder")
 
 
-def test_lock_waits_for_another_process_and_says_so(tmp_path, caplog):
+def test_lock_waits_for_another_process_and_logs_a_warning(tmp_path, caplog):
     path = tmp_path / "made"
     process = holder(path, 1)
     with caplog.at_level(logging.WARNING), files.locked(path, "makes it"):
@@ -85,7 +85,7 @@ def test_lock_waits_for_another_process_and_says_so(tmp_path, caplog):
     assert record.getMessage() == f"process {process.pid} makes it ({path}): waiting until it has finished"
 
 
-def test_lock_without_waiting_is_refused_and_a_killed_process_frees_it(tmp_path):
+def test_lock_without_waiting_is_an_error_until_the_other_process_is_killed(tmp_path):
     path = tmp_path / "made"
     process = holder(path, 600)
     with pytest.raises(files.BusyError, match=rf"process {process.pid} makes it .*made\): wait for it, or stop it"):  # noqa: SIM117

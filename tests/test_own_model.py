@@ -1,5 +1,4 @@
-"""The whole command line on models and texts as people bring them: it trains and exports, or refuses with the setting
-that makes it work."""
+"""The whole command line on user models and texts: it trains and exports, or its error names the setting that helps."""
 
 import json
 import re
@@ -12,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
 from longrecipe.cli import main
 
-# Long enough for facts in sentences, of which each takes some 40 of these short tokens.
+# Long enough for facts in sentences, which take about 40 of these short tokens each.
 WINDOW, TARGET = 512, 1024
 QUICK = {
     "model": "mine",
@@ -41,7 +40,7 @@ QUICK = {
 
 @pytest.fixture
 def start(tmp_path, monkeypatch, capsys):
-    """A function that runs the command line in a folder with model/ and text/; returns what it printed."""
+    """A function that runs the command line in a folder with model/ and text/, and returns its output."""
     monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
@@ -81,16 +80,14 @@ def test_every_family_trains_and_is_exported(kind, start, tmp_path):
     check_exported(tmp_path, start())
 
 
-@pytest.mark.slow
-def test_a_head_with_a_bias_works_with_the_setting_that_is_advised(start, capsys, tmp_path):
+def test_head_with_a_bias_works_with_the_setting_in_the_error(start, capsys, tmp_path):
     model_cases.base(tmp_path / "model", "phi", max_position_embeddings=WINDOW)
     cases.write(tmp_path / "text", cases.books())
     assert "set fused_loss: false" in refused(start, capsys)
     check_exported(tmp_path, start(fused_loss=False))
 
 
-@pytest.mark.slow
-def test_capped_logits_work_with_the_settings_that_are_advised(start, capsys, tmp_path, monkeypatch):
+def test_capped_logits_work_with_the_settings_in_the_errors(start, capsys, tmp_path, monkeypatch):
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     gemma2 = Gemma2Config(
         **shape,
@@ -111,7 +108,7 @@ def test_capped_logits_work_with_the_settings_that_are_advised(start, capsys, tm
     check_exported(tmp_path, start(selection="random", attention="eager", fused_loss=False))
 
 
-def test_chinese_text_and_chats_for_replay(start, tmp_path):
+def test_chinese_text_and_chats_for_replay_train(start, tmp_path):
     model_cases.base(tmp_path / "model", max_position_embeddings=WINDOW)
     cases.write(tmp_path / "text", cases.TEXTS["chinese"]())
     chats = [{"messages": cases.turns(f"What is {i}?", "It is a number.")} for i in range(99)]

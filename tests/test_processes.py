@@ -6,18 +6,18 @@ from limits import TIMEOUT
 from longrecipe.system.processes import is_main, made_once, n_processes
 
 
-def test_alone_it_is_the_main_process():
+def test_single_process_is_the_main_process():
     assert is_main() and n_processes() == 1
 
 
-def test_the_main_process_makes_it_once(tmp_path):
+def test_main_process_makes_a_path_once(tmp_path):
     path, calls = tmp_path / "made", []
     for _ in range(2):
         assert made_once(path, lambda: calls.append(1) or path.mkdir(), "makes it") == path
     assert calls == [1]
 
 
-def test_the_others_wait_for_it(tmp_path, monkeypatch):
+def test_other_processes_wait_for_the_path(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     path, calls, seen = tmp_path / "made", [], []

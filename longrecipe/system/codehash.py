@@ -1,9 +1,9 @@
-"""Which code makes the files in a cache, as a hash: it changes with that code, and with no comment or docstring.
+"""A hash of the code that makes files in a cache. It changes with this code, but not with comments or docstrings.
 
-A version number for each stage would have to be raised by hand, and a test of results cannot ask for it: training gives
-other last digits on every kind of processor. So the source is read: from the functions that make a stage, along every
-name that they use, to all definitions of this package that can take part. What a stage does not use, such as figures,
-does not count.
+A version number for each stage would have to be raised by hand, and no test could check that, because the last digits
+of training results differ between processors. So the source is read: from the functions that make a stage, along all
+names that they use, to all definitions of this package that may be involved. Code that a stage does not use, such as
+figures, does not count.
 """
 
 import ast
@@ -20,11 +20,12 @@ Definition = tuple[str, str]
 
 @functools.cache
 def code_hash(*entries: str, package: Path = PACKAGE) -> str:
-    """Eight characters that stand for the code that entries use.
+    """A hash of the code that entries use, eight characters.
 
-    entries: `module:name` or `module:Class.method`, such as `longrecipe.recipe.stages:Recipe.extend`: of that class
-    only the methods that are used count; of every other one all do. An entry with a minus is left out, with what only
-    it uses: for code that does no more than word errors. Reads sources, imports nothing.
+    entries: `module:name` or `module:Class.method`, such as `longrecipe.recipe.stages:Recipe.extend`. For a class in
+    the second form only the methods that are used count, for other classes all methods. An entry that starts with a
+    minus is left out, together with code that only it uses, for code that only words errors. Sources are read, but not
+    imported.
     Raises ValueError for an entry that does not exist.
     """
     digest = hashlib.sha256()
@@ -34,7 +35,7 @@ def code_hash(*entries: str, package: Path = PACKAGE) -> str:
 
 
 def closure(*entries: str, package: Path = PACKAGE) -> dict[Definition, str]:
-    """Every definition that entries use, by module and name, as a dump of its syntax tree without docstrings."""
+    """All definitions that entries use, by module and name, as dumps of their syntax trees without docstrings."""
     package = package.resolve()
     walk = _Walk(package, {entry[1:] for entry in entries if entry.startswith("-")})
     for entry in entries:
@@ -48,10 +49,10 @@ def closure(*entries: str, package: Path = PACKAGE) -> dict[Definition, str]:
 
 @dataclass
 class _Module:
-    """What a source file defines and imports at any level, and its other statements, which run at import."""
+    """The definitions and imports of a source file, and its other statements, which run at import."""
 
     definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
-    # Name here: the module it comes from, and its name there; None for the module itself.
+    # By the name in this module: the source module, and the name there (None: the module itself is imported).
     imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     effects: list[ast.stmt] = field(default_factory=list)
 
@@ -62,7 +63,7 @@ class _Walk:
         self._modules: dict[str, _Module | None] = {}
 
     def module(self, name: str) -> _Module | None:
-        """The module of a dotted name, None if it is not of this package."""
+        """The module with a dotted name; None if it is not part of the package."""
         if name not in self._modules:
             path = self._path(name)
             self._modules[name] = _parsed(path, self.package.name, path.stat().st_mtime_ns) if path else None
@@ -76,7 +77,7 @@ class _Walk:
         return next((path for path in (place / "__init__.py", place.with_suffix(".py")) if path.is_file()), None)
 
     def add(self, module: str, name: str, method: str | None = None) -> bool:
-        """Add a definition and all that it uses. Returns False if there is none."""
+        """Add a definition and everything that it uses. Returns False if there is no such definition."""
         there = self.module(module)
         if there is None or name not in there.definitions:
             return False
@@ -87,7 +88,7 @@ class _Walk:
                 self._add(module, name, [node])
             else:
                 self._add_method(module, node, method)
-        # These run as soon as anything of the module is used.
+        # These statements run as soon as the module is imported.
         self._add(module, "", there.effects)
         return True
 
@@ -112,13 +113,13 @@ class _Walk:
             self._add(module, f"{node.name}.{method}", [functions[method]], node)
 
     def _use(self, module: str, names: list[str]) -> None:
-        """Follow a name with its attributes, such as `corpus.Sample`, to the definition that it stands for."""
+        """Follow a name with attributes, such as `selection.Sample`, to its definition."""
         name, *attributes = names
         there = self.module(module)
         if there is None or self.add(module, name):
             return
         if name not in there.imports:
-            # In a package, perhaps one of its modules.
+            # It may be a module of a package.
             self._use_module(f"{module}.{name}", attributes)
             return
         source, original = there.imports[name]
@@ -160,14 +161,14 @@ def _defined(node: ast.stmt) -> list[str]:
         return [node.name]
     targets = getattr(node, "targets", [getattr(node, "target", None)])
     if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
-        # `a.b = c` and `a[b] = c` define nothing: they change something at import.
+        # `a.b = c` and `a[b] = c` do not define a name, but change something at import.
         each = [name for target in targets for name in getattr(target, "elts", [target])]
         return [name.id for name in each if isinstance(name, ast.Name)]
     return []
 
 
 def _names(node: ast.AST) -> Iterator[list[str]]:
-    """Every name that a node uses, with the attributes that follow it: `a.b.c` gives a, b, c."""
+    """All names that a node uses, with the attributes that follow them: `a.b.c` gives a, b, c."""
     if isinstance(node, ast.Attribute | ast.Name):
         chain: list[str] = []
         while isinstance(node, ast.Attribute):
@@ -180,12 +181,12 @@ def _names(node: ast.AST) -> Iterator[list[str]]:
         yield from _names(child)
 
 
-# Arguments that only tables and figures show.
+# Arguments that are only used in tables and figures.
 _SHOWN = {"Field": {"description"}, "Method": {"title", "colour", "law"}, "Family": {"colour", "table1", "table4"}}
 
 
 class _Plain(ast.NodeTransformer):
-    """Drop what documents code: docstrings, and the arguments in _SHOWN."""
+    """Remove docstrings, and the arguments in _SHOWN."""
 
     def visit(self, node: ast.AST) -> ast.AST:
         self.generic_visit(node)

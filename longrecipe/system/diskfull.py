@@ -1,4 +1,4 @@
-"""A full disk, recognised in whatever a library raises, and reported with the folder and the space that is needed."""
+"""Recognise a full disk in the errors of libraries, and report it with the folder and the space that is needed."""
 
 import errno
 import re
@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _CODES = {errno.ENOSPC, errno.EDQUOT}
-# What the writers of safetensors, torch, Arrow and datasets say; they give no error number.
+# Messages of safetensors, torch, Arrow and datasets, which give no error number.
 _SAYS = re.compile(
     r"no space left on device|disk quota exceeded|not enough (disk )?space|os error (28|112|122)\b|errno 28\b", re.I
 )
-# torch's writers do not say why they failed; what is free on the disk does.
+# torch does not say why writing failed, so the free space on the disk decides.
 _MAY_SAY = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+|iostream error|file write failed", re.I)
-# Less than this is no room for a file of a checkpoint.
+# Files of a checkpoint need more than this.
 _LITTLE = 1 << 20
 
 
@@ -25,11 +25,11 @@ class DiskFullError(OSError):
 
 @contextmanager
 def full_disk_reported(written_to: Callable[[], Mapping[Path, str]], need: Callable[[], float]) -> Iterator[None]:
-    """Raise DiskFullError instead of what a library raises if a disk is full; other errors pass.
+    """Raise DiskFullError instead of a library's error if a disk is full. Other errors are not changed.
 
-    written_to: gives the folders that are written to, each with what to do to use another disk. If an error names no
-    file, the one with the least free space is reported. need: gives the bytes that are written at most. Both are only
-    called after an error.
+    written_to: returns the folders that are written to, each with advice on how to use another disk. If an error names
+    no file, the folder with the least free space is reported. need: returns the most bytes that are written. Both are
+    only called after an error.
     """
     try:
         yield
@@ -57,16 +57,16 @@ def _is_full_disk(error: BaseException, folders: list[Path], need: Callable[[], 
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and all that led to it."""
+    """An error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _folder_of(error: BaseException, folders: list[Path]) -> Path:
-    """The folder whose disk is full, by the file that the error names, else by what is free."""
+    """The folder whose disk is full: that of the file in the error, or the one with the least free space."""
     for each in _chain(error):
-        # A copy that fails names its source first.
+        # If copying fails, filename is the source.
         name = getattr(each, "filename2", None) or getattr(each, "filename", None)
         if isinstance(name, str):
             inside = [folder for folder in folders if Path(name).is_relative_to(folder)]
@@ -75,7 +75,7 @@ def _folder_of(error: BaseException, folders: list[Path]) -> Path:
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes that are free on the disk of a folder, which may not be there yet."""
+    """Free bytes on the disk of a folder, which may not exist yet."""
     return shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
 
 

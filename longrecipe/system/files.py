@@ -1,4 +1,4 @@
-"""Files that other processes may read or make at the same time: whole or not there, made once, under a lock."""
+"""Atomic files and locks, for files that several processes may read or make at the same time."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ log = logging.getLogger(__name__)
 
 
 class BusyError(RuntimeError):
-    """Another process is at work on the same files."""
+    """Another process is working on the same files."""
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_of(path)
     try:
@@ -46,20 +46,20 @@ def read_json(path: Path, fix: str = "download or save it again") -> Any:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all, with the keys in their order."""
+    """Write a JSON file atomically, with the keys in their order."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def temporary_of(path: Path) -> Path:
-    """A hidden name next to a path, which no other process uses, for what gets the path's name when it is complete."""
+    """A hidden name next to a path, unique to this process, for a file or folder that is renamed to the path later."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Make a folder whole or not at all: yields an empty folder, which gets the name at the end.
+    """Make a folder atomically: yields an empty folder, which is renamed to the path at the end.
 
-    A folder that has the name already is replaced. If the block fails, nothing of it is left.
+    An existing folder is replaced. If the block fails, the new folder is removed.
     """
     temporary = temporary_of(path)
     temporary.mkdir(parents=True)
@@ -73,7 +73,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed processes left of a path; call it under the path's lock."""
+    """Remove temporary files of a path that killed processes left behind. Call it under the path's lock."""
     for left in path.parent.iterdir() if path.parent.is_dir() else ():
         if left.name.startswith(f".{path.name}.") and left.name.endswith(".tmp"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -81,10 +81,10 @@ def remove_leftovers(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path, doing: str, wait: bool = True) -> Iterator[None]:
-    """Hold the lock of a file or folder while it is made or changed. It ends with the process, even with a killed one.
+    """Hold the lock of a file or folder while it is made or changed. A killed process releases its lock.
 
-    doing: what is done under the lock, such as "reads the text a.txt", for messages. If another process holds the lock,
-    a warning says what it does, and this one waits. Without wait, raises BusyError instead.
+    doing: what is done under the lock, for messages, such as "reads the text a.txt". If another process holds the lock,
+    a warning says what it does, and this process waits. Without wait, BusyError is raised instead.
     """
     place = _lock_of(path)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def locked(path: Path, doing: str, wait: bool = True) -> Iterator[None]:
         log.warning("%s %s (%s): waiting until it has finished", process, doing, path)
         lock.acquire()
     except NotImplementedError:
-        # A network disk without locks: two runs at a time may make the same files twice.
+        # On a network disk without locks, two runs may make the same files twice.
         log.warning("%s: this disk has no file locks; do not start two runs at the same time", path.parent)
     try:
         owner.write_text(str(os.getpid()), encoding="utf-8")
@@ -110,7 +110,7 @@ def locked(path: Path, doing: str, wait: bool = True) -> Iterator[None]:
 
 
 def _lock_of(path: Path) -> Path:
-    """The file of a path's lock, which stays: in one folder for all of the cache, elsewhere hidden next to the path."""
+    """The lock file of a path, which is never deleted: in one folder for the cache, else hidden next to the path."""
     cache, path = cache_dir(), Path(os.path.abspath(path))
     if not path.is_relative_to(cache):
         return path.with_name(f".{path.name}.lock")
@@ -126,7 +126,7 @@ def _read(path: Path) -> str:
 
 
 def check_writable(folder: Path, name: str) -> None:
-    """Raise OSError if no files can be written to a folder, which may not be there yet."""
+    """Raise OSError if no files can be written to a folder, which may not exist yet."""
     nearest = next(each for each in (folder, *folder.parents) if each.exists())
     try:
         with tempfile.TemporaryFile(dir=nearest):

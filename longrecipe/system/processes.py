@@ -1,4 +1,4 @@
-"""Processes that train together: which one writes, and how the others wait for what it makes."""
+"""Processes that train together: which one writes files, and how the others wait for them."""
 
 import os
 import time
@@ -9,22 +9,22 @@ from longrecipe.system.files import locked, remove_leftovers
 
 
 def n_processes() -> int:
-    """How many processes train together, as torchrun and accelerate say; 1 without them."""
+    """How many processes train together, as set by torchrun and accelerate; 1 without them."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes files: the first of all."""
+    """Whether this is the first process, which writes files."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def made_once(path: Path, make: Callable[[], object], doing: str) -> Path:
-    """Let the main process make a file or folder that is not there yet; the others wait for it. Returns path.
+    """Let the main process make a file or folder if it does not exist. The other processes wait for it. Returns path.
 
-    make must put path in place whole, by a rename. If another run makes the same path, the main process waits until it
-    has finished; doing: what the other one does then, for the message. The other processes of this run wait for the
-    file and not in a collective call, which would time out: large sets take hours. If the main process dies, the
-    launcher stops those that wait.
+    `make` must create path atomically (write elsewhere, then rename). If another run makes the same path, the main
+    process waits for that run. doing: what the other run does, for the message. The other processes of this run poll
+    for the file, because a collective call would time out: large sets take hours. If the main process dies, the
+    launcher stops the waiting ones.
     """
     if not path.exists() and is_main():
         with locked(path, doing):
