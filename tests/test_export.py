@@ -56,7 +56,7 @@ def dtypes_and_files(folder):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_loads_at_the_new_length(kind, made, tmp_path):
+def test_all_architectures_load_at_the_new_length(kind, made, tmp_path):
     messages = logging.Handler(level=logging.WARNING)
     told = []
     messages.emit = lambda record: told.append(record.getMessage())
@@ -103,7 +103,7 @@ def test_the_rope_is_written_for_old_and_new_readers(kind, made):
     assert {k: v for k, v in written.items() if k not in new} == {k: v for k, v in before.items() if k not in new}
 
 
-def test_an_old_configuration_stays_old_and_gets_the_new_form(made):
+def test_old_configuration_keeps_its_form_and_gets_the_new_one(made):
     def change(base):
         cases.old_style(base, use_cache=False, n_positions=WINDOW, max_length=WINDOW, seq_length=WINDOW)
         # transformers then reads max_length from the configuration.
@@ -124,13 +124,13 @@ def test_an_old_configuration_stays_old_and_gets_the_new_form(made):
 
 
 @pytest.mark.parametrize("scaling", [{"type": "default"}, {"rope_type": "default", "rope_theta": 5.0e5}])
-def test_a_scaling_without_effect_does_not_keep_the_old_base(scaling, made):
+def test_scaling_without_effect_does_not_keep_the_old_rope_base(scaling, made):
     _, out = made(change=lambda base: cases.old_style(base, rope_scaling=scaling))
     theta = ntk_base(5.0e5, head_dim=8, window=WINDOW, target_length=TARGET)
     assert AutoConfig.from_pretrained(out).rope_parameters["rope_theta"] == read(out)["rope_theta"] == theta
 
 
-def test_a_base_that_writes_no_rope_at_all_gets_it(made):
+def test_base_without_rope_settings_gets_them(made):
     # As files of transformers 4 whose base was the default of its class.
     drop = ("rope_parameters", "dtype", "tie_word_embeddings")
     _, out = made("phi", lambda base: cases.edit_json(base / "config.json", drop=drop))
@@ -142,7 +142,7 @@ def test_a_base_that_writes_no_rope_at_all_gets_it(made):
     assert "dtype" not in written and "torch_dtype" not in written
 
 
-def test_places_and_code_of_the_base_are_left_out(made):
+def test_paths_and_code_of_the_base_are_left_out(made):
     leaks = {"_name_or_path": "/home/me/base", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}
 
     def change(base):
@@ -158,7 +158,7 @@ def test_places_and_code_of_the_base_are_left_out(made):
 # weights
 
 
-def test_dtype_and_shards_are_the_bases(made, tmp_path):
+def test_dtype_and_shards_are_those_of_the_base(made, tmp_path):
     base, out = made(dtype=torch.bfloat16, shard="20KB")
     assert len({*dtypes_and_files(base).values()}) > 2 and dtypes_and_files(out) == dtypes_and_files(base)
     index = "model.safetensors.index.json"
@@ -182,7 +182,7 @@ def test_mixed_dtypes_stay_mixed(made):
     assert found == dtypes_and_files(base) and {dtype for _, dtype in found.values()} == {"F16", "F32"}
 
 
-def test_tied_heads_and_padded_vocabularies(made, tmp_path):
+def test_tied_heads_and_padded_vocabularies_are_kept(made, tmp_path):
     base, out = made(tie_word_embeddings=True, vocab_size=384)
     network = AutoModelForCausalLM.from_pretrained(out)
     assert network.lm_head.weight is network.model.embed_tokens.weight and len(network.lm_head.weight) == 384
@@ -203,7 +203,7 @@ def test_buffers_of_old_checkpoints_are_left_out(kind, names, made):
     assert not any(info.values())
 
 
-def test_other_tensors_that_only_the_base_has_are_refused(tmp_path):
+def test_other_tensors_that_only_the_base_has_are_an_error(tmp_path):
     base = cases.base(tmp_path / "base")
     stage = cases.stage(base, tmp_path / "stage")
     cases.add_tensors(base, ["model.layers.0.self_attn.bias", "model.extra.weight"])
@@ -215,7 +215,7 @@ def test_other_tensors_that_only_the_base_has_are_refused(tmp_path):
 # small files
 
 
-def test_generation_settings_and_licence_are_the_bases(made):
+def test_generation_settings_and_licence_are_those_of_the_base(made):
     generation = {"bos_token_id": 0, "eos_token_id": [0, 2], "do_sample": True, "temperature": 0.6}
 
     def change(base):
@@ -232,12 +232,12 @@ def test_generation_settings_and_licence_are_the_bases(made):
     assert x.shape[1] < network.generate(x, attention_mask=torch.ones_like(x)).shape[1] <= TARGET
 
 
-def test_a_base_without_generation_settings_gets_none(made):
+def test_base_without_generation_settings_gets_none(made):
     _, out = made(change=lambda base: (base / "generation_config.json").unlink())
     assert not (out / "generation_config.json").exists()
 
 
-def test_nothing_but_model_tokenizer_and_licence_is_copied(made):
+def test_only_model_tokenizer_and_licence_are_copied(made):
     extra = ["pytorch_model.bin", "optimizer.pt", "trainer_state.json", "training_args.bin", "modeling_own.py"]
     extra += ["model.gguf", "license.pkl", "README.md", ".gitattributes", "notes.txt", "consolidated.safetensors"]
 
@@ -273,7 +273,7 @@ def test_nothing_but_model_tokenizer_and_licence_is_copied(made):
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027])
-def test_files_can_be_read_by_whom_the_umask_allows(umask, made):
+def test_file_modes_follow_the_umask(umask, made):
     before = os.umask(umask)
     try:
         _, out = made(shard="20KB")
@@ -283,7 +283,7 @@ def test_files_can_be_read_by_whom_the_umask_allows(umask, made):
     assert stat.S_IMODE(out.stat().st_mode) == 0o777 & ~umask
 
 
-def test_chat_templates_are_kept_in_any_form(made):
+def test_chat_templates_are_kept_in_all_forms(made):
     def change(base):
         (base / "chat_template.jinja").unlink()
         cases.edit_json(base / "tokenizer_config.json", chat_template=TEMPLATE)
@@ -317,7 +317,7 @@ def _cut_in_the_tokenizer(base):
 
 
 @pytest.mark.parametrize("change", [_without_settings, _without_length, _without_limit, _cut_in_the_tokenizer])
-def test_any_tokenizer_truncates_at_the_new_length(change, made):
+def test_all_tokenizers_truncate_at_the_new_length(change, made):
     _, out = made(change=change)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
     assert len(tokenizer(TEXT * 200, truncation=True)["input_ids"]) == TARGET
@@ -325,7 +325,7 @@ def test_any_tokenizer_truncates_at_the_new_length(change, made):
     assert (read(out, "tokenizer.json")["truncation"] or {"max_length": TARGET})["max_length"] == TARGET
 
 
-def test_special_tokens_are_the_bases(made):
+def test_special_tokens_are_those_of_the_base(made):
     _, out = made(change=lambda base: cases.edit_json(base / "tokenizer_config.json", extra_special_tokens=SPECIAL[1:]))
     # transformers 4 cannot read a list of that name; both read the older name.
     assert "extra_special_tokens" not in read(out, "tokenizer_config.json")
@@ -338,7 +338,7 @@ def test_special_tokens_are_the_bases(made):
 
 
 @pytest.mark.slow
-def test_a_fresh_process_agrees_with_the_measured_model(made, tmp_path):
+def test_fresh_process_agrees_with_the_measured_model(made, tmp_path):
     base, out = made(dtype=torch.bfloat16)
     measured = models.load(merge(base, tmp_path / "stage", tmp_path / "measured"))
     tokenizer = models.load_tokenizer(base)
@@ -352,7 +352,7 @@ def test_a_fresh_process_agrees_with_the_measured_model(made, tmp_path):
 # where it is written
 
 
-def test_the_default_is_a_readable_path():
+def test_default_folder_has_the_name_of_the_run():
     params = cases.settings(mini_model_dir("llama3"), method="pose:n_chunks=3", seed=4)
     assert check_out(params) == root() / "exports" / "mine-pose-n_chunks-3-512-seed4"
     # A model of your own does not take the name of the kit's.
@@ -361,7 +361,7 @@ def test_the_default_is_a_readable_path():
     assert check_out(cases.settings("me/my-model", model="smollm2")).name == "my-model-longrecipe-512-seed0"
 
 
-def test_a_folder_asked_for_is_relative_to_the_working_directory(tmp_path, monkeypatch):
+def test_out_is_relative_to_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "empty").mkdir()
@@ -370,7 +370,7 @@ def test_a_folder_asked_for_is_relative_to_the_working_directory(tmp_path, monke
     assert {path.name for path in tmp_path.iterdir()} == {"empty"}
 
 
-def test_folders_that_must_not_be_written_are_refused_before_training(tmp_path, monkeypatch):
+def test_folders_that_must_not_be_written_are_an_error(tmp_path, monkeypatch):
     base = cases.base(tmp_path / "base")
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
@@ -399,7 +399,7 @@ def test_folders_that_must_not_be_written_are_refused_before_training(tmp_path, 
     assert (tmp_path / "full" / "thesis.txt").read_text() == "mine"
 
 
-def test_an_earlier_export_is_replaced_unless_something_was_added(made, tmp_path):
+def test_earlier_export_is_replaced_unless_files_were_added(made, tmp_path):
     base, out = made()
     again = cases.settings(base, out, merge_weight=1.0)
     (tmp_path / ".out.longrecipe-part").mkdir()
@@ -415,7 +415,7 @@ def test_an_earlier_export_is_replaced_unless_something_was_added(made, tmp_path
 
 
 @pytest.mark.parametrize("step", ["merge_weights", "card", "_put"])
-def test_a_failure_leaves_the_earlier_export_and_nothing_else(step, made, tmp_path, monkeypatch):
+def test_failure_keeps_the_earlier_export_and_leaves_no_files(step, made, tmp_path, monkeypatch):
     base, out = made()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
@@ -430,7 +430,7 @@ def test_a_failure_leaves_the_earlier_export_and_nothing_else(step, made, tmp_pa
     assert not [*tmp_path.glob(".*")]
 
 
-def test_an_export_can_be_extended_again(made, tmp_path):
+def test_export_can_be_extended_again(made, tmp_path):
     _, out = made()
     params = cases.settings(out, tmp_path / "longer", window=TARGET, target_length=4 * TARGET, probe_window=2 * TARGET)
     stage = models.load(out, target_length=4 * TARGET)
@@ -444,7 +444,7 @@ def test_an_export_can_be_extended_again(made, tmp_path):
 # the card
 
 
-def test_the_card_says_what_is_known_of_the_base(made):
+def test_card_describes_the_base(made):
     def change(base):
         cases.edit_json(base / "config.json", _name_or_path="someone/Their-1B")
         front = {"license": "other", "license_name": "their-licence", "license_link": "LICENSE", "tags": ["a: b"]}
@@ -470,7 +470,7 @@ def test_the_card_says_what_is_known_of_the_base(made):
     assert "transformers 5." in body and f"torch {torch.__version__}" in body
 
 
-def test_a_licence_file_alone_is_named_and_none_is_invented(made, tmp_path):
+def test_licence_is_only_stated_if_the_base_has_one(made, tmp_path):
     _, out = made(change=lambda base: (base / "LICENSE.md").write_text("Mine."))
     front = yaml.safe_load((out / "README.md").read_text().split("---\n")[1])
     assert (front["license"], front["license_link"]) == ("other", "LICENSE.md") and "base_model" not in front

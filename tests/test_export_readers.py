@@ -135,7 +135,7 @@ def agrees(there, folder, ids):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_exports_of_each_kind_are_read_alike(kind, found, exports):
+def test_versions_read_exports_of_all_architectures_alike(kind, found, exports):
     there = found[kind]
     agrees(there, *exports[kind])
     assert (there["window"], there["dtype"]) == (TARGET, "torch.bfloat16") and there["theta"] > 1e5
@@ -146,21 +146,21 @@ def test_exports_of_each_kind_are_read_alike(kind, found, exports):
 
 
 @pytest.mark.parametrize("form", ["old style", "special tokens"])
-def test_exports_of_other_forms_are_read_alike(form, found, exports):
+def test_versions_read_exports_of_other_forms_alike(form, found, exports):
     agrees(found[form], *exports[form])
     special = ["<|endoftext|>"] + (["<|im_end|>", "<|im_start|>"] if form == "special tokens" else [])
     assert all(each["special"] == special for each in found[form]["tokenizers"].values())
 
 
 @pytest.mark.parametrize("model", MINIS)
-def test_minis_that_ship_are_read_alike(model, found, exports):
+def test_versions_read_exports_of_the_minis_alike(model, found, exports):
     there = found[f"mini {model}"]
     agrees(there, *exports[f"mini {model}"])
     assert there["theta"] == (5.0e5 if model == "llama3" else 1.0e6)
     assert there["tokenizers"]["PreTrainedTokenizerFast"]["ids"] == models.load_tokenizer(model)(TEXT)["input_ids"]
 
 
-def test_without_the_old_names_the_older_version_reads_another_model(found, exports):
+def test_older_version_needs_the_old_names(found, exports):
     # So the checks above can fail.
     there = found["without the old names"]
     assert there["theta"] == 1.0e4 and difference(there, *exports["without the old names"]) > 0.01

@@ -80,6 +80,7 @@ def test_every_family_trains_and_is_exported(kind, start, tmp_path):
     check_exported(tmp_path, start())
 
 
+@pytest.mark.slow
 def test_head_with_a_bias_works_with_the_setting_in_the_error(start, capsys, tmp_path):
     model_cases.base(tmp_path / "model", "phi", max_position_embeddings=WINDOW)
     cases.write(tmp_path / "text", cases.books())
@@ -87,6 +88,7 @@ def test_head_with_a_bias_works_with_the_setting_in_the_error(start, capsys, tmp
     check_exported(tmp_path, start(fused_loss=False))
 
 
+@pytest.mark.slow
 def test_capped_logits_work_with_the_settings_in_the_errors(start, capsys, tmp_path, monkeypatch):
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     gemma2 = Gemma2Config(
