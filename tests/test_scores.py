@@ -137,7 +137,7 @@ def test_one_seed_has_no_interval_and_what_was_not_measured_is_empty():
 
 def test_runs_of_other_settings_are_no_further_seeds(grid):
     frame = pd.concat([scores.scores(grid), scores.scores(grid)], ignore_index=True)
-    with pytest.raises(ValueError, match="several rows a seed: group by more than name"):
+    with pytest.raises(ValueError, match="several rows for a seed: group by more than name"):
         scores.over_seeds(scores.final(frame), ["name"], ["NIAH(M)"])
     before = summary()
     for p in table1.EXPERIMENT.grid("llama3", seeds=SEEDS, targets=[TARGET], replay_kl_weight=0.0):

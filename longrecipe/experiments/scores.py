@@ -36,12 +36,17 @@ SELECTED = {"anchored": "", "first": ", first tokens", "random": ", random sente
 
 
 def scores(grid: Iterable[Params] | None = None) -> pd.DataFrame:
-    """One row a run and stage: model, method, name, target, ratio, seed, threads, stage; NIAH(M), RULER-like and recall
-    at the target and NIAH(M) at the window, in percent; general scores in percent of the base's; what training took.
+    """A row for each run and stage: model, method, name, target, ratio, seed, threads and stage; NIAH(M), RULER-like
+    and recall at the target and NIAH(M) at the window, in percent; general scores in percent of the base's; what
+    training took.
 
-    grid: these settings, all of which must have finished; None takes every finished run that has a base and differs
-    from its params file only in what the tables vary. General scores: the base's perplexity over the model's, and the
-    model's short recall and copying over the base's, all at the window W.
+    General scores, all at the window W: the base's perplexity over the model's, and the model's short recall and
+    copying over the base's.
+
+    Args:
+        grid: settings of runs, which must all have finished. None takes every finished run that has a base and differs
+            from its params file only in settings that the tables vary.
+
     Raises FileNotFoundError for a run that has not finished, or whose base (method none) has not been measured.
     """
     runs = [load(p, GRID) for p in grid] if grid is not None else _usual()
@@ -67,7 +72,8 @@ def scores(grid: Iterable[Params] | None = None) -> pd.DataFrame:
 
 
 def _usual() -> list[Run]:
-    """Finished runs by the params files but for method, selection, target, ratio and seed, whose base is measured."""
+    """Finished runs that differ from their params files only in method, selection, target, ratio and seed, and whose
+    base has been measured."""
     varied, runs = ("method", "selection", "target_length", "ratio", "seed"), []
     for run in finished(GRID):
         p = run.params
@@ -107,7 +113,7 @@ def _means(run: Run, *by: str) -> dict[Any, Means]:
 
 
 def _long(means: Means, p: Params) -> dict[str, float]:
-    # The longest length measured: the target, but where the base was only asked inside its window.
+    # The longest length measured: the target, or the window if the base was only asked inside it.
     target = max(length for _, length in means)
     tasks = {task: mean for (task, n), mean in means.items() if n == target and task not in ("NIAH(M)", *GENERAL_TASKS)}
     return {
@@ -168,7 +174,7 @@ def final(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_order(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `scores` in the order of the paper's methods; variants of LongRecipe stand behind these."""
+    """Rows of `scores` in the order of the paper's methods, which come before the variants of LongRecipe."""
     order = {name: i for i, name in enumerate(["base", *NAMES.values()])}
     return rows.sort_values(
         "name", key=lambda names: names.map(lambda name: order.get(name, len(order))), kind="stable"
@@ -179,12 +185,12 @@ def over_seeds(frame: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -
     """Mean of columns over the seeds of each group, in the order of first appearance, with 95 % intervals.
 
     Columns of the result: (name, mean), (name, low), (name, high), and (seeds, number). One seed has no interval (NaN).
-    Raises ValueError where a group has several rows of one seed.
+    Raises ValueError if a group has several rows of one seed.
     """
     rows = {}
     for key, group in frame.groupby(list(by), sort=False):
         if not group["seed"].is_unique:
-            raise ValueError(f"{key} has several rows a seed: group by more than {', '.join(by)}.")
+            raise ValueError(f"{key} has several rows for a seed: group by more than {', '.join(by)}.")
         row: dict[tuple[str, str], float] = {("seeds", "number"): len(group)}
         for column in columns:
             values = group[column].dropna().tolist()

@@ -23,9 +23,11 @@ def stage_table(numbers: Mapping[str, Mapping]) -> pd.DataFrame:
 
 
 def gain(one: Report, other: Report) -> pd.DataFrame:
-    """What one model reads better than another, by measure and text length: the mean difference of the documents that
-    both read, with its 95 % bootstrap interval, and their number. None for fewer than 5 documents, or where all differ
-    alike: that tells nothing of the next one.
+    """How much better one model reads than another, by measure and text length: the mean difference over the documents
+    that both read, its 95 % bootstrap interval, and the number of documents.
+
+    There is no interval (NaN) for fewer than 5 documents, or if all have the same difference, which says nothing about
+    further documents.
     """
     prompts, rows = paired(one, other), []
     for measure, tasks in MEASURES.items():
@@ -42,9 +44,9 @@ def gain(one: Report, other: Report) -> pd.DataFrame:
 def verdict(numbers: Mapping[str, Mapping], params: Params) -> dict[str, bool]:
     """The claims that a run is judged by, from the stages' `Report.numbers()`: for each, whether it holds.
 
-    Thresholds are this kit's own: the base cannot read T tokens, the trained model can, and keeps what the base could
-    do. At scale mini recall of one of several facts is judged, elsewhere passkeys where these were asked, at every
-    length beyond the window. Of stages that were not measured nothing is claimed.
+    The thresholds are this kit's own: the base cannot read T tokens, the trained model can, and it keeps the base's
+    skills. At scale mini, recall of one of several facts is judged; at other scales passkeys if they were asked, at
+    every length beyond the window. There are no claims about stages that were not measured.
     """
     return (_of_mini if params.scale == "mini" else _of_real)(numbers, params)
 

@@ -1,4 +1,4 @@
-"""Tables of notebook 05: what the recipe costs, modelled, beside what was measured and what the paper's Table 4 has.
+"""Tables of notebook 05: what the recipe costs, modelled, next to what was measured and to the paper's Table 4.
 
 Modelled: `longrecipe.cost`, one sample at a time on one GPU. Measured: what `longrecipe cost` wrote;
 where it has not run, a cell says "not measured". Sizes in GB of 1e9 bytes.
@@ -26,7 +26,7 @@ _TARGETS = {80: 81920, 128: 131072}
 
 
 def memory(question: Question, record: Mapping | None = None) -> pd.DataFrame:
-    """GB at the peak of a step by what they hold, modelled, a row for each of SAVINGS; the measured peak beside.
+    """GB at the peak of a step by content, modelled, and the measured peak: a row for each of SAVINGS.
 
     Of block and logits the larger counts: they are never there together. The measured peak (PyTorch's) has no runtime.
     """
@@ -40,7 +40,7 @@ def memory(question: Question, record: Mapping | None = None) -> pd.DataFrame:
 
 
 def table_4(record: Mapping | None = None) -> pd.DataFrame:
-    """The paper's Table 4 (quoted) beside ours: a column for each of its rows, a line for each quantity and source.
+    """The paper's Table 4 (quoted) next to ours: a column for each of its rows, a line for each quantity and source.
 
     Ours: samples of its length, as many tokens, one sample at a time, on an A100 (the nearest to its A800) and an H100.
     """

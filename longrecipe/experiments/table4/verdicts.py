@@ -1,4 +1,4 @@
-"""Notebook 05's measured part and its verdict: mini's steps beside the model's, and the paper's claims about cost."""
+"""Measured steps of the mini models next to the modelled ones, and the paper's claims about cost."""
 
 from collections.abc import Mapping, Sequence
 
@@ -95,12 +95,12 @@ def _one_gpu(gpu: Mapping | None) -> list[tuple]:
     ours = ", ".join(f"{name} {peak / GB:.0f}" for name, peak in peaks.items())
     theirs = [f"{r.model} {r.target_k}k {r.gpu_memory_gb} GB on {r.gpus}" for r in table.itertuples()]
     known = not isinstance(found, str)
-    told = f": peak of {found:.0f} GB on {gpu['device']}" if known else f": {found}" * (found != NOT_MEASURED)
+    found_text = f": peak of {found:.0f} GB on {gpu['device']}" if known else f": {found}" * (found != NOT_MEASURED)
     fits = [found * GB <= room] if known else [False] if found == OUT_OF_MEMORY else []
     return [
         ("modelled", f"one GPU of 80 GB for 128k: {ours} GB of {room / GB:.0f}", [x <= room for x in peaks.values()]),
         ("quoted", f"one GPU of 80 GB: {', '.join(theirs)}", list(table["gpus"] == 1)),
-        ("measured", f"one GPU of 80 GB for 128k, llama3{told}", fits),
+        ("measured", f"one GPU of 80 GB for 128k, llama3{found_text}", fits),
     ]
 
 
@@ -116,8 +116,8 @@ def _one_day(gpu: Mapping | None) -> list[tuple]:
         rows.append(("modelled", f"one day, one {near}: {each}", list(took <= 24)))
     took = ours.iloc[-1]["llama3-8b, 128k"]
     known = not isinstance(took, str)
-    told = f": {took:.0f} h on one {gpu['device']}" if known else f": {took}" * (took != NOT_MEASURED)
-    return [*rows, ("measured", f"one day, llama3-8b 128k{told}", [took <= 24] if known else [])]
+    took_text = f": {took:.0f} h on one {gpu['device']}" if known else f": {took}" * (took != NOT_MEASURED)
+    return [*rows, ("measured", f"one day, llama3-8b 128k{took_text}", [took <= 24] if known else [])]
 
 
 def _mini(mini: Mapping | None) -> list[tuple]:
