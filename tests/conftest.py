@@ -25,8 +25,13 @@ from longrecipe.results.run import EXPERIMENTS as RUN_TABLES
 from longrecipe.results.run import empty
 
 # Machines are shared and slow at times; a property is right or wrong at any speed.
-settings.register_profile("longrecipe", deadline=None)
-settings.load_profile("longrecipe")
+settings.register_profile("all", deadline=None)
+settings.register_profile("not slow", deadline=None, max_examples=25)
+
+
+def pytest_configure(config):
+    """Without the slow tests, properties are tried on fewer examples."""
+    settings.load_profile("not slow" if "not slow" in config.option.markexpr else "all")
 
 
 @pytest.fixture(scope="session")

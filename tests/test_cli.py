@@ -122,6 +122,7 @@ def test_every_command_fails_with_one_message(words, tmp_path, monkeypatch, caps
     assert code == 1 and said.count("\n") == 1 and said.startswith(f"longrecipe {words[0]}: ")
 
 
+@pytest.mark.slow
 def test_python_m_longrecipe_is_the_command_line(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "LONGRECIPE_ROOT": str(tmp_path / "nowhere")}
     command = [sys.executable, "-m", "longrecipe", "sweep", "ablation"]

@@ -109,6 +109,7 @@ def replaced(path, before, after):
     path.write_text(source.replace(before, after), encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_comments_and_docstrings_change_no_hash(copied, tmp_path):
     before, package = hashes(copied), shutil.copytree(copied, tmp_path / "longrecipe")
     for path in package.rglob("*.py"):

@@ -89,6 +89,7 @@ def test_runs_that_two_grids_need_are_the_same_run(own_root):
     ]
 
 
+@pytest.mark.slow
 def test_the_contiguous_control_trains_on_the_same_samples(own_root, quick_text):
     p = settings.load("llama3", method="longrecipe", selection="random", **SHORT)
     skipping = recipe.prepare(p)

@@ -110,6 +110,7 @@ def test_capped_logits_work_with_the_settings_in_the_errors(start, capsys, tmp_p
     check_exported(tmp_path, start(selection="random", attention="eager", fused_loss=False))
 
 
+@pytest.mark.slow
 def test_chinese_text_and_chats_for_replay_train(start, tmp_path):
     model_cases.base(tmp_path / "model", max_position_embeddings=WINDOW)
     cases.write(tmp_path / "text", cases.TEXTS["chinese"]())

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from longrecipe.system.codehash import code_hash
 from longrecipe.train.memory import rows_at_once
 
 STAGES = ("analysis", "extend", "replay")
+slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +68,7 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path))
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.slow
+@pytest.mark.parametrize("method", ["longrecipe", *(slow(name) for name in METHODS if name != "longrecipe")])
 def test_every_method_trains(method, prepared, own_cache):
     run = prepared.varied(method=method, selection="random", **SHORT)
     dataset = run.stage_one_set(run.analyse())

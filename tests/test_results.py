@@ -290,6 +290,7 @@ def test_run_of_this_machine_replaces_the_committed_one(copied):
     assert results.load(p, "grid").seconds == old.seconds, "a damaged one does not"
 
 
+@pytest.mark.slow
 def test_collect_writes_tables_figures_and_readme(copied, caplog):
     p = settings.load("llama3", seed=8, target_length=1024)
     folder = save(p, base=stage_numbers(0.125))

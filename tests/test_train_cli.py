@@ -103,6 +103,7 @@ def test_two_processes_train_as_one(own):
         assert two["losses"] == pytest.approx(one["losses"], rel=1e-4), stage
 
 
+@pytest.mark.slow
 def test_your_own_model_is_measured_in_sentences(own, monkeypatch):
     monkeypatch.chdir(own)
     monkeypatch.setenv("LONGRECIPE_CACHE", str(own / "cache"))

@@ -137,6 +137,7 @@ def outcome_of(draws, example, load):
         draws.count("survived", example)
 
 
+@pytest.mark.slow
 def test_settings_by_name(scale, report):
     draws = Draws("settings by name", report)
     models = st.sampled_from(["llama3", "mistral", "qwen2", "smollm2", "", "no-such-model", "a/b.yaml"])
