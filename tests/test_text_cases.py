@@ -78,7 +78,7 @@ REFUSED = {
     "unknown_role": r"/a.jsonl, line 1, messages: role 'narrator' is unknown; allowed are system,",
     "content_dict": r"/a.jsonl, line 1, messages: the content of a message is a dict",
     "unknown_columns": r"/a.jsonl has the columns body, id: a document is read from text; .* text_column",
-    "all_empty": r"/a.jsonl: no row has text, the columns text are empty; there are text, id",
+    "all_empty": r"/a.jsonl: no row has text \(empty columns: text\); there are text, id",
     "json_list_of_strings": r"/a.json, row 1: a str instead of an object with columns",
     "latin1": r"/l.txt is not UTF-8 text \(byte 3 is 0xe9\): convert it, .* `iconv -f latin1 -t utf-8`",
     "latin1_jsonl": r"/l.jsonl is not UTF-8 text \(line 2, byte 13 is 0xe9\)",

@@ -101,8 +101,7 @@ def _required(names: tuple[str, ...]) -> list[str]:
 def _no_text(source: str, text_column: str | None, names: Iterable[str], empty: list[str]) -> ValueError:
     there = ", ".join(str(name)[:40] for name in names) or "no columns"
     if empty:
-        columns = ", ".join(empty)
-        return NoTextError(f"{source}: no row has text, because the columns {columns} are empty; there are {there}.")
+        return NoTextError(f"{source}: no row has text (empty columns: {', '.join(empty)}); there are {there}.")
     if text_column:
         return NoColumnError(f"text_column = {text_column!r}: {source} has no such column; there are {there}.")
     known = "; or ".join(" and ".join(_required(names)) for names in COLUMNS)
