@@ -178,4 +178,4 @@ def test_models_that_cannot_be_extended_are_refused_first(own, capsys, monkeypat
 def test_text_shorter_than_one_document_is_refused(own):
     done = start(own, "-p", "target_length", "65536", "-p", "method", "pose")
     assert done.returncode == 1
-    assert "tokens to train on, and a document of target_length = 65536 needs 65,536: name more text" in done.stderr
+    assert "tokens to train on, and a document of target_length = 65536 needs 65,536: add text" in done.stderr
