@@ -110,7 +110,7 @@ def test_console_script_is_the_command_line():
     [
         ["train", "--params", "none.yaml"],
         ["check", "--params", "none.yaml"],
-        ["sweep", "ablation", "-p", "ratio", "2"],
+        ["sweep", "table2", "-p", "ratio", "2"],
         ["results"],
         ["cost", "mini"],
     ],
@@ -125,7 +125,7 @@ def test_every_command_fails_with_one_message(words, tmp_path, monkeypatch, caps
 @pytest.mark.slow
 def test_python_m_longrecipe_is_the_command_line(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "LONGRECIPE_ROOT": str(tmp_path / "nowhere")}
-    command = [sys.executable, "-m", "longrecipe", "sweep", "ablation"]
+    command = [sys.executable, "-m", "longrecipe", "sweep", "table2"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=TIMEOUT)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert done.stderr.splitlines()[-1].startswith("longrecipe sweep: LONGRECIPE_ROOT=")

@@ -5,6 +5,7 @@ is one token. This gives long-range dependence that is real, exact and cheap to 
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,18 +69,24 @@ def document(
     three in four have a new key, one in four gives another value to a known key. The others recall a random known key
     with one of its values. Returns int64 [length].
     """
-    parts, known, total = [], {}, 0
+
+    # rng.choice(values) draws the same, but copies all values into an array each time.
+    def one_of(values: Sequence[int] | np.ndarray) -> int:
+        return values[rng.integers(len(values))]
+
+    parts, keys, known, total = [], [], {}, 0
     while total < length:
         parts.append(excerpt(source, int(rng.integers(filler[0], filler[1] + 1)), rng))
         if not known or rng.random() < note_share:
             again = known and rng.random() < 0.25
-            key = rng.choice(list(known)) if again else rng.choice(facts.keys)
-            value = rng.choice(facts.values)
+            key, value = one_of(keys if again else facts.keys), one_of(facts.values)
+            if key not in known:
+                keys.append(key)
             known.setdefault(key, []).append(value)
             parts.append(facts.statement(facts.note, key, value))
         else:
-            key = rng.choice(list(known))
-            parts.append(facts.statement(facts.recall, key, rng.choice(known[key])))
+            key = one_of(keys)
+            parts.append(facts.statement(facts.recall, key, one_of(known[key])))
         total += len(parts[-1]) + len(parts[-2])
     return np.concatenate(parts)[:length]
 
