@@ -21,9 +21,9 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from papermill.translators import PythonTranslator
 
-from longrecipe import results
 from longrecipe.cost import DoesNotFitError
 from longrecipe.positions import METHODS
+from longrecipe.results import store
 from longrecipe.settings import ParamsError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -339,7 +339,7 @@ def test_killed_papermill_resumes_and_saves_the_whole_run(tmp_path, environment)
     )
     assert re.search(r"extended .* resumed from step [2-7]\b", printed)
     (metrics,) = (tmp_path / "cache" / "runs" / "train").glob("*/metrics.json")
-    saved = results.load(metrics.parent)
+    saved = store.load(metrics.parent)
     assert set(saved.tables["scores"]["stage"]) >= {"base", "extended", "replayed", "merged", "paper's setting"}
     assert set(saved.tables["scores"]["length"].dropna()) >= {256, 512, 1024} and saved.anchors
     assert list((metrics.parent / "figures").glob("*.png"))
