@@ -1,4 +1,6 @@
-"""Short runs that several test files share."""
+"""Short runs that several test files share, and how their tables are read."""
+
+import re
 
 # Settings of a run that trains in seconds.
 SHORT = {
@@ -22,3 +24,8 @@ SHORT = {
 def settings_of(grid, *names):
     """The values of some settings, a tuple for each run."""
     return [tuple(getattr(p, name) for name in names) for p in grid]
+
+
+def unpadded(text):
+    """Markdown without the blanks that align its columns."""
+    return re.sub(" +", " ", text)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydantic import create_model
+from runs import unpadded
 
 from longrecipe import results, settings
 from longrecipe.experiments import EXPERIMENTS
@@ -304,13 +305,13 @@ def test_collect_writes_tables_figures_and_readme(copied, caplog):
     found = results.load(p, "train")
     assert found.name == folder.name and found.table("scores")["mean"].iloc[2] == 0.125
     assert (results_dir() / "figures" / "figure4.png").read_bytes() == b"new"
-    assert "| 8 | base | 0.125 [0.075, 0.175] |" in (results_dir() / "README.md").read_text()
+    assert "| 8 | base | 0.125 [0.075, 0.175] |" in unpadded((results_dir() / "README.md").read_text())
 
 
 def test_collect_works_without_results(clone, params):
     save(params)
     collect()
-    assert len(committed.read()) == 1 and "0.500" in (results_dir() / "README.md").read_text()
+    assert len(committed.read()) == 1 and "0.500" in unpadded((results_dir() / "README.md").read_text())
 
 
 @pytest.mark.parametrize("name", ["runs.csv", "scores.parquet", "gains.parquet"])
@@ -396,7 +397,7 @@ def save_tokens(params, lift, spearman, times):
 def test_summary_puts_seeds_of_one_token_analysis_together(clone, params):
     for seed, lift in ((0, 2.0), (1, 2.5), (2, 3.0)):
         save_tokens(settings_of(params, seed=seed), lift, 0.9 + seed / 100, 3.0 + seed)
-    text = summary()
+    text = unpadded(summary())
     # 2.5 plus or minus 4.303 * 0.5 / sqrt(3)
     common = "| llama3 | logit | 3,000 | 0, 1, 2 |"
     assert f"{common} class | 2.50 [1.26, 3.74] | 1.25 (newline) | 0.90 at least | 4.00 |" in text
@@ -405,12 +406,14 @@ def test_summary_puts_seeds_of_one_token_analysis_together(clone, params):
 
 def test_one_seed_of_a_token_analysis_has_its_own_interval(clone, params):
     save_tokens(settings_of(params, analysis_score="logprob"), 2.0, 0.95, 3.0)
-    assert "| llama3 | logprob | 1,000 | 4 | class | 2.00 [1.50, 2.50] | 1.25 (newline) | 0.95 | 3.00 |" in summary()
+    assert "| llama3 | logprob | 1,000 | 4 | class | 2.00 [1.50, 2.50] | 1.25 (newline) | 0.95 | 3.00 |" in unpadded(
+        summary()
+    )
 
 
 def test_analysis_of_unknown_stability_is_listed(clone, params):
     save_tokens(params, 2.0, float("nan"), 3.0)
-    assert "| class | 2.00 [1.50, 2.50] | 1.25 (newline) | nan | 3.00 |" in summary()
+    assert "| class | 2.00 [1.50, 2.50] | 1.25 (newline) | nan | 3.00 |" in unpadded(summary())
 
 
 def test_summary_without_runs_has_no_tables(clone):
@@ -424,7 +427,7 @@ def test_summary_lists_what_positions_cover(clone, params):
         table = pd.DataFrame({"method": ["rpes", "flt"]} | columns)
         table.loc[0, "mean_distance"] = distance
         results.save(settings_of(params, seed=seed), "positions", {"coverage": table}, seconds=10)
-    text = summary()
+    text = unpadded(summary())
     assert "| llama3 | 1024 | 0.3 | 0, 1 | rpes | 320 ± 254 | 0.5 | 0.50 | 0.500 | 0.500 | 0.50 |" in text
     assert "| llama3 | 1024 | 0.3 | 0, 1 | flt | 1 | 1.0 | 1.00 | 1.000 | 1.000 | 1.00 |" in text
     assert "Token analysis" not in text

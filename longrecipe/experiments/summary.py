@@ -72,8 +72,8 @@ def summary() -> str:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    rows = [list(map(str, table.columns)), ["---"] * table.shape[1], *(list(map(str, row)) for row in table.to_numpy())]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    # Cells are text already; tabulate would read some of them as numbers.
+    return table.astype(str).to_markdown(index=False, tablefmt="github", disable_numparse=True) + "\n"
 
 
 def _by_setting(experiment: str) -> list[list[Run]]:
