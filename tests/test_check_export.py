@@ -57,6 +57,7 @@ def test_unreadable_folder_error_gives_the_reason(exported, tmp_path):
         check_export(broken, network, models.load_tokenizer("llama3"), prompt=PROMPT)
 
 
+@pytest.mark.slow
 def test_tokenizer_with_other_tokens_is_an_error(exported, bpe):
     folder, network = exported
     with pytest.raises(RuntimeError, match="its tokenizer splits the prompt differently"):

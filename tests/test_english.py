@@ -21,6 +21,7 @@ def natural():
     return english_texts(planted=False)
 
 
+@pytest.mark.slow
 def test_planted_english_has_no_digits_or_markup(texts):
     assert len(texts) > 500 and sum(map(len, texts)) > 500_000
     whole = "\n".join(texts)
@@ -31,6 +32,7 @@ def test_planted_english_has_no_digits_or_markup(texts):
     assert all(whole.count(f" {word} ") > 1000 for word in ("the", "is", "of", "and"))
 
 
+@pytest.mark.slow
 def test_natural_english_keeps_numbers_and_quotes(natural):
     assert len(natural) > 500 and sum(map(len, natural)) > 500_000
     whole = "\n".join(natural)

@@ -156,6 +156,7 @@ def test_text_column_is_required_for_the_text_and_optional_for_replay(tmp_path, 
             read(wrong, tokenizer)
 
 
+@pytest.mark.slow
 def test_embedded_english_is_encoded_without_special_tokens():
     from longrecipe.models.loading import load_tokenizer
 

@@ -34,6 +34,7 @@ def record(p, protocol):
     return results.run_dir(p, protocol.store) / "metrics.json"
 
 
+@pytest.mark.slow
 def test_finished_runs_are_skipped_and_force_repeats_them(quick, quick_text):
     grid = TABLE1.grid("llama3", seeds=[0, 1], targets=[512])
     first, second = grid[:5], grid[5:]
@@ -76,6 +77,7 @@ def test_a_second_sweep_at_the_same_time_is_refused(quick, monkeypatch, capsys):
     assert stop.value.code == 1 and "runs a sweep" in said and "The next sweep resumes.\n" in said
 
 
+@pytest.mark.slow
 def test_a_lean_run_does_not_count_as_a_full_one(quick):
     grid = TABLE2.grid(seeds=[0])
     lean, full = grid[1:3], grid[2:4]

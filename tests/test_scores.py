@@ -136,6 +136,7 @@ def test_one_seed_has_no_interval_and_what_was_not_measured_is_empty():
     assert scores.shown(table)["x"].tolist() == ["1.0", ""]
 
 
+@pytest.mark.slow
 def test_runs_of_other_settings_are_no_further_seeds(grid):
     frame = pd.concat([scores.scores(grid), scores.scores(grid)], ignore_index=True)
     with pytest.raises(ValueError, match="several rows for a seed: group by more than name"):
@@ -174,6 +175,7 @@ def test_variants_have_names_of_their_own(root):
     assert len({plots.colour(name) for name in names}) == len(names)
 
 
+@pytest.mark.slow
 def test_fronts_start_every_rule_at_the_replayed_model(grid):
     front = fronts.EXPERIMENT.grid(seeds=SEEDS)
     for p in front:
@@ -200,6 +202,7 @@ def test_the_papers_values_stand_by_method(model, windows, niah):
     assert "base" not in table.index
 
 
+@pytest.mark.slow
 def test_every_figure_shows_what_it_is_given(grid, root):
     front = fronts.EXPERIMENT.grid(seeds=SEEDS)
     runs = [*figure2.EXPERIMENT.grid(seeds=SEEDS), *front]
@@ -239,6 +242,7 @@ def test_the_papers_tables_2_and_3_stand_by_our_names(root):
     assert stages.loc[("LongRecipe", "merged"), "gsm8k kept"] == pytest.approx(100 * 57.9 / 71.4)
 
 
+@pytest.mark.slow
 def test_what_has_too_few_seeds_is_not_summed_up(grid):
     before = summary()
     for p in table1.EXPERIMENT.grid("qwen2", seeds=SEEDS[:2], targets=[TARGET]):

@@ -625,6 +625,7 @@ def test_the_settings_cell_can_run_again_after_changes(shell):
     assert shell(f"{PARAMETERS}{FIRST}\nfoo = P", f"{PARAMETERS}{FIRST}\nfoo = P")["P"] == load("llama3", ratio=0.5)
 
 
+@pytest.mark.slow
 def test_settings_of_another_notebook_in_the_kernel_do_not_count(shell):
     other = "model = 'mistral'; scale = 'mini'; target_length = 1024; ratio = 0.9; seed = 5; gpu = 'H100'"
     assert shell(other, PARAMETERS, FIRST)["P"] == load("llama3")

@@ -138,6 +138,7 @@ def plain_ranking(documents, type_of_id, top_share):
     return rows
 
 
+@pytest.mark.slow
 @given(
     lengths=st.lists(st.integers(2, 9), min_size=6, max_size=12),
     top_share=st.sampled_from([0.13, 0.2, 0.5, 0.8]),

@@ -45,6 +45,7 @@ STAGE = Stage("extend", steps=12, batch_size=2, learning_rate=1.0e-2, save_steps
 # a stage
 
 
+@pytest.mark.slow
 def test_tiny_model_memorises_its_samples(make_tiny, random_rows, tmp_path):
     dataset = store(random_rows(2), tmp_path / "data")
     stage = replace(STAGE, steps=60, learning_rate=2.0e-2, save_steps=100)
@@ -60,6 +61,7 @@ def test_tiny_model_memorises_its_samples(make_tiny, random_rows, tmp_path):
         assert network(**collator(epoch=99)(list(dataset))).loss < 1
 
 
+@pytest.mark.slow
 def test_positions_are_drawn_again_every_epoch(make_tiny, dataset, tmp_path):
     recorder = Recorder(LONGRECIPE, TARGET, 3)
     run_stage(make_tiny, dataset, recorder, stage=replace(STAGE, save_steps=100), folder=tmp_path / "stage")
@@ -87,6 +89,7 @@ def test_number_of_loader_workers_does_not_change_losses(make_tiny, dataset, tmp
     assert losses[0] == losses[1] == losses[2]
 
 
+@pytest.mark.slow
 def test_tokens_are_counted_for_batches_of_mixed_length(make_tiny, random_rows, tmp_path):
     mixed = interleave(random_rows(4), random_rows(5, n_tokens=16), 2)
     dataset = store([*mixed, mixed[-1]], tmp_path / "data")
@@ -131,6 +134,7 @@ def test_kl_divergence_equals_its_definition():
     assert found.dtype == torch.float32 and torch.equal(found, kl_divergence(*(each.float() for each in halves)))
 
 
+@pytest.mark.slow
 def test_stage_with_kl_weight_stays_close_to_the_original(make_tiny, random_rows, tmp_path):
     dataset = store(random_rows(10, long=False), tmp_path / "data")
     held_out = collator()([row | {"key": 0} for row in random_rows(8, seed=1, long=False)])
@@ -151,6 +155,7 @@ def test_stage_with_kl_weight_stays_close_to_the_original(make_tiny, random_rows
     assert all(parameter.grad is None for parameter in kept.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["endprompt", "longrecipe:max_gap=0"])
 def test_kl_term_only_applies_to_short_text(name, make_tiny, random_rows, tmp_path):
     # Samples of long text as short as the others, at the end of the target or inside the original's window.
@@ -170,6 +175,7 @@ def test_kl_term_only_applies_to_short_text(name, make_tiny, random_rows, tmp_pa
     assert losses[0][0] == losses[1][0] and losses[1][1] > losses[0][1] + 0.1
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_equal_those_of_one_batch(make_tiny, random_rows, tmp_path):
     dataset = store(random_rows(8, long=False), tmp_path / "data")
     # SGD: for gradients close to 0, Adam turns rounding into large steps.
@@ -232,6 +238,7 @@ def assert_same(trained, other):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(make_tiny, dataset, tmp_path):
     make_tiny(0).save_pretrained(tmp_path / "start")
     in_one_go, afterwards = Recorder(LONGRECIPE, TARGET, 3), Recorder(LONGRECIPE, TARGET, 3)
@@ -273,6 +280,7 @@ def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(make_tiny, datase
     assert (third.seconds, third.n_tokens) == (resumed.seconds, whole.n_tokens)
 
 
+@pytest.mark.slow
 def test_run_killed_after_its_last_step_only_writes_its_record(make_tiny, dataset, tmp_path, monkeypatch):
     whole = run_stage(make_tiny, dataset, collator(), stage=STAGE, folder=tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -284,6 +292,7 @@ def test_run_killed_after_its_last_step_only_writes_its_record(make_tiny, datase
     assert_same(again, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{"learning_rate": 2.0e-2}, {"steps": 5}, {"seed": 1}, {"options": {"adam_beta1": 0}}]
 )
@@ -311,6 +320,7 @@ def test_interrupted_stage_with_other_settings_is_not_resumed(make_tiny, dataset
         run_stage(make_tiny, dataset, collator(), stage=replace(STAGE, learning_rate=1.0e-3), folder=tmp_path / "stage")
 
 
+@pytest.mark.slow
 def test_seconds_include_those_before_an_interruption(make_tiny, dataset, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run_stage(make_tiny, dataset, Stopped(LONGRECIPE, TARGET, 3), stage=STAGE, folder=tmp_path / "stage")

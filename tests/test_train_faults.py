@@ -89,6 +89,7 @@ def test_damaged_checkpoint_falls_back_to_the_older_one(name, fault, interrupted
     assert not path.parent.exists(), "its files must not be mixed with those of a later save"
 
 
+@pytest.mark.slow
 def test_run_with_a_damaged_checkpoint_equals_the_undisturbed_run(make_tiny, rows, interrupted, undisturbed, tmp_path):
     folder = shutil.copytree(interrupted, tmp_path / "stage")
     path = folder / "checkpoints" / "checkpoint-4" / "optimizer.pt"

@@ -31,6 +31,7 @@ def trained(make_tiny, rows, folder, *, stage=STAGE, dtype=torch.float32):
     return result, load_file(result.folder / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -53,6 +54,7 @@ def test_savings_train_the_same_model(change, make_tiny, random_rows, tmp_path):
         torch.testing.assert_close(got[name], wanted[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+@pytest.mark.slow
 def test_saved_model_has_no_trace_of_memory_options(make_tiny, random_rows, tmp_path):
     for use_cache in (True, False):
         dataset = store(random_rows(12), tmp_path / f"data-{use_cache}")
@@ -93,6 +95,7 @@ def test_float32_weights_keep_their_own_gradients():
     assert module.weight.grad is not None and not sums.sums
 
 
+@pytest.mark.slow
 def test_float32_sums_of_96_batches_are_more_exact_than_bfloat16(make_tiny, random_rows):
     rows = [{"key": i, **row} for i, row in enumerate(random_rows(96))]
     plain, summed, single = (make_tiny().to(torch.bfloat16) for _ in range(3))
