@@ -85,7 +85,6 @@ QUICK = Curriculum(
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_curriculum_trains_both_phases(make_tiny, corpus, facts):
     network = make_tiny(initializer_range=0.02)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pandas as pd
 
 from longrecipe.results.run import EXPERIMENTS, TABLES, Run, complete, empty, typed
 from longrecipe.system.errors import reason
-from longrecipe.system.files import temporary_of, write_text
+from longrecipe.system.files import new_file, write_text
 from longrecipe.system.paths import results_dir
 
 _INDEX = "runs.csv"
@@ -81,11 +80,13 @@ def _run(row: Mapping[str, Any], groups: Mapping[str, Mapping[tuple[str, str], p
 def write(runs: Sequence[Run]) -> None:
     """Write the tables of results/ from all runs."""
     folder = results_dir()
+    folder.mkdir(parents=True, exist_ok=True)
     runs = sorted(runs, key=lambda run: (list(EXPERIMENTS).index(run.experiment), run.name))
     for name, columns in TABLES.items():
         own = [run.tables[name].assign(experiment=run.experiment, run=run.name) for run in runs if name in run.tables]
         table = pd.concat(own, ignore_index=True) if own else empty(name).assign(experiment="", run="")
-        _write(table[["experiment", "run", *columns]], folder / f"{name}.parquet")
+        with new_file(folder / f"{name}.parquet") as temporary:
+            table[["experiment", "run", *columns]].to_parquet(temporary, index=False, compression="zstd")
     write_text(folder / _INDEX, pd.DataFrame(map(_about, runs)).to_csv(index=False, lineterminator="\n"))
 
 
@@ -103,17 +104,6 @@ def _about(run: Run) -> dict[str, Any]:
         **{name: json.dumps(getattr(run, name)) for name in ("device", "packages")},
         "settings": json.dumps(p.model_dump(mode="json")),
     }
-
-
-def _write(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as parquet, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_of(path)
-    try:
-        table.to_parquet(temporary, index=False, compression="zstd")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_csv(path: Path, **options: Any) -> pd.DataFrame:

@@ -26,13 +26,8 @@ class BusyError(RuntimeError):
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_of(path)
-    try:
+    with new_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def read_json(path: Path, fix: str = "download or save it again") -> Any:
@@ -53,6 +48,21 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def temporary_of(path: Path) -> Path:
     """A hidden name next to a path, unique to this process, for a file or folder that is renamed to the path later."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Make a file atomically: yields a name to write to, which is renamed to the path at the end.
+
+    An existing file is replaced. If the block fails, what it has written is removed.
+    """
+    temporary = temporary_of(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

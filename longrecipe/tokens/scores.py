@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from longrecipe.system.errors import reason
-from longrecipe.system.files import locked, read_json, temporary_of, write_text
+from longrecipe.system.files import locked, new_file, read_json, write_text
 
 log = logging.getLogger(__name__)
 SCORES = ("logit", "logprob")
@@ -261,11 +261,6 @@ def _batches(documents: Iterable[tuple[str, np.ndarray]]) -> Iterator[list[tuple
 def _write(folder: Path, number: int, rows: list[Scored]) -> int:
     """Write one parquet file atomically. Returns the number of the next one."""
     columns = {name: [getattr(row, name) for row in rows] for name in _SCHEMA.names}
-    path = folder / f"{number:05d}.parquet"
-    temporary = temporary_of(path)
-    try:
+    with new_file(folder / f"{number:05d}.parquet") as temporary:
         pq.write_table(pa.table(columns, schema=_SCHEMA), temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return number + 1
