@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
 from IPython.core.interactiveshell import InteractiveShell
+from runs import tiny_llama
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from traitlets.config import Config
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from longrecipe import results
 from longrecipe.data import samples, selection
@@ -75,30 +75,8 @@ def prose(wording):
 
 @pytest.fixture(scope="session")
 def make_tiny():
-    """A function from a seed to a new random Llama of 2 layers, width 32, window 256."""
-
-    def make(seed=0, **changes):
-        config = LlamaConfig(
-            **{
-                "vocab_size": 1024,
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "max_position_embeddings": 256,
-                "bos_token_id": 0,
-                "eos_token_id": 0,
-                # Ten times the usual, so that an untrained model looks at its context.
-                "initializer_range": 0.2,
-            }
-            | changes
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return LlamaForCausalLM(config).eval()
-
-    return make
+    """A function from a seed to a new random model."""
+    return tiny_llama
 
 
 @pytest.fixture(scope="session")

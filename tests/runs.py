@@ -1,6 +1,9 @@
-"""Short runs that several test files share, and how their tables are read."""
+"""What several test files share: a tiny model, settings of short runs, and how their tables are read."""
 
 import re
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 # Settings of a run that trains in seconds.
 SHORT = {
@@ -29,3 +32,26 @@ def settings_of(grid, *names):
 def unpadded(text):
     """Markdown without the blanks that align its columns."""
     return re.sub(" +", " ", text)
+
+
+def tiny_llama(seed=0, **changes):
+    """A new random Llama of 2 layers, width 32, window 256."""
+    config = LlamaConfig(
+        **{
+            "vocab_size": 1024,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 256,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            # Ten times the usual, so that an untrained model looks at its context.
+            "initializer_range": 0.2,
+        }
+        | changes
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config).eval()

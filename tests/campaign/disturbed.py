@@ -5,9 +5,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import yaml
-from transformers import LlamaConfig, LlamaForCausalLM
+from runs import tiny_llama
 
 from longrecipe import recipe, results, settings
 from longrecipe.experiments import protocols, runner
@@ -96,20 +95,7 @@ def make_place(folder: Path, material: Path) -> Place:
 def make_material(folder: Path) -> Path:
     """A params file, a tiny Llama, long text and chats."""
     folder.mkdir(parents=True)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=1024,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=0,
-        eos_token_id=0,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    tiny_llama().save_pretrained(folder / "model")
     load_tokenizer("llama3").save_pretrained(folder / "model")
     sentence = "In {0} there were {0} of them, and the others went away. "
     rows = [{"text": "".join(sentence.format(100 * i + k) for k in range(120))} for i in range(6)]
