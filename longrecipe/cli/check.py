@@ -1,4 +1,4 @@
-"""`longrecipe check`: find what would stop a run, without starting it."""
+"""`longrecipe check`: check a run without starting it."""
 
 import argparse
 import logging

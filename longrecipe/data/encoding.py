@@ -22,7 +22,7 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: list[dict[
     """The token ids of a conversation, rendered with the tokenizer's chat template.
 
     Control tokens of the template stay control tokens; those inside a message are encoded as ordinary text.
-    Args: messages, each with role and content of type str; place, where the conversation is, for error messages.
+    Args: messages: each with role and content of type str; place: file and row of the conversation, for error messages.
     Raises ValueError if the tokenizer has no chat template, or if the template does not accept the messages.
     """
     if not tokenizer.chat_template:

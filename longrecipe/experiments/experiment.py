@@ -43,7 +43,8 @@ class Experiment:
     @property
     def sets(self) -> set[str]:
         """The settings that the grid sets itself."""
-        return {"seed", *self.fixed, *(key for variant in self.variants for key in variant)}
+        varied = {key for variant in self.variants for key in variant}
+        return {"seed", *self.fixed, *varied, *(["target_length"] if self.targets else [])}
 
     def grid(
         self,
@@ -85,8 +86,10 @@ class Experiment:
         """
         own = {"n_seeds"} | ({"targets"} if self.targets else set())
         given = settings.given_in(namespace, {*Params.model_fields, "profile", *own})
-        if unknown := given.keys() & ({"models", "seeds", "targets", *fixed} - (own - fixed.keys())):
-            allowed = ", ".join(["model", *sorted(own - fixed.keys()), "profile", *Params.model_fields])
+        own -= fixed.keys()
+        # These are arguments of the grid, but no settings of this notebook.
+        if unknown := given.keys() & ({"models", "seeds", "targets", *fixed} - own):
+            allowed = ", ".join(["model", *sorted(own), "profile", *Params.model_fields])
             raise ParamsError(f"unknown parameter {sorted(unknown)[0]!r}. Allowed are {allowed}.")
         model, n_seeds = str(given.pop("model")), given.pop("n_seeds", None)
         if settings.is_file(model):
@@ -100,8 +103,7 @@ class Experiment:
 
     def check(self, changes: Mapping[str, Any]) -> None:
         """Raise ParamsError if changes contain settings that the grid sets itself."""
-        taken = changes.keys() & (self.sets | ({"target_length"} if self.targets else set()))
-        if taken:
+        if taken := changes.keys() & self.sets:
             targets = " and targets" if self.targets else ""
             raise ParamsError(
                 f"{', '.join(sorted(taken))}: the grid of {self.name} sets it. Choose seeds{targets} instead, or use "

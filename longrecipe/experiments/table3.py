@@ -1,5 +1,7 @@
 """Table 3: what extension, replay and merging keep of the base's general skill (paper, section 4.3)."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -7,8 +9,6 @@ from matplotlib.figure import Figure
 
 from longrecipe import plots
 from longrecipe.experiments import judging, quoted, table1
-from longrecipe.experiments.experiment import Experiment
-from longrecipe.experiments.protocols import FULL
 from longrecipe.experiments.scores import GENERAL, NAMES, default_ratio, in_order, over_seeds
 from longrecipe.stats import seed_interval
 
@@ -70,13 +70,4 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 # The runs are Table 1's.
-EXPERIMENT = Experiment(
-    name="table3",
-    title="Table 3: stages",
-    variants=table1.EXPERIMENT.variants,
-    protocol=FULL,
-    models=table1.EXPERIMENT.models,
-    targets=table1.EXPERIMENT.targets,
-    fixed=table1.EXPERIMENT.fixed,
-    section=section,
-)
+EXPERIMENT = replace(table1.EXPERIMENT, name="table3", title="Table 3: stages", section=section)

@@ -64,6 +64,19 @@ def check(p: Params, fetch: bool = True, here: bool = True) -> PreTrainedTokeniz
     return tokenizer
 
 
+def check_for_analysis(p: Params) -> PreTrainedTokenizerBase:
+    """The checks of a run of which only the token analysis and positions are needed. Returns its tokenizer.
+
+    Raises the errors of `check`.
+    """
+    check_writable(cache_dir(), "cache ($LONGRECIPE_CACHE)")
+    config = check_config(p)
+    check_text(p)
+    if not models.is_remote(p.source, p.scale):
+        check_weights(p, config, trains=False)
+    return load_tokenizer(p, config)
+
+
 def check_config(p: Params) -> PreTrainedConfig:
     """The configuration of a run's model. Raises ValueError if the recipe cannot extend the model, and
     FileNotFoundError if there is no such model."""

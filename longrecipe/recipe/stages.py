@@ -21,11 +21,9 @@ from longrecipe.merge import merge
 from longrecipe.positions import METHODS, Method, find
 from longrecipe.recipe import cache, draws, export, measuring, preflight
 from longrecipe.recipe.disk import reports_full_disk, run_disk_reported
-from longrecipe.recipe.run_text import RunText, check_text, load_text
+from longrecipe.recipe.run_text import RunText, load_text
 from longrecipe.recipe.text_checks import check_loaded
 from longrecipe.settings import Params, changed
-from longrecipe.system.files import check_writable
-from longrecipe.system.paths import cache_dir
 from longrecipe.system.processes import is_main, made_once
 from longrecipe.train.memory import rows_at_once, setup_of
 
@@ -287,18 +285,9 @@ def prepare(params: Params, analysis_only: bool = False) -> Recipe:
     for stage in cache.CODE:
         # Hashed before any work, because sources may be edited during the run.
         cache.code_of(stage)
-    tokenizer = _checked_for_analysis(params) if analysis_only else preflight.check(params)
+    tokenizer = preflight.check_for_analysis(params) if analysis_only else preflight.check(params)
     with run_disk_reported(params):
         text = load_text(params, tokenizer)
     if not analysis_only:
         check_loaded(params, text)
     return Recipe(params, tokenizer, text)
-
-
-def _checked_for_analysis(params: Params) -> PreTrainedTokenizerBase:
-    check_writable(cache_dir(), "cache ($LONGRECIPE_CACHE)")
-    config = preflight.check_config(params)
-    check_text(params)
-    if not models.is_remote(params.source, params.scale):
-        preflight.check_weights(params, config, trains=False)
-    return preflight.load_tokenizer(params, config)
