@@ -6,6 +6,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from longrecipe import plots
+from longrecipe.claims import Claims
 from longrecipe.experiments import judging
 from longrecipe.experiments.experiment import Experiment
 from longrecipe.experiments.protocols import MERGES
@@ -32,10 +33,10 @@ def replayed(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["name"] == "LongRecipe") & (rows["weight"] == 0) & (rows["rule"] == "spare_qk")]
 
 
-def claims(rows: pd.DataFrame) -> pd.DataFrame:
+def claims(rows: pd.DataFrame) -> Claims:
     """What alternatives of replay and merging bring LongRecipe, long and short: NIAH(M), and perplexity kept.
 
-    Merge rules are compared at weight 0.5, replays at weight 0, and merging at 0.25 with the replayed model.
+    Merge rules are compared at weight 0.5, merging at 0.25 with the replayed model (main), and replays at weight 0.
 
     Args:
         rows: `scores.front_scores`, those of the usual replay first.
@@ -45,10 +46,11 @@ def claims(rows: pd.DataFrame) -> pd.DataFrame:
     alone = replayed(rows).assign(name=lambda some: some["replay"])
     by_rule = [("spare_qk at 0.5", "uniform at 0.5", 0.0), ("spare_qk at 0.25", "spare_qk at 0", 0.0)]
     by_replay = [(first, other, 0.0) for other in others]
-    tables = []
+    found = []
     for column in ("NIAH(M)", "perplexity kept"):
-        tables += [judging.compared(merged, by_rule, column), judging.compared(alone, by_replay, column)]
-    return pd.concat(tables)
+        found += judging.compared(merged, by_rule, column)
+        found += judging.compared(alone, by_replay, column, main=False)
+    return Claims(found)
 
 
 def figure(rows: pd.DataFrame, x: str = "perplexity kept", y: str = "NIAH(M)") -> Figure:

@@ -4,30 +4,12 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from longrecipe.cost.record import NOT_MEASURED
-from longrecipe.stats import seed_interval
+from longrecipe import claims
+from longrecipe.claims import Claim
+from longrecipe.stats import Triple, seed_interval
 
 # Points below FLT that still count as FLT's skill.
 WITHIN = 2.0
-Triple = tuple[float, float, float]
-
-
-def at_least(triple: Triple, least: float) -> str:
-    """The verdict on "a mean is at least a number", from the mean with its interval (mean, low, high).
-
-    Returns `holds` if all of the interval is, `DOES NOT HOLD` if none of it is, `not settled` otherwise, and `not
-    measured` if there is no interval.
-    """
-    _, low, high = triple
-    if pd.isna(low):
-        return NOT_MEASURED
-    return "holds" if low >= least else "DOES NOT HOLD" if high < least else "not settled"
-
-
-def at_most(triple: Triple, most: float) -> str:
-    """The verdict on "a mean is at most a number", as `at_least`."""
-    mean, low, high = triple
-    return at_least((-mean, -high, -low), -most)
 
 
 def difference(frame: pd.DataFrame, one: str, other: str, *, column: str) -> Triple:
@@ -53,31 +35,33 @@ def _interval(values: pd.Series) -> Triple:
     return seed_interval(known) if len(known) > 1 else (float("nan"),) * 3
 
 
-def compared(frame: pd.DataFrame, claimed: Iterable[tuple[str, str, float]], column: str = "NIAH(M)") -> pd.DataFrame:
+def compared(
+    frame: pd.DataFrame,
+    claimed: Iterable[tuple[str, str, float]],
+    column: str = "NIAH(M)",
+    *,
+    main: bool = True,
+    where: str = "",
+) -> list[Claim]:
     """Claims of the form "one is at least another plus points", judged by the paired difference over seeds.
 
     Args:
         frame: one row for each name and seed.
-        claimed: (one, other, points) for each claim.
+        claimed: (one, other, points) for each claim; points below 0 are a margin.
+        where: what comes before each claim, such as `T = 4096: `.
     """
-    rows = []
+    found = []
     for one, other, points in claimed:
         triple = difference(frame, one, other, column=column)
-        margin = f" {'+' if points > 0 else '-'} {abs(points):g}" if points else ""
-        rows.append((f"{column}: {one} >= {other}{margin}", *triple, at_least(triple, points)))
-    return table(rows)
+        least = f"at most {-points:g} points below" if points < 0 else "not below" if not points else None
+        text = f"{where}{column}: {one} is {least or f'at least {points:g} points above'} {other}"
+        measured, interval = claims.difference(triple, other, margin=max(-points, 0))
+        found.append(Claim(text, claims.at_least(triple, points), measured, interval, main=main))
+    return found
 
 
-def table(rows: Iterable[tuple[str, float, float, float, str]]) -> pd.DataFrame:
-    """Claims as a table with the columns mean, low, high and verdict."""
-    return pd.DataFrame(rows, columns=["claim", "mean", "low", "high", "verdict"]).set_index("claim")
-
-
-def lines(claims: pd.DataFrame) -> str:
-    """One line for each claim: verdict, claim, mean and its 95 % interval if there is one."""
-    found = []
-    for row in claims.itertuples():
-        mean = "" if pd.isna(row.mean) else f": {row.mean:.1f}"
-        interval = "" if pd.isna(row.low) else f" [{row.low:.1f}, {row.high:.1f}]"
-        found.append(f"{row.verdict:15}{row.Index}{mean}{interval}")
-    return "\n".join(found)
+def level(text: str, triple: Triple, verdict: str, *, main: bool = True, unit: str = " %") -> Claim:
+    """A claim about one number, its mean over seeds with the interval."""
+    known = triple[0] == triple[0]
+    found = f"{claims.number(triple[0])}{unit}" if known else ""
+    return Claim(text, verdict, found, claims.interval(triple), main=main)

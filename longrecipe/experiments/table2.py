@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from longrecipe.claims import Claims
 from longrecipe.experiments import judging, quoted
 from longrecipe.experiments.experiment import Experiment
 from longrecipe.experiments.protocols import LEAN
@@ -23,8 +24,8 @@ def paper() -> pd.DataFrame:
     return quoted.read("table2_ablation").replace({"variant": names}).set_index("variant").rename_axis("name")
 
 
-def claims(rows: pd.DataFrame) -> pd.DataFrame:
-    """Table 2's claims: the whole recipe against what lacks a part of it; then each part by itself.
+def claims(rows: pd.DataFrame) -> Claims:
+    """Table 2's claims: the whole recipe against what lacks a part of it (main); then each part by itself.
 
     Args:
         rows: `scores.final`.
@@ -32,7 +33,8 @@ def claims(rows: pd.DataFrame) -> pd.DataFrame:
     plain, control = f"{NAMES[CONTIGUOUS]}{SELECTED['first']}", "RoPE rule alone"
     whole = [("LongRecipe", other, 0.0) for other in ("PoSE", FIRST, RANDOM, NAMES[CONTIGUOUS], plain)]
     alone = [(FIRST, plain, 0.0), (NAMES[CONTIGUOUS], plain, 0.0), (NAMES[CONTIGUOUS], control, 0.0)]
-    return judging.compared(rows, [*whole, *alone, (plain, control, 0.0)])
+    parts = judging.compared(rows, [*alone, (plain, control, 0.0)], main=False)
+    return Claims([*judging.compared(rows, whole), *parts])
 
 
 EXPERIMENT = Experiment(

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from longrecipe import plots
+from longrecipe.claims import Claims, at_least
 from longrecipe.experiments import judging, quoted, table1
 from longrecipe.experiments.scores import GENERAL, NAMES, default_ratio, in_order, over_seeds
 from longrecipe.stats import seed_interval
@@ -36,15 +37,18 @@ def paper() -> pd.DataFrame:
     return pd.DataFrame({f"{name} kept": 100 * rows[name] / base[name] for name in quoted.GENERAL})
 
 
-def claims(scores: pd.DataFrame) -> pd.DataFrame:
-    """Table 3's claim, as this kit puts it: the merged model keeps 97 % of every general score of the base."""
-    rows = []
+def claims(scores: pd.DataFrame) -> Claims:
+    """Table 3's claim, as this kit puts it: the merged model keeps 97 % of every general score of the base.
+
+    Main claims are LongRecipe's.
+    """
+    found = []
     for name, frame in scores[scores["stage"] == "merged"].groupby("name", sort=False):
         for column in GENERAL:
             triple = seed_interval(frame[column].tolist())
-            claim = f"{name}: {column} is {LEAST_KEPT:g} % or more"
-            rows.append((claim, *triple, judging.at_least(triple, LEAST_KEPT)))
-    return judging.table(rows)
+            text = f"{name}, merged: {column} is at least {LEAST_KEPT:g} % of the base's"
+            found.append(judging.level(text, triple, at_least(triple, LEAST_KEPT), main=name == "LongRecipe"))
+    return Claims(found)
 
 
 def figure(table: pd.DataFrame) -> Figure:

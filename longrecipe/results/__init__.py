@@ -3,13 +3,14 @@
 from longrecipe.results.lookup import collect, find, finished, load
 from longrecipe.results.rows import analysis_rows, depth_rows, joined, merge_rows, score_rows
 from longrecipe.results.run import TABLES, Run, run_name
-from longrecipe.results.stages import gain, stage_table, verdict
+from longrecipe.results.stages import claims, gain, stage_table
 from longrecipe.results.store import grid_dir, run_dir, save
 
 __all__ = [
     "TABLES",
     "Run",
     "analysis_rows",
+    "claims",
     "collect",
     "depth_rows",
     "find",
@@ -24,5 +25,4 @@ __all__ = [
     "save",
     "score_rows",
     "stage_table",
-    "verdict",
 ]

@@ -1,10 +1,11 @@
 """One run, stage by stage: its table, what training adds to the RoPE rule, and the claims it is judged by."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 
+from longrecipe.claims import Claim, Claims, judge
 from longrecipe.evaluate import NIAH_M, Report, interval, paired
 from longrecipe.settings import Params
 
@@ -41,41 +42,34 @@ def gain(one: Report, other: Report) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index(["measure", "length"])
 
 
-def verdict(numbers: Mapping[str, Mapping], params: Params) -> dict[str, bool]:
-    """The claims that a run is judged by, from the stages' `Report.numbers()`: for each, whether it holds.
+def claims(numbers: Mapping[str, Mapping], params: Params) -> Claims:
+    """The claims that a run is judged by, from the stages' `Report.numbers()`.
 
     The thresholds are this kit's own: the base cannot read T tokens, the trained model can, and it keeps the base's
     skills. At scale mini, recall of one of several facts is judged; at other scales passkeys if they were asked, at
     every length beyond the window. There are no claims about stages that were not measured.
     """
-    return (_of_mini if params.scale == "mini" else _of_real)(numbers, params)
+    return Claims((_of_mini if params.scale == "mini" else _of_real)(numbers, params))
 
 
-def _of_mini(numbers: Mapping[str, Mapping], params: Params) -> dict[str, bool]:
-    def recall(stage: str, length: int) -> float:
-        return numbers[stage]["recall"][length]["mean"]
-
+def _of_mini(numbers: Mapping[str, Mapping], params: Params) -> Iterator[Claim]:
     window, target = params.window, params.target_length
-    checks = {}
+    trained = [stage for stage in ("extended", "merged") if stage in numbers]
+    for stage in trained or numbers.keys() & {"RoPE rule alone"}:
+        found = numbers[stage]["recall"][target]["mean"]
+        text = f"{stage}: recall at {target} tokens is at least 0.75"
+        yield _claim(text, numbers[stage]["recall"][target], holds=found >= 0.75, main=stage != "extended")
     if "base" in numbers:
-        checks[f"base: recall at {target} tokens is 0.05 or less"] = recall("base", target) <= 0.05
-    untrained = numbers.keys() & {"RoPE rule alone"}
-    for stage in [stage for stage in ("extended", "merged") if stage in numbers] or untrained:
-        checks[f"{stage}: recall at {target} tokens is 0.75 or more"] = recall(stage, target) >= 0.75
+        found = numbers["base"]["recall"][target]
+        yield _claim(f"base: recall at {target} tokens is at most 0.05", found, holds=found["mean"] <= 0.05)
     if {"merged", "base"} <= numbers.keys():
-        final, base = numbers["merged"], numbers["base"]
-        checks |= {
-            f"merged: recall at {window} tokens is the base's minus 0.02 or more": (
-                recall("merged", window) >= recall("base", window) - 0.02
-            ),
-            f"merged: perplexity at {window} tokens is 1.05 times the base's or less": (
-                final["perplexity"] <= 1.05 * base["perplexity"]
-            ),
-        }
-    return checks
+        ours, base = (numbers[stage]["recall"][window] for stage in ("merged", "base"))
+        text = f"merged: recall at {window} tokens is at most 0.02 below the base's, {base['mean']:.2f}"
+        yield _claim(text, ours, holds=ours["mean"] >= base["mean"] - 0.02)
+        yield _perplexity(numbers, window, most=1.05)
 
 
-def _of_real(numbers: Mapping[str, Mapping], params: Params) -> dict[str, bool]:
+def _of_real(numbers: Mapping[str, Mapping], params: Params) -> Iterator[Claim]:
     name = "passkey" if params.eval_passkeys else "recall"
     (task,) = MEASURES[name]
     beyond = [n for n in params.measured_lengths if n > params.window]
@@ -87,13 +81,23 @@ def _of_real(numbers: Mapping[str, Mapping], params: Params) -> dict[str, bool]:
     def scores(stage: str) -> list[float]:
         return [numbers[stage]["tasks"][n][task]["mean"] for n in beyond]
 
-    checks = {}
-    if "base" in numbers:
-        checks[f"base: {where} is 0.25 or less"] = max(scores("base")) <= 0.25
+    def listed(stage: str) -> str:
+        return " and ".join(f"{score:.2f}" for score in scores(stage))
+
     trained = "merged" if "merged" in numbers else "RoPE rule alone"
     if trained in numbers:
-        checks[f"{trained}: {where} is 0.75 or more"] = min(scores(trained)) >= 0.75
+        yield Claim(f"{trained}: {where} is at least 0.75", judge(min(scores(trained)) >= 0.75), listed(trained))
+    if "base" in numbers:
+        yield Claim(f"base: {where} is at most 0.25", judge(max(scores("base")) <= 0.25), listed("base"))
     if {"merged", "base"} <= numbers.keys():
-        claim = f"merged: perplexity at {params.measured_lengths[0]} tokens is 1.03 times the base's or less"
-        checks[claim] = numbers["merged"]["perplexity"] <= 1.03 * numbers["base"]["perplexity"]
-    return checks
+        yield _perplexity(numbers, params.measured_lengths[0], most=1.03)
+
+
+def _claim(text: str, found: Mapping, *, holds: bool, main: bool = True) -> Claim:
+    return Claim(text, judge(holds), f"{found['mean']:.2f}", f"[{found['low']:.2f}, {found['high']:.2f}]", main=main)
+
+
+def _perplexity(numbers: Mapping[str, Mapping], length: int, *, most: float) -> Claim:
+    ours, base = (numbers[stage]["perplexity"] for stage in ("merged", "base"))
+    text = f"merged: perplexity at {length} tokens is at most {most:g} times the base's, {base:.1f}"
+    return Claim(text, judge(ours <= most * base), f"{ours:.1f}, {ours / base:.3f} times")

@@ -6,7 +6,7 @@ types that change the most: the anchors that sentence selection goes by.
 """
 
 from longrecipe.tokens.kept import Kept, densities, keep
-from longrecipe.tokens.ranking import Analysis, binned, rank, standing, verdict
+from longrecipe.tokens.ranking import Analysis, binned, claims, rank, standing
 from longrecipe.tokens.scores import SCORES, Scored, next_token_scores, read_scores, score_documents
 from longrecipe.tokens.taggers import UNIVERSAL, TaggerError
 from longrecipe.tokens.types import CLASSES, TYPES, TokenTypes, types_by_class, types_by_pos, types_by_token
@@ -22,6 +22,7 @@ __all__ = [
     "TaggerError",
     "TokenTypes",
     "binned",
+    "claims",
     "densities",
     "keep",
     "next_token_scores",
@@ -32,5 +33,4 @@ __all__ = [
     "types_by_class",
     "types_by_pos",
     "types_by_token",
-    "verdict",
 ]

@@ -7,10 +7,14 @@ import numpy as np
 import pandas as pd
 
 from longrecipe import stats
+from longrecipe.claims import Claim, judge
 from longrecipe.tokens.scores import Scored
 from longrecipe.tokens.types import TokenTypes
 
 ANCHOR_RULES = ("lift", "share")
+# What claims about the leading type go by, and the least correlation of lifts between halves of the documents.
+RANKED_BY = {"lift": "lift", "mean_shift": "mean shift", "share_of_top": "share of the top tokens"}
+STABLE = 0.9
 
 
 @dataclass(frozen=True)
@@ -48,20 +52,26 @@ def binned(by_position: pd.DataFrame, n_bins: int = 96) -> pd.DataFrame:
     return by_position.reset_index().groupby(group).mean().set_index("position")
 
 
-def verdict(found: Analysis, name: str) -> dict[str, bool]:
-    """The claims about a token analysis, and whether each holds; name: the type of numerals.
+def claims(found: Analysis, name: str, where: str = "", *, main: bool = True) -> list[Claim]:
+    """The claims about a token analysis; name: the type of numerals; where: what comes before each claim.
 
     The largest share is the paper's figure (Figure 4), the largest mean shift is its eq. 3 per occurrence; leading by
     lift and the threshold of stability are this kit's reading of section 4.1. Types that are not `frequent` are left
     out.
     """
-    mean_shift = found.ranking[found.ranking["frequent"]].set_index("type")["mean_shift"]
-    return {
-        f"{name} leads by lift": found.anchors(1) == [name],
-        f"{name} has the largest mean shift": mean_shift.idxmax() == name,
-        f"{name} has the largest share of the top tokens": found.anchors(1, "share") == [name],
-        "the lifts of two halves of the documents agree, Spearman 0.9 or more": found.stability >= 0.9,
-    }
+    rows, judged = found.ranking[found.ranking["frequent"]].set_index("type"), []
+    for column, text in RANKED_BY.items():
+        values = rows[column].sort_values(ascending=False, kind="stable")
+        first = values.index[0]
+        other = values.index[1] if first == name else first
+        low, high = (rows.loc[name, f"{column}{end}"] for end in ("_low", "_high"))
+        measured = f"{values[name]:.2f}, {other} {values[other]:.2f}"
+        interval = f"[{low:.2f}, {high:.2f}]"
+        judged.append(
+            Claim(f"{where}{name} has the largest {text}", judge(first == name), measured, interval, main=main)
+        )
+    agree = f"{where}lifts of two halves of the documents agree, Spearman's correlation of at least {STABLE:g}"
+    return [*judged, Claim(agree, judge(found.stability >= STABLE), f"{found.stability:.2f}", main=False)]
 
 
 def standing(rankings: pd.DataFrame, name: str) -> pd.DataFrame:
