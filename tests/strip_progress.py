@@ -1,4 +1,7 @@
-"""Take progress bars, stderr and run metadata out of notebooks before a commit: `strip_progress.py FILE...`"""
+"""Take progress bars, stderr and run metadata out of notebooks before a commit: `strip_progress.py FILE...`
+
+The seconds of papermill's run stay, as `longrecipe.seconds`; tests compare the stated run time with them.
+"""
 
 import sys
 from pathlib import Path
@@ -7,9 +10,11 @@ import nbformat
 
 
 def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Remove what no reader needs and no rerun repeats: stderr, widgets, and papermill's own metadata."""
-    for name in ("papermill", "widgets"):
-        notebook.metadata.pop(name, None)
+    """Remove what no reader needs and no rerun repeats: stderr, widgets, and papermill's metadata but for its seconds."""
+    notebook.metadata.pop("widgets", None)
+    papermill = notebook.metadata.pop("papermill", {})
+    if papermill.get("duration"):
+        notebook.metadata["longrecipe"] = {"seconds": round(papermill["duration"])}
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
