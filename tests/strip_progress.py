@@ -10,7 +10,7 @@ import nbformat
 
 
 def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Remove what no reader needs and no rerun repeats: stderr, widgets, and papermill's metadata but for its seconds."""
+    """Remove what no reader needs and no rerun repeats: stderr, widgets, papermill's metadata except its seconds."""
     notebook.metadata.pop("widgets", None)
     papermill = notebook.metadata.pop("papermill", {})
     if papermill.get("duration"):
