@@ -39,8 +39,9 @@ class Family:
 
     config: its configuration class of transformers. rope_theta: the RoPE base of both models, which leaves low
     frequencies unused inside the window: room that extension needs. paper: the shape of the paper's model, public facts
-    of its configuration. hub_id: where its weights are. colour: in every figure, as #RRGGBB. mini: what the mini model
-    has besides the shape that all share. table1, table4: its name in the paper's tables, None if it is not in them.
+    of its configuration. hub_id: where its weights are. colour, marker: in every figure, as #RRGGBB and in matplotlib's
+    notation. mini: what the mini model has besides the shape that all share. table1, table4: its name in the paper's
+    tables, None if it is not in them.
     """
 
     config: type[PreTrainedConfig]
@@ -48,6 +49,7 @@ class Family:
     paper: Mapping[str, Any]
     hub_id: str
     colour: str
+    marker: str
     mini: Mapping[str, Any] = field(default_factory=dict)
     table1: str | None = None
     table4: str | None = None
@@ -71,6 +73,7 @@ FAMILIES: dict[str, Family] = {
         paper=_8B | {"vocab_size": 128256, "max_position_embeddings": 8192},
         hub_id="meta-llama/Meta-Llama-3-8B-Instruct",
         colour="#0072B2",
+        marker="o",
         table1="llama3-8b-instruct",
         table4="llama3-8b",
     ),
@@ -81,6 +84,7 @@ FAMILIES: dict[str, Family] = {
         paper=_8B | {"vocab_size": 32768, "max_position_embeddings": 32768, "sliding_window": None},
         hub_id="mistralai/Mistral-7B-v0.3",
         colour="#E69F00",
+        marker="s",
         # As in Mistral-7B-v0.3, the output weights are separate.
         mini={"tie_word_embeddings": False, "sliding_window": None, "rms_norm_eps": 1.0e-5},
         table1="mistral-7b",
@@ -100,6 +104,7 @@ FAMILIES: dict[str, Family] = {
         },
         hub_id="Qwen/Qwen2-7B",
         colour="#009E73",
+        marker="^",
         # The embeddings are tied, as in Qwen2's smaller sizes. The class has biases of queries, keys and values.
         mini={"rms_norm_eps": 1.0e-6, "use_sliding_window": False},
         table1="qwen2-7b",

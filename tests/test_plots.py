@@ -10,6 +10,7 @@ from longrecipe import plots
 from longrecipe.cost import question
 from longrecipe.evaluate import Report
 from longrecipe.experiments import figure2, fronts, scores, table1, table3, table4
+from longrecipe.families import FAMILIES
 from longrecipe.positions import METHODS
 from longrecipe.results.rows import analysis_rows
 from longrecipe.tokens import Kept, Scored, TokenTypes, rank
@@ -279,16 +280,22 @@ def table_names():
 
 
 @pytest.mark.parametrize("names", [[*METHODS, *OPTIONS], table_names()], ids=["methods", "names in tables"])
-def test_every_name_has_its_own_colour(names):
-    found = {name: plots.colour(name) for name in [*names, "a name that nobody knows", "another", ""]}
+def test_every_name_has_its_own_colour_and_marker(names):
+    found = {name: (plots.colour(name), plots.marker(name)) for name in [*names, "a name nobody knows", "another", ""]}
     assert len(set(found.values())) == len(found)
-    assert all(matplotlib.colors.is_color_like(each) for each in found.values())
-    assert found["longrecipe" if "longrecipe" in found else "LongRecipe"] == "#0072B2"
+    assert all(matplotlib.colors.is_color_like(colour) for colour, _ in found.values())
+    assert found["longrecipe" if "longrecipe" in found else "LongRecipe"] == ("#0072B2", "o")
+
+
+def test_known_names_have_colours_of_the_palette():
+    stages = ("base", "H'", "extended", "replayed", "merged", "contiguous", "paper's setting")
+    assert {plots.colour(name) for name in (*METHODS, *FAMILIES, *stages)} <= set(plots.PALETTE.values())
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_have_the_colour_of_their_record_by_name_and_title(name):
     assert plots.colour(name) == plots.colour(METHODS[name].title) == METHODS[name].colour
+    assert plots.marker(name) == plots.marker(METHODS[name].title) == METHODS[name].marker
 
 
 def test_colours_of_names_are_the_same_in_every_process():

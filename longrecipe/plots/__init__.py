@@ -1,8 +1,8 @@
-"""Figures with labelled axes and units, and the same colour for a stage or method everywhere. Each returns a Figure."""
+"""Figures with labelled axes, units and alt text. Each name has one colour and marker everywhere; each returns a Figure."""
 
-from longrecipe.plots.drawing import depth_heatmap, points
+from longrecipe.plots.drawing import colour_bar, depth_heatmap, describe, label_ends, points
 from longrecipe.plots.positions import distances, figure_3, position_map, position_maps
-from longrecipe.plots.style import STYLE, colour, save
+from longrecipe.plots.style import PALETTE, STYLE, WIDTH_INCHES, colour, marker, save, show
 from longrecipe.plots.tokens import (
     measured_shares,
     passage,
@@ -14,12 +14,18 @@ from longrecipe.plots.tokens import (
 from longrecipe.plots.training import losses, passkeys, pretraining, recall_heatmaps, retention, wavelengths
 
 __all__ = [
+    "PALETTE",
     "STYLE",
+    "WIDTH_INCHES",
     "colour",
+    "colour_bar",
     "depth_heatmap",
+    "describe",
     "distances",
     "figure_3",
+    "label_ends",
     "losses",
+    "marker",
     "measured_shares",
     "passage",
     "passkeys",
@@ -33,6 +39,7 @@ __all__ = [
     "retention",
     "save",
     "selections",
+    "show",
     "token_shift",
     "wavelengths",
 ]

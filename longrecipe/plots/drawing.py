@@ -1,9 +1,95 @@
-"""Drawing that several figures share."""
+"""Drawing that several figures share: titles with alt text, direct labels, colour bars, means with intervals."""
 
+import textwrap
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+
+# Characters of a bold title of 10 points in an inch.
+_TITLE_DENSITY = 11.5
+
+
+def describe(figure: Figure, drawn: str, title: str = "") -> None:
+    """Give a figure its title and its alt text, which is the title and then what is drawn.
+
+    Args:
+        drawn: one or two sentences on the axes and curves, for readers who cannot see the figure.
+        title: the finding, computed from the data that is drawn; left aligned and wrapped. Empty: no title.
+    """
+    if title:
+        lines = textwrap.fill(title, int(_TITLE_DENSITY * figure.get_figwidth()))
+        figure.suptitle(lines, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    figure.set_label(f"{title.rstrip('.')}. {drawn}" if title else drawn)
+
+
+def label_ends(axis: Axes, ends: Sequence[tuple[float, float, str, str]], *, size: float = 8) -> list[Annotation]:
+    """Write labels to the right of the ends of lines, instead of a legend, moved up or down until none overlap.
+
+    Call it after everything else is drawn and the limits of the axes are set.
+
+    Args:
+        ends: x and y of the end of a line, its label and its colour.
+        size: of the font, in points.
+    """
+    if not ends:
+        return []
+    axis.figure.draw_without_rendering()
+    to_points = 72 / axis.figure.dpi
+    heights = np.array([axis.transData.transform((x, y))[1] for x, y, _, _ in ends]) * to_points
+    lines = np.array([text.count("\n") + 1 for _, _, text, _ in ends])
+    moved = _apart(heights, 1.25 * size * lines) - heights
+    return [
+        axis.annotate(
+            text,
+            (x, y),
+            (7, move),
+            textcoords="offset points",
+            va="center",
+            color=shade,
+            fontsize=size,
+            annotation_clip=False,
+        )
+        for (x, y, text, shade), move in zip(ends, moved, strict=True)
+    ]
+
+
+def _apart(places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Centres of intervals of the given sizes, as near to places as possible, in the same order without overlap.
+
+    This is isotonic regression of places less the room that the intervals below take, by pooling adjacent violators.
+    """
+    order = np.argsort(places, kind="stable")
+    room = np.cumsum(sizes[order]) - sizes[order] / 2
+    blocks: list[tuple[float, int]] = []
+    for value in places[order] - room:
+        blocks.append((value, 1))
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (low, n), (high, m) = blocks[-2:]
+            blocks[-2:] = [((n * low + m * high) / (n + m), n + m)]
+    found = np.empty(len(places))
+    found[order] = np.repeat([value for value, _ in blocks], [n for _, n in blocks]) + room
+    return found
+
+
+def colour_bar(figure: Figure, axes: Sequence[Axes], label: str, *, drawn: ScalarMappable) -> Colorbar:
+    """A colour bar next to axes, for colours that stand for numbers.
+
+    Args:
+        label: the quantity and its unit.
+        drawn: what is coloured, such as `axis.collections[0]`.
+    """
+    bar = figure.colorbar(drawn, ax=list(axes), pad=0.015, fraction=0.03, aspect=25)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+    return bar
 
 
 def points(axis: Axes, x: np.ndarray, found: pd.DataFrame, **style) -> None:
@@ -19,11 +105,18 @@ def points(axis: Axes, x: np.ndarray, found: pd.DataFrame, **style) -> None:
     axis.errorbar(x, mean, yerr=error, **{"fmt": "o", "ms": 5, "capsize": 2, "elinewidth": 0.9} | style)
 
 
-def depth_heatmap(axis: Axes, table: pd.DataFrame, title: str) -> None:
-    """Draw a heatmap of scores in 0..1 by depth (rows) and text length in tokens (columns) on an axis."""
+def depth_heatmap(axis: Axes, table: pd.DataFrame, title: str) -> ScalarMappable:
+    """Draw a heatmap of scores in 0..1 by depth (rows) and text length in tokens (columns) on an axis.
+
+    Returns what is coloured, for `colour_bar`.
+    """
+    # Seaborn writes dark text on light cells and white text on dark ones.
     sns.heatmap(
-        table, ax=axis, vmin=0, vmax=1, cmap="viridis", annot=True, fmt=".2f", cbar=False, annot_kws={"size": 7}
+        table, ax=axis, vmin=0, vmax=1, cmap="viridis", annot=True, fmt=".2f", cbar=False, annot_kws={"size": 8}
     )
     axis.set(title=title, xlabel="text length, tokens", ylabel="")
     axis.tick_params(length=0)
-    axis.set_xticklabels(axis.get_xticklabels(), rotation=45)
+    axis.grid(visible=False)
+    plt.setp(axis.get_xticklabels(), rotation=0)
+    plt.setp(axis.get_yticklabels(), rotation=0)
+    return axis.collections[0]

@@ -1,4 +1,4 @@
-"""The table of training methods: the text that each reads, its positions and options, its title and its colour."""
+"""The table of training methods: the text that each reads, its positions and options, its title, colour and marker."""
 
 import functools
 import inspect
@@ -32,8 +32,8 @@ class Method:
 
     positions: a transform of this package, or None if nothing is trained. text: `"selected"` takes n tokens of
     sentences with anchor tokens, `"first"` the first n tokens, `"whole"` all T tokens. title: the name in tables.
-    colour: in every figure, as #RRGGBB. law: the closed form of `coverage.summary` with default options, from segment
-    lengths int64 [N] and T, if one is known.
+    colour, marker: in every figure, from Okabe and Ito's palette as #RRGGBB, and in matplotlib's notation. law: the
+    closed form of `coverage.summary` with default options, from segment lengths int64 [N] and T, if one is known.
     """
 
     positions: PositionFunction | None
@@ -41,6 +41,7 @@ class Method:
     summary: str
     title: str
     colour: str
+    marker: str
     law: Law | None = None
 
     @property
@@ -72,6 +73,7 @@ METHODS: dict[str, Method] = {
         "anchored sentences at random ordered positions (Algorithm 1)",
         title="LongRecipe",
         colour="#0072B2",
+        marker="o",
         law=longrecipe_law,
     ),
     "stratified": Method(
@@ -79,7 +81,8 @@ METHODS: dict[str, Method] = {
         "selected",
         "anchored sentences, one in each equal stratum of the target",
         title="stratified",
-        colour="#332288",
+        colour="#56B4E9",
+        marker="D",
         law=stratified_law,
     ),
     "source": Method(
@@ -88,6 +91,7 @@ METHODS: dict[str, Method] = {
         "anchored sentences at their true positions in the document",
         title="source",
         colour="#009E73",
+        marker="v",
     ),
     "pose": Method(
         pose,
@@ -95,6 +99,7 @@ METHODS: dict[str, Method] = {
         "two chunks of the first n tokens, one random skip between them",
         title="PoSE",
         colour="#E69F00",
+        marker="s",
         law=pose_law,
     ),
     "rpes": Method(
@@ -103,6 +108,7 @@ METHODS: dict[str, Method] = {
         "the first n tokens at a sorted random sample of all T positions",
         title="RPES",
         colour="#D55E00",
+        marker="^",
         law=rpes_law,
     ),
     "cream": Method(
@@ -110,14 +116,16 @@ METHODS: dict[str, Method] = {
         "first",
         "the first n tokens as head, tail and a middle between them",
         title="CREAM",
-        colour="#AA4499",
+        colour="#CC79A7",
+        marker="d",
     ),
     "endprompt": Method(
         endprompt,
         "first",
         "the first n tokens, the last few of them at the end of the target",
         title="EndPrompt",
-        colour="#882255",
+        colour="#7F7F7F",
+        marker="p",
         law=endprompt_law,
     ),
     "flt": Method(
@@ -126,6 +134,7 @@ METHODS: dict[str, Method] = {
         "full-length training: all T tokens at their own positions",
         title="FLT",
         colour="#000000",
+        marker="X",
         law=flt_law,
     ),
     "none": Method(
@@ -134,6 +143,7 @@ METHODS: dict[str, Method] = {
         "control: raise the RoPE base, train nothing",
         title="RoPE rule alone",
         colour="#CC79A7",
+        marker="*",
     ),
 }
 
