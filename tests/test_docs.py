@@ -1,4 +1,4 @@
-"""README.md, docs/ and notebooks: links lead somewhere, the glossary is complete and in order, and lines are short."""
+"""README.md, docs/ and notebooks: links lead somewhere, and the glossary is complete and in order."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def test_relative_links_lead_to_files_and_headings(path):
 
 def test_links_to_missing_files_and_headings_are_found(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("# One (1)\n\n[a](#one-1) [b](page.md#two) [c](none.md) [d](https://example.org) [e][x]\n\n[x]: y\n")
+    page.write_text("# One (1)\n\n[a](#one-1) [b](page.md#two) [c](none.md) [d](https://a.org) [e][x]\n\n[x]: y\n")
     assert broken(page) == ["page.md#two", "none.md", "y"]
 
 
@@ -68,13 +68,6 @@ def test_reference_links_are_defined_and_definitions_are_used(page):
     text = without_code(PAGES[page])
     used = set(re.findall(r"\]\[([^\]]+)\]", text))
     assert used == {name for name, _ in DEFINITION.findall(text)}
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_lines_have_at_most_120_characters(page):
-    """Rows of tables and definitions of links are exempt: they cannot be wrapped."""
-    lines = PAGES[page].read_text(encoding="utf-8").splitlines()
-    assert [line for line in lines if len(line) > 120 and not line.startswith("|") and not DEFINITION.match(line)] == []
 
 
 def entries():

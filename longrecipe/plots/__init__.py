@@ -1,4 +1,4 @@
-"""Figures with labelled axes, units and alt text. Each name has one colour and marker everywhere; each returns a Figure."""
+"""Figures with labelled axes, units and alt text. A name has one colour and marker in all figures."""
 
 from longrecipe.plots.drawing import colour_bar, depth_heatmap, describe, label_ends, points
 from longrecipe.plots.positions import distances, figure_3, position_map, position_maps
