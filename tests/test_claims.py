@@ -1,170 +1,117 @@
-"""Verdicts from made-up scores, whose right answers are known."""
+"""Claims as records and tables: verdicts, numbers and differences in words, order, HTML."""
 
-import numpy as np
-import pandas as pd
 import pytest
 
-from longrecipe.experiments import figure2, fronts, judging, table1, table2, table3
-from longrecipe.experiments.scores import GENERAL
+from longrecipe.claims import (
+    FAILS,
+    HOLDS,
+    NOT_MEASURED,
+    OPEN,
+    Claim,
+    Claims,
+    at_least,
+    at_most,
+    difference,
+    interval,
+    judge,
+    number,
+)
 
-SEEDS = 4
+NAN = (float("nan"),) * 3
 
 
-def frame(levels, column="NIAH(M)", noise=0.01, **about):
-    """Rows a name and seed: the seeds differ by ten points, the names by their levels."""
-    rng = np.random.default_rng(0)
-    return pd.DataFrame(
+def test_unknown_verdict_is_an_error_that_lists_the_allowed_ones():
+    with pytest.raises(ValueError, match=r"'true'.*holds, does not hold, not settled, not measured"):
+        Claim("a claim", "true")
+
+
+@pytest.mark.parametrize(("holds", "verdict"), [(True, HOLDS), (False, FAILS), (None, NOT_MEASURED)])
+def test_claim_without_interval_is_judged_by_yes_or_no(holds, verdict):
+    assert judge(holds) == verdict
+
+
+@pytest.mark.parametrize(
+    ("triple", "verdict"),
+    [
+        ((15.0, 14.0, 16.9), HOLDS),
+        ((15.0, 14.0, 17.0), HOLDS),
+        ((15.0, 14.0, 17.1), OPEN),
+        ((19.0, 17.1, 21.0), FAILS),
+        (NAN, NOT_MEASURED),
+    ],
+)
+def test_verdict_depends_on_the_whole_interval(triple, verdict):
+    mean, low, high = triple
+    assert at_most(triple, 17.0) == verdict
+    assert at_least((-mean, -high, -low), -17.0) == verdict
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(2.34, "2.3"), (-2.34, "-2.3"), (0.0, "0.0"), (-0.0, "0.0"), (-0.04, "-0.04"), (-0.001, "0.0"), (0.04, "0.0")],
+)
+def test_number_is_never_minus_zero(value, text):
+    assert number(value) == text
+
+
+def test_interval_is_empty_if_it_is_not_known():
+    assert interval((1.0, -0.0, 2.0)) == "[0.0, 2.0]" and interval(NAN) == ""
+
+
+@pytest.mark.parametrize(
+    ("triple", "words", "between"),
+    [
+        ((6.8, 4.6, 9.0), "6.8 points above FLT", "[4.6, 9.0]"),
+        ((-0.7, -1.3, -0.1), "0.7 points below FLT, within the margin of 2", "[0.1, 1.3]"),
+        ((-1.9, -2.3, -1.5), "1.9 points below FLT", "[1.5, 2.3]"),
+        ((-0.02, -1.0, 1.0), "-0.02 points, no clear difference from FLT", "[-1.0, 1.0]"),
+        (NAN, "", ""),
+    ],
+)
+def test_difference_says_above_below_or_unclear(triple, words, between):
+    assert difference(triple, "FLT", margin=2) == (words, between)
+
+
+@pytest.fixture
+def mixed():
+    return Claims(
         [
-            {"name": name, "seed": seed, column: level + 10 * seed + rng.normal(0, noise)} | about
-            for name, level in levels.items()
-            for seed in range(SEEDS)
+            Claim("a < b", FAILS, main=False),
+            Claim("main", HOLDS, "1.0", "[0.5, 1.5]"),
+            Claim("c", FAILS, main=False),
+            Claim("other main", OPEN, "2.0"),
         ]
     )
 
 
-def verdicts(table):
-    return dict(zip(table.index, table["verdict"], strict=True))
+def test_main_claims_come_first_in_their_order(mixed):
+    assert [claim.text for claim in mixed] == ["main", "other main", "a < b", "c"]
+    more = mixed + Claims([Claim("another", HOLDS)])
+    assert [claim.text for claim in more] == ["main", "other main", "another", "a < b", "c"]
 
 
-def test_claims_are_judged_by_the_paired_interval():
-    rows = frame({"ours": 50, "same": 50, "less": 40, "more": 51})
-    loose = pd.DataFrame([{"name": "loose", "seed": seed, "NIAH(M)": 50 + 10 * (seed % 2)} for seed in range(SEEDS)])
-    claimed = [
-        ("ours", "less", 0),
-        ("ours", "more", 0),
-        ("ours", "more", -2),
-        ("ours", "loose", 0),
-        ("ours", "same", 1),
+def test_text_has_aligned_columns_and_no_unused_ones(mixed):
+    assert repr(mixed).splitlines() == [
+        "✓ holds          main        1.0  [0.5, 1.5]",
+        "? not settled    other main  2.0",
+        "✗ does not hold  a < b",
+        "✗ does not hold  c",
     ]
-    judged = judging.compared(pd.concat([rows, loose]), claimed)
-    assert judged["verdict"].tolist() == ["holds", "DOES NOT HOLD", "holds", "not settled", "DOES NOT HOLD"]
-    assert judged.index[2] == "NIAH(M): ours >= more - 2"
-    assert judged.index[4] == "NIAH(M): ours >= same + 1"
+    assert "label" not in mixed._repr_html_()
+    assert "label" in Claims([Claim("x", HOLDS, label="quoted")])._repr_html_()
 
 
-def test_at_most_is_at_least_the_other_way_round():
-    assert judging.at_most((15.0, 14.0, 16.9), 17.0) == "holds"
-    assert judging.at_most((15.0, 14.0, 17.1), 17.0) == "not settled"
-    assert judging.at_most((19.0, 17.1, 21.0), 17.0) == "DOES NOT HOLD"
+def test_html_folds_all_but_main_claims(mixed):
+    shown, folded = mixed._repr_html_().split("<details>")
+    assert "<summary>2 more claims: 2 do not hold</summary>" in folded
+    assert ">main<" in shown and ">main<" not in folded
+    assert "a &lt; b" in folded and "a &lt; b" not in shown
 
 
-def test_shares_are_paired_ratios():
-    rows = pd.DataFrame({"name": ["a", "b"] * 3, "seed": [0, 0, 1, 1, 2, 2], "x": [3.0, 20, 6, 40, 9, 60]})
-    assert judging.share(rows, "a", "b", column="x") == (pytest.approx(15.0),) * 3
+def test_html_folds_nothing_without_main_claims():
+    assert "<details>" not in Claims([Claim("x", HOLDS, main=False)])._repr_html_()
 
 
-def test_what_has_no_two_pairs_is_not_measured():
-    rows = pd.DataFrame({"name": ["a", "b"] * 2, "seed": [0, 0, 1, 1], "x": [3.0, 20, np.nan, 40]})
-    triple = judging.share(rows, "a", "b", column="x")
-    assert np.isnan(triple).all() and judging.at_most(triple, 17) == "not measured"
-    assert judging.compared(rows, [("a", "b", 0)], "x")["verdict"].tolist() == ["not measured"]
-
-
-def test_a_line_has_the_interval_where_there_is_one():
-    table = pd.DataFrame(
-        {"mean": [1.0, 2.0], "low": [0.5, np.nan], "high": [1.5, np.nan], "verdict": ["holds", "not settled"]},
-        index=pd.Index(["a", "b"], name="claim"),
-    )
-    assert judging.lines(table).splitlines() == ["holds          a: 1.0 [0.5, 1.5]", "not settled    b: 2.0"]
-
-
-@pytest.fixture
-def final():
-    """Rows of Table 1 at two targets; the seconds are those of a share of 15 and 18 %."""
-    frames = []
-    for target, seconds in ((2560, 18.0), (4096, 15.0)):
-        levels = {"base": 0.0, "FLT": 50.0, "RPES": 40.0, "PoSE": 51.0, "LongRecipe": 49.0}
-        rows = frame(levels, target=target).assign(recall=lambda r: np.where(r["name"] == "base", 1.0, 80.0))
-        rows["RULER-like"] = rows["NIAH(M)"]
-        rows["stage 1 seconds"] = np.where(rows["name"] == "LongRecipe", seconds, 100.0)
-        rows["analysis and stage 1 seconds"] = rows["stage 1 seconds"] * np.where(rows["name"] == "LongRecipe", 2, 1)
-        frames.append(rows)
-    return pd.concat(frames)
-
-
-def test_the_claims_of_table_1_are_judged_at_every_target(final):
-    found = verdicts(table1.claims(final, {2560: 16.9, 4096: 17.1}))
-    for target in (2560, 4096):
-        assert found[f"T = {target}: base: recall is 5 % or less"] == "holds"
-        assert found[f"T = {target}: NIAH(M): LongRecipe >= FLT - 2"] == "holds"
-        assert found[f"T = {target}: NIAH(M): LongRecipe >= PoSE"] == "DOES NOT HOLD"
-        assert found[f"T = {target}: RULER-like: LongRecipe >= RPES"] == "holds"
-    share, step = "LongRecipe's are 17 % of FLT's or less", "seconds of a step, benchmark: "
-    assert found[f"T = 2560: stage 1 seconds: {share}"] == "DOES NOT HOLD"
-    assert found[f"T = 4096: stage 1 seconds: {share}"] == "holds"
-    assert found[f"T = 4096: analysis and stage 1 seconds: {share}"] == "DOES NOT HOLD"
-    assert found[f"T = 2560: {step}{share}"] == "holds"
-    assert found[f"T = 4096: {step}{share}"] == "DOES NOT HOLD"
-    # Without the benchmark nothing is said of it.
-    assert not [claim for claim in table1.claims(final, {}).index if "benchmark" in claim]
-
-
-def test_what_a_merged_model_keeps_is_judged_by_method_and_score():
-    rows = frame({"FLT": 0, "LongRecipe": 0}, stage="merged")
-    rows[list(GENERAL)] = [98.0, 97.0, 96.0]
-    rows["perplexity kept"] += 0.1 * rows["seed"]
-    found = verdicts(table3.claims(pd.concat([rows, rows.assign(stage="extended", **{"perplexity kept": 10})])))
-    assert found["LongRecipe: perplexity kept is 97 % or more"] == "holds"
-    assert found["FLT: copying kept is 97 % or more"] == "DOES NOT HOLD"
-    assert len(found) == 2 * len(GENERAL)
-
-
-def test_parts_are_judged_together_and_alone():
-    levels = {
-        "RoPE rule alone": 20,
-        "PoSE": 60,
-        "LongRecipe": 78,
-        "LongRecipe, first tokens": 70,
-        "LongRecipe, random sentences": 61,
-        "contiguous": 15,
-        "contiguous, first tokens": 6,
-    }
-    found = verdicts(table2.claims(frame(levels)))
-    assert found["NIAH(M): LongRecipe >= LongRecipe, random sentences"] == "holds"
-    assert found["NIAH(M): contiguous >= contiguous, first tokens"] == "holds"
-    assert found["NIAH(M): contiguous, first tokens >= RoPE rule alone"] == "DOES NOT HOLD"
-    assert found["NIAH(M): contiguous >= RoPE rule alone"] == "DOES NOT HOLD"
-    assert len(found) == 9
-
-
-@pytest.fixture
-def by_ratio():
-    """LongRecipe is within two points of FLT's 80 from 20 % on, and best at 30 %."""
-    frames = [frame({"FLT": 80}, ratio=1.0), frame({"base": 0, "RoPE rule alone": 20}, ratio=0.3)]
-    for ratio, level in ((0.05, 50), (0.1, 70), (0.2, 79), (0.3, 81), (0.4, 79)):
-        frames.append(frame({"LongRecipe": level, "contiguous": level - 10 if ratio < 0.4 else level + 1}, ratio=ratio))
-    return pd.concat(frames)
-
-
-def test_ratios_are_judged_against_flt_and_the_control(by_ratio):
-    found = verdicts(figure2.claims(by_ratio))
-    assert found["NIAH(M): LongRecipe at 10% >= FLT - 2"] == "DOES NOT HOLD"
-    assert found["NIAH(M): LongRecipe at 20% >= FLT - 2"] == "holds"
-    assert found["NIAH(M): LongRecipe at 5% >= contiguous at 5%"] == "holds"
-    assert found["NIAH(M): LongRecipe at 40% >= contiguous at 40%"] == "DOES NOT HOLD"
-    assert found["NIAH(M): LongRecipe at 30% >= LongRecipe at 40%"] == "holds"
-
-
-def test_the_smallest_ratio_is_the_first_that_holds(by_ratio):
-    assert figure2.smallest_ratio(by_ratio) == 0.2
-    assert figure2.smallest_ratio(by_ratio[~by_ratio["ratio"].isin([0.2, 0.3, 0.4])]) is None
-
-
-def test_alternatives_of_replay_and_merging_are_judged_long_and_short():
-    usual, other = "120 steps, 50% long, KL 4", "120 steps, 50% long, KL 0"
-    rows = []
-    for replay, rule, weight, long in [
-        (usual, "uniform", 0.0, 79),
-        (usual, "spare_qk", 0.0, 79),
-        (usual, "uniform", 0.5, 60),
-        (usual, "spare_qk", 0.5, 75),
-        (usual, "spare_qk", 0.25, 78),
-        (other, "spare_qk", 0.0, 80),
-    ]:
-        rows.append(frame({"LongRecipe": long, "PoSE": 0}, replay=replay, rule=rule, weight=weight))
-    rows = pd.concat(rows).assign(**{"perplexity kept": lambda r: 100 - r["NIAH(M)"]})
-    found = verdicts(fronts.claims(rows))
-    assert found["NIAH(M): spare_qk at 0.5 >= uniform at 0.5"] == "holds"
-    assert found["perplexity kept: spare_qk at 0.5 >= uniform at 0.5"] == "DOES NOT HOLD"
-    assert found[f"NIAH(M): {usual} >= {other}"] == "DOES NOT HOLD"
-    assert len(found) == 6
+def test_counts_are_plain_english(mixed):
+    assert mixed.counts() == "4 claims: 1 holds, 2 do not hold, 1 not settled"
+    assert Claims([Claim("x", NOT_MEASURED)]).counts() == "1 claim: 1 not measured"

@@ -4,15 +4,23 @@ import pytest
 
 from longrecipe import results
 from longrecipe import settings as settings
+from longrecipe.claims import FAILS, HOLDS
 from longrecipe.evaluate import Report
 
 COLUMNS = ["task", "length", "document", "depth", "score"]
 
 
+def verdicts(numbers, params):
+    return {claim.text: claim.verdict for claim in results.claims(numbers, params)}
+
+
 def numbers_of(perplexity=20.0, **scores):
     """Numbers of a report, from the mean scores of its tasks by length."""
     lengths = sorted({n for each in scores.values() for n in each})
-    tasks = {n: {task: {"mean": each[n], "prompts": 8} for task, each in scores.items()} for n in lengths}
+    tasks = {
+        n: {task: {"mean": each[n], "low": 0.0, "high": 1.0, "prompts": 8} for task, each in scores.items()}
+        for n in lengths
+    }
     recall = {n: each.get("multi-key") for n, each in tasks.items()}
     return {"recall": recall, "niah_m": recall, "tasks": tasks, "perplexity": perplexity, "copying": 0.5}
 
@@ -37,18 +45,18 @@ def mini(base=0.05, extended=0.75, merged=0.75, inside=0.96, perplexity=21.0):
     ],
 )
 def test_a_mini_run_is_judged_by_its_stages(changes, fails):
-    checks = results.verdict(mini(**changes), settings.load("llama3"))
-    assert len(checks) == 5
-    failed = [claim for claim, ok in checks.items() if not ok]
-    assert failed == [claim for claim in checks if fails and fails in claim]
+    claims = results.claims(mini(**changes), settings.load("llama3"))
+    assert len(claims) == 5
+    failed = [claim.text for claim in claims if claim.verdict == FAILS]
+    assert failed == [claim.text for claim in claims if fails and fails in claim.text]
     assert len(failed) == (fails is not None)
 
 
-def test_the_untrained_control_is_judged_where_nothing_is_trained():
+def test_the_untrained_control_is_judged_if_nothing_is_trained():
     numbers = {"base": mini()["base"], "RoPE rule alone": mini(extended=0.2)["extended"]}
-    assert results.verdict(numbers, settings.load("llama3", method="none")) == {
-        "base: recall at 4096 tokens is 0.05 or less": True,
-        "RoPE rule alone: recall at 4096 tokens is 0.75 or more": False,
+    assert verdicts(numbers, settings.load("llama3", method="none")) == {
+        "RoPE rule alone: recall at 4096 tokens is at least 0.75": FAILS,
+        "base: recall at 4096 tokens is at most 0.05": HOLDS,
     }
 
 
@@ -65,22 +73,22 @@ def passkeys(at_12k, at_16k, perplexity=20.0):
 def test_a_real_model_is_judged_by_its_passkeys_at_every_length_beyond_the_window(real):
     beyond = "passkey at 12288 and 16384 tokens (8 trials or more each)"
     claims = [
-        f"base: {beyond} is 0.25 or less",
-        f"merged: {beyond} is 0.75 or more",
-        "merged: perplexity at 2048 tokens is 1.03 times the base's or less",
+        f"merged: {beyond} is at least 0.75",
+        f"base: {beyond} is at most 0.25",
+        "merged: perplexity at 2048 tokens is at most 1.03 times the base's, 20.0",
     ]
 
     def judged(base, merged):
-        return results.verdict({"base": base, "merged": merged}, real)
+        return verdicts({"base": base, "merged": merged}, real)
 
-    assert judged(passkeys(0.25, 0.0), passkeys(0.75, 1.0, 20.6)) == dict.fromkeys(claims, True)
-    assert judged(passkeys(0.0, 0.375), passkeys(0.625, 1.0, 20.7)) == dict.fromkeys(claims, False)
-    alone = results.verdict({"RoPE rule alone": passkeys(1.0, 0.5)}, real)
-    assert alone == {f"RoPE rule alone: {beyond} is 0.75 or more": False}
+    assert judged(passkeys(0.25, 0.0), passkeys(0.75, 1.0, 20.6)) == dict.fromkeys(claims, HOLDS)
+    assert judged(passkeys(0.0, 0.375), passkeys(0.625, 1.0, 20.7)) == dict.fromkeys(claims, FAILS)
+    alone = verdicts({"RoPE rule alone": passkeys(1.0, 0.5)}, real)
+    assert alone == {f"RoPE rule alone: {beyond} is at least 0.75": FAILS}
     # Without passkeys, by recall of one of several facts.
     plain = settings.changed(real, eval_passkeys=0)
-    assert results.verdict({"merged": passkeys(1, 1)}, plain) == {
-        "merged: recall at 12288 and 16384 tokens is 0.75 or more": False
+    assert verdicts({"merged": passkeys(1, 1)}, plain) == {
+        "merged: recall at 12288 and 16384 tokens is at least 0.75": FAILS
     }
 
 

@@ -11,12 +11,12 @@ from longrecipe.tokens import (
     Scored,
     TokenTypes,
     binned,
+    claims,
     rank,
     score_documents,
     standing,
     types_by_class,
     types_by_token,
-    verdict,
 )
 
 INTERVALS = ("share_of_top", "lift", "mean_shift")
@@ -306,22 +306,24 @@ def analysis_of(lift, share, stability, mean_shift=None):
     """An analysis with these values for types that are all frequent."""
     frame = pd.DataFrame({"type": list(lift), "lift": lift.values(), "share_of_top": share.values(), "frequent": True})
     frame["mean_shift"] = (mean_shift or lift).values()
+    for column in INTERVALS:
+        frame[f"{column}_low"], frame[f"{column}_high"] = frame[column] - 0.5, frame[column] + 0.5
     return Analysis(ONE_IS_KEEN, frame, pd.DataFrame(), stability)
 
 
-def test_verdict_judges_each_claim_by_its_number():
+def test_each_claim_is_judged_by_its_number():
     good, bad = {"NUM": 3.0, "NOUN": 1.0}, {"NUM": 1.0, "NOUN": 3.0}
     fine = {"lift": good, "share": good, "mean_shift": good, "stability": 0.9}
-    claims = verdict(analysis_of(**fine), "NUM")
-    assert len(claims) == 4 and set(claims.values()) == {True}
-    for changes, claim in (
-        ({"lift": bad}, "NUM leads by lift"),
-        ({"share": bad}, "NUM has the largest share of the top tokens"),
-        ({"mean_shift": bad}, "NUM has the largest mean shift"),
-        ({"stability": 0.89}, "the lifts of two halves of the documents agree, Spearman 0.9 or more"),
-        ({"stability": float("nan")}, "the lifts of two halves of the documents agree, Spearman 0.9 or more"),
+    assert [claim.verdict for claim in claims(analysis_of(**fine), "NUM")] == ["holds"] * 4
+    for changes, text, found in (
+        ({"lift": bad}, "NUM has the largest lift", "1.00, NOUN 3.00"),
+        ({"share": bad}, "NUM has the largest share of the top tokens", "1.00, NOUN 3.00"),
+        ({"mean_shift": bad}, "NUM has the largest mean shift", "1.00, NOUN 3.00"),
+        ({"stability": 0.89}, "lifts of two halves", "0.89"),
+        ({"stability": float("nan")}, "lifts of two halves", "nan"),
     ):
-        assert [c for c, holds in verdict(analysis_of(**fine | changes), "NUM").items() if not holds] == [claim]
+        (failed,) = [c for c in claims(analysis_of(**fine | changes), "NUM") if c.verdict == "does not hold"]
+        assert failed.text.startswith(text) and failed.found == found
 
 
 def test_rank_can_count_a_range_of_positions():

@@ -14,6 +14,7 @@ from longrecipe.experiments.scores import GENERAL
 
 METHODS = ("flt", "rpes", "pose", "longrecipe")
 OURS = {"method": "longrecipe"}
+REPLAYED = "the replayed model"
 
 
 def means(rows: pd.DataFrame) -> pd.DataFrame:
@@ -36,21 +37,34 @@ def replayed(rows: pd.DataFrame) -> pd.DataFrame:
 def claims(rows: pd.DataFrame) -> Claims:
     """What alternatives of replay and merging bring LongRecipe, long and short: NIAH(M), and perplexity kept.
 
-    Merge rules are compared at weight 0.5, merging at 0.25 with the replayed model (main), and replays at weight 0.
+    Main claims are about merging: the paper's average of all tensors at weight 0.5, and this kit's rule, against the
+    replayed model and each other. Other replays are compared before merging, and named by what differs.
 
     Args:
         rows: `scores.front_scores`, those of the usual replay first.
     """
     first, *others = dict.fromkeys(rows.loc[rows["name"] == "LongRecipe", "replay"])
-    merged = usual(rows).assign(name=lambda some: [f"{row.rule} at {row.weight:g}" for row in some.itertuples()])
-    alone = replayed(rows).assign(name=lambda some: some["replay"])
-    by_rule = [("spare_qk at 0.5", "uniform at 0.5", 0.0), ("spare_qk at 0.25", "spare_qk at 0", 0.0)]
-    by_replay = [(first, other, 0.0) for other in others]
+    names = {first: "the default replay"} | {other: f"replay with {_changed(other, first)}" for other in others}
+    merged = usual(rows).assign(name=lambda some: [_merge(row.rule, row.weight) for row in some.itertuples()])
+    merged = merged.drop_duplicates(["name", "seed"])
+    alone = replayed(rows).assign(name=lambda some: some["replay"].map(names))
+    paper, spared, default = _merge("uniform", 0.5), _merge("spare_qk", 0.5), _merge("spare_qk", 0.25)
+    by_rule = [(paper, REPLAYED, 0.0), (spared, paper, 0.0), (default, REPLAYED, 0.0)]
+    by_replay = [(names[first], names[other], 0.0) for other in others]
     found = []
     for column in ("NIAH(M)", "perplexity kept"):
         found += judging.compared(merged, by_rule, column)
         found += judging.compared(alone, by_replay, column, main=False)
     return Claims(found)
+
+
+def _merge(rule: str, weight: float) -> str:
+    return f"{rule} merge at {weight:g}" if weight else REPLAYED
+
+
+def _changed(replay: str, default: str) -> str:
+    pairs = zip(replay.split(", "), default.split(", "), strict=True)
+    return ", ".join(part for part, usual in pairs if part != usual)
 
 
 def figure(rows: pd.DataFrame, x: str = "perplexity kept", y: str = "NIAH(M)") -> Figure:

@@ -48,13 +48,14 @@ def compared(
     Args:
         frame: one row for each name and seed.
         claimed: (one, other, points) for each claim; points below 0 are a margin.
-        where: what comes before each claim, such as `T = 4096: `.
+        column: the score that is compared; more is better.
+        where: what follows its name in the claim, such as ` at T = 4096`.
     """
     found = []
     for one, other, points in claimed:
         triple = difference(frame, one, other, column=column)
-        least = f"at most {-points:g} points below" if points < 0 else "not below" if not points else None
-        text = f"{where}{column}: {one} is {least or f'at least {points:g} points above'} {other}"
+        least = f"at most {-points:g} points below" if points < 0 else f"at least {points:g} points above"
+        text = f"{column}{where}: {one} is {least if points else 'at least as good as'} {other}"
         measured, interval = claims.difference(triple, other, margin=max(-points, 0))
         found.append(Claim(text, claims.at_least(triple, points), measured, interval, main=main))
     return found

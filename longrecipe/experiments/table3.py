@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from longrecipe import plots
-from longrecipe.claims import Claims, at_least
+from longrecipe.claims import Claims, at_least, at_most
 from longrecipe.experiments import judging, quoted, table1
 from longrecipe.experiments.scores import GENERAL, NAMES, default_ratio, in_order, over_seeds
 from longrecipe.stats import seed_interval
@@ -38,16 +38,25 @@ def paper() -> pd.DataFrame:
 
 
 def claims(scores: pd.DataFrame) -> Claims:
-    """Table 3's claim, as this kit puts it: the merged model keeps 97 % of every general score of the base.
+    """Table 3's claims: LongRecipe's extension costs general skill, replay brings some of it back; and, as this kit
+    puts it, merged models keep 97 % of every general score of the base. `fronts` judges what merging adds.
 
-    Main claims are LongRecipe's.
+    Main claims are those about perplexity, and LongRecipe's about the merged model.
     """
-    found = []
+    found, stages = [], scores[scores["name"] == "LongRecipe"]
+    stages = stages.assign(name="LongRecipe, " + stages["stage"])
+    for column in GENERAL:
+        main = column == GENERAL[0]
+        extended = seed_interval(stages.loc[stages["stage"] == "extended", column].tolist())
+        text = f"{column}: LongRecipe, extended, has less than 100 %"
+        found.append(judging.level(text, extended, at_most(extended, 100), main=main))
+        found += judging.compared(stages, [("LongRecipe, replayed", "LongRecipe, extended", 0.0)], column, main=main)
     for name, frame in scores[scores["stage"] == "merged"].groupby("name", sort=False):
         for column in GENERAL:
             triple = seed_interval(frame[column].tolist())
-            text = f"{name}, merged: {column} is at least {LEAST_KEPT:g} % of the base's"
-            found.append(judging.level(text, triple, at_least(triple, LEAST_KEPT), main=name == "LongRecipe"))
+            text = f"{column}: {name}, merged, has at least {LEAST_KEPT:g} %"
+            main = name == "LongRecipe" or column == GENERAL[0]
+            found.append(judging.level(text, triple, at_least(triple, LEAST_KEPT), main=main))
     return Claims(found)
 
 
