@@ -10,6 +10,7 @@ import torch
 from longrecipe import cost, models
 from longrecipe.cli import main
 from longrecipe.cost import measure
+from longrecipe.cost.record import record_of
 from longrecipe.settings import Setup
 from longrecipe.train import PLAIN
 
@@ -20,6 +21,11 @@ def pytests_own_logging(monkeypatch):
 
 
 CASE = measure.Case("llama3", "mini", "longrecipe", 512, PLAIN, batch_size=1, steps=3)
+
+
+def cases_at(*lengths):
+    """Mini's cases at these target lengths alone."""
+    return [case for case in measure.mini_cases(lengths) if case.target_length in lengths]
 
 
 def test_names_of_cases_are_unique_and_list_changes():
@@ -62,7 +68,7 @@ def test_every_case_runs_in_its_own_process_and_results_are_kept(tmp_path, monke
         return subprocess.CompletedProcess(command, 0, 'a line before\n{"seconds_per_step": 2.5}\n', "")
 
     monkeypatch.setattr(measure.subprocess, "run", process)
-    cases = measure.mini_cases([512])
+    cases = cases_at(512)
     measure.run(cases[:2], path, minutes=5)
     record = measure.run(cases, path, minutes=5)
     assert asked == [case.method for case in cases]
@@ -71,7 +77,7 @@ def test_every_case_runs_in_its_own_process_and_results_are_kept(tmp_path, monke
         {"seconds_per_step": 2.5} if case.method != "rpes" else {"error": "out of memory: 9 GB"} for case in cases
     ]
     # No minute left: nothing is started, nothing is lost.
-    measure.run(measure.mini_cases([512, 1024]), path, minutes=0.5)
+    measure.run(cases_at(512, 1024), path, minutes=0.5)
     assert len(asked) == 4 and json.loads(path.read_text())["cases"].keys() == record["cases"].keys()
 
 
@@ -87,7 +93,8 @@ def test_failed_case_is_named_and_tried_again(tmp_path, monkeypatch, capsys):
         return subprocess.CompletedProcess(command, *done)
 
     monkeypatch.setattr(measure.subprocess, "run", process)
-    monkeypatch.setattr(measure, "mini_cases", lambda lengths=(512,), cases=measure.mini_cases: cases(lengths))
+    cases = cases_at(512)
+    monkeypatch.setattr(measure, "mini_cases", lambda: cases)
     with pytest.raises(SystemExit) as left:
         main(["cost", "mini", "--out", str(path), "--minutes", "5"])
     said = capsys.readouterr().err
@@ -167,6 +174,33 @@ def test_without_a_gpu_it_says_so(capsys):
     assert left.value.code == 1 and "there is no GPU here" in capsys.readouterr().err
 
 
-def test_rates_are_measured():
+def test_record_of_another_machine_is_refused(tmp_path):
+    path = tmp_path / "mini.json"
+    made = {"label": "measured", "rates": {"matmul_flops": 1.0}, "cases": {}}
+    for about, message in (
+        (measure._machine() | {"threads": 2}, "with threads 2, this is 1"),
+        ({"device": "abacus", "threads": 1}, "with device abacus"),
+    ):
+        path.write_text(json.dumps(made | about))
+        with pytest.raises(ValueError, match=f"{message}.*choose another file with --out"):
+            measure.run([], path, minutes=5)
+    path.write_text(json.dumps(made | measure._machine()))
+    assert measure.run([], path, minutes=5)["cases"] == {}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="threads of the CPU matter without a GPU")
+def test_committed_record_has_the_cases_of_this_version_and_one_thread():
+    mini = record_of("mini")
+    assert mini["threads"] == 1 == measure._machine()["threads"]
+    assert set(mini["cases"]) <= {case.name for case in measure.mini_cases()}
+    with pytest.raises(ValueError, match="allowed are mini and gpu"):
+        record_of("ratios")
+
+
+def test_rates_are_measured_with_one_thread(monkeypatch):
+    threads, before = [], torch.get_num_threads()
+    fastest = measure._fastest
+    monkeypatch.setattr(measure, "_fastest", lambda work: threads.append(torch.get_num_threads()) or fastest(work))
     found = measure.rates(models.config_of("llama3"), length=64)
+    assert set(threads) == {1} and torch.get_num_threads() == before
     assert {"matmul_flops", "attention_flops", "bandwidth"} <= found.keys() and min(found.values()) > 0

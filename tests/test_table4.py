@@ -220,7 +220,7 @@ class TestClaims:
 
 class TestStepShares:
     def test_seconds_are_in_percent_of_flts_at_the_same_target(self):
-        seconds = {case: {"seconds_per_step": 1e-3 * case.n_tokens} for case in measure.ratio_cases()}
+        seconds = {case: {"seconds_per_step": 1e-3 * case.n_tokens} for case in measure.mini_cases([])}
         made = record(seconds)
         shares = step_shares(made, "qwen2", 4096)
         assert list(shares) == [1.0, 0.05, 0.1, 0.2, 0.3, 0.4]
@@ -229,7 +229,7 @@ class TestStepShares:
         assert list(step_shares(made, "qwen2", 4096, "pose")) == [1.0, 0.3]
 
     def test_cases_without_result_are_left_out(self):
-        cases = [case for case in measure.ratio_cases() if case.model == "llama3" and case.target_length == 2560]
+        cases = [case for case in measure.mini_cases([]) if case.model == "llama3" and case.target_length == 2560]
         assert step_shares(record({case: {"error": "killed"} for case in cases}), "llama3", 2560) == {}
         assert step_shares(None, "llama3", 2560) == {}
         assert step_shares(record({}), "llama3", 2560) == {}

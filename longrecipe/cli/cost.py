@@ -6,9 +6,8 @@ from pathlib import Path
 
 HELP = "Measure seconds and memory of training steps on this machine."
 EXAMPLES = """\
-  longrecipe cost mini      # CPU, minutes: every method over target lengths
-  longrecipe cost ratios    # CPU, minutes: LongRecipe by token ratio, next to training on whole samples
-  longrecipe cost gpu       # one GPU of 80 GB, under 9 minutes: the paper's model shapes with random weights
+  longrecipe cost mini --minutes 30    # CPU, one thread: mini models, by method, target length and token ratio
+  longrecipe cost gpu                  # one GPU of 80 GB, under 9 minutes: the paper's model shapes, random weights
 
 Measured cases are skipped, so the same command resumes. Notebooks 04, 05 and 07 read the results.
 """
@@ -17,7 +16,7 @@ INTERRUPTED = "the same command resumes"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what to measure, the time limit and the file of the results."""
-    parser.add_argument("what", choices=("mini", "ratios", "gpu"), help="which cases to measure; see the examples")
+    parser.add_argument("what", choices=("mini", "gpu"), help="which cases to measure; see the examples")
     parser.add_argument(
         "--minutes", type=float, default=8.5, help="stop before this many minutes have passed; default: %(default)s"
     )

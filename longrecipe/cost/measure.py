@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -73,24 +74,20 @@ class Case:
 
 
 def mini_cases(lengths: Iterable[int] = (256, 512, 1024, 2048, 4096, 8192)) -> list[Case]:
-    """Every method of the paper at several target lengths, in steps of 8 samples, as the mini recipe trains."""
-    methods = ("flt", "longrecipe", "rpes", "pose")
-    cases = [Case("llama3", "mini", method, T, PLAIN, 8, steps=12) for T in lengths for method in methods]
-    return [replace(case, steps=5) if case.n_tokens > 2500 else case for case in cases]
-
-
-def ratio_cases() -> list[Case]:
-    """FLT, PoSE and LongRecipe on each mini model, to 10 and 16 windows, in steps of 8 samples.
-
-    LongRecipe to 16 windows has the ratios of Figure 2.
+    """Steps of 8 samples, as the mini recipe trains: FLT, PoSE and LongRecipe on each mini model to 10 and 16 windows,
+    to 16 windows with the ratios of Figure 2; and every method of the paper on mini Llama-3 at the target lengths.
     """
+    usual = Case("llama3", "mini", "longrecipe", 4096, PLAIN, batch_size=8, steps=6)
     cases = []
     for model in FAMILIES:
         for T, ratios in ((2560, (RATIO,)), (4096, (0.05, 0.1, 0.2, 0.3, 0.4))):
-            usual = Case(model, "mini", "longrecipe", T, PLAIN, batch_size=8, steps=6)
-            cases += [replace(usual, method="flt"), replace(usual, method="pose")]
-            cases += [replace(usual, ratio=ratio) for ratio in ratios]
-    return cases
+            one = replace(usual, model=model, target_length=T)
+            cases += [replace(one, method="flt"), replace(one, method="pose")]
+            cases += [replace(one, ratio=ratio) for ratio in ratios]
+    for T in lengths:
+        one = replace(usual, target_length=T, steps=12 if T < 2560 else 6)
+        cases += [replace(one, method=method) for method in ("flt", "longrecipe", "rpes", "pose")]
+    return list(dict.fromkeys(cases))
 
 
 def gpu_cases(gpu_bytes: float) -> list[Case]:
@@ -111,9 +108,9 @@ def gpu_cases(gpu_bytes: float) -> list[Case]:
 
 
 def cases_of(what: str) -> list[Case]:
-    """The cases of `longrecipe cost WHAT`: mini, ratios or gpu. Raises ValueError for gpu if there is no GPU."""
-    if what != "gpu":
-        return {"mini": mini_cases, "ratios": ratio_cases}[what]()
+    """The cases of `longrecipe cost WHAT`: mini or gpu. Raises ValueError for gpu if there is no GPU."""
+    if what == "mini":
+        return mini_cases()
     if not torch.cuda.is_available():
         raise ValueError("there is no GPU here: measure `mini`, or run this on a machine with a GPU of 80 GB.")
     return gpu_cases(torch.cuda.get_device_properties(0).total_memory)
@@ -142,7 +139,8 @@ class _Watch(TrainerCallback):
 def measure(case: Case) -> dict:
     """Train a few steps. Returns the seconds of the fastest step, tokens per second and peak memory in GB, or `error`.
 
-    The fastest step, because other work on the machine only adds time. `error` says that memory ran out.
+    The fastest step, because other work on the machine only adds time. `error` says that memory ran out. On a CPU one
+    thread computes, so that the number of cores does not matter.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = extend_config(models.config_of(case.model, case.scale), max(case.target_length, 512))
@@ -165,7 +163,7 @@ def measure(case: Case) -> dict:
     )
     watch = _Watch()
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with _one_thread(), tempfile.TemporaryDirectory() as folder:
             with torch.device(device):
                 network = AutoModelForCausalLM.from_config(config, dtype=weights_dtype(case.setup))
             collator = samples.Collator(positions.METHODS[case.method], case.target_length, seed=0)
@@ -186,6 +184,17 @@ def measure(case: Case) -> dict:
     return found
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread of the CPU inside this block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _peak_bytes() -> int:
     """The peak memory of this process in bytes."""
     if sys.platform == "win32":
@@ -197,10 +206,11 @@ def _peak_bytes() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
+@_one_thread()
 def rates(config: PreTrainedConfig, length: int) -> dict[str, float]:
     """What this machine reaches at a model's own shapes, for `cost.Device`: FLOP/s of the MLP's product and of causal
     attention (both passes) for a sample of `length` tokens, the bandwidths of its memory and, on a GPU, to the host,
-    bytes a second."""
+    bytes per second. A CPU computes with one thread."""
     c = config.get_text_config()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options = {"device": device, "dtype": models.autocast_dtype("auto", device)}
@@ -235,11 +245,17 @@ def _fastest(work, times: int = 5) -> float:
 def run(cases: Iterable[Case], path: Path, minutes: float) -> dict:
     """Measure all cases that are not in the file at path yet, each in a separate process, within the given minutes.
 
-    Returns the record at path. Raises ValueError if the file is damaged, and CasesFailedError at the end if cases
-    failed for other reasons than memory; these are not recorded.
+    Returns the record at path. Raises ValueError if the file is damaged or from another kind of machine, and
+    CasesFailedError at the end if cases failed for other reasons than memory; these are not recorded.
     """
     start, failed = time.perf_counter(), {}
-    record = read_measured(path) if path.is_file() else _machine() | {"cases": {}}
+    record = read_measured(path) if path.is_file() else _machine() | {"rates": _rates(), "cases": {}}
+    for key, value in _machine().items():
+        if key in ("device", "threads") and record.get(key) != value:
+            raise ValueError(
+                f"{path} was measured with {key} {record.get(key)}, this is {value}, and times of different machines "
+                "cannot be compared: choose another file with --out, or delete this one to measure all cases again."
+            )
     for case in tqdm([case for case in cases if not _is_measured(record, case)], desc="measured"):
         left = 60 * minutes - (time.perf_counter() - start)
         if left < 60:
@@ -278,7 +294,10 @@ def _machine() -> dict:
     about = {"label": "measured", "torch": torch.__version__, "python": platform.python_version()}
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
-        about |= {"device": card.name, "memory_gb": card.total_memory / GB}
-        return about | {"rates": rates(models.config_of("llama3", "paper"), 32768)}
-    about |= {"device": platform.machine(), "threads": torch.get_num_threads()}
-    return about | {"rates": rates(models.config_of("llama3"), 4096)}
+        return about | {"device": card.name, "memory_gb": card.total_memory / GB}
+    return about | {"device": platform.machine(), "threads": 1}
+
+
+def _rates() -> dict[str, float]:
+    on_gpu = torch.cuda.is_available()
+    return rates(models.config_of("llama3", "paper" if on_gpu else "mini"), 32768 if on_gpu else 4096)

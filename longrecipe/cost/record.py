@@ -14,10 +14,12 @@ NOT_MEASURED, OUT_OF_MEMORY = "not measured", "out of memory"
 
 
 def record_of(name: str) -> dict | None:
-    """results/resources/<name>.json, mini, ratios or gpu; None if nothing was measured.
+    """results/resources/<name>.json, of `longrecipe cost <name>` (mini or gpu); None if nothing was measured.
 
-    Raises ValueError with the file and the fix if it is damaged.
+    Raises ValueError for other names, and with the file and the fix if it is damaged.
     """
+    if name not in ("mini", "gpu"):
+        raise ValueError(f"record {name!r}: allowed are mini and gpu.")
     path = results_dir() / "resources" / f"{name}.json"
     return read_measured(path) if path.is_file() else None
 
@@ -31,7 +33,7 @@ def read_measured(path: Path) -> dict:
         for case in record["cases"].values():
             if "error" not in case["measured"]:
                 case["measured"]["seconds_per_step"]
-            for key in ("model", "scale", "method", "target_length", "n_tokens", "batch_size", "setup"):
+            for key in ("model", "scale", "method", "target_length", "n_tokens", "ratio", "batch_size", "setup"):
                 case[key]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({reason(error)} is missing or wrong); {fix}.") from error
@@ -53,8 +55,8 @@ def measured_cell(record: Mapping | None, key: str, setup: Setup, **wanted: Any)
 def step_shares(
     record: Mapping | None, model: str, target_length: int, method: str = "longrecipe"
 ) -> dict[float, float]:
-    """Seconds of a step in percent of FLT's by token ratio, FLT's own at 1.0, as `longrecipe.cost.measure ratios`
-    measured them one after the other on one machine. Empty if model and method were not measured at this target."""
+    """Seconds of a step in percent of FLT's by token ratio, FLT's own at 1.0, as `longrecipe cost mini` measured them
+    one after the other on one machine. Empty if model and method were not measured at this target."""
     seconds = {}
     for case in record["cases"].values() if record else ():
         asked = (case["model"], case["target_length"]) == (model, target_length) and case["method"] in (method, "flt")

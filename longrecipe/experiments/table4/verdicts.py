@@ -6,6 +6,7 @@ import pandas as pd
 
 from longrecipe import cost, models
 from longrecipe.cost import DEVICES, GB
+from longrecipe.cost.measure import RATIO
 from longrecipe.cost.question import Question
 from longrecipe.cost.record import NOT_MEASURED, OUT_OF_MEMORY, measured_cell
 from longrecipe.experiments import quoted
@@ -19,13 +20,13 @@ JUDGED_AT, WITHIN = 4096, 0.15
 
 
 def mini_steps(record: Mapping | None) -> pd.DataFrame:
-    """Seconds of mini's steps by method and target: measured, and modelled by the rates measured on the same machine.
+    """Seconds of mini Llama-3's steps by method and target: measured, and modelled by the rates measured on the same machine.
 
     Columns: method (as tables name it), target, n, measured, modelled (`cost.step_seconds`), GFLOP (of the model).
     """
     rows = []
     for case in record["cases"].values() if record else ():
-        if case["scale"] != "mini" or "error" in case["measured"]:
+        if (case["model"], case["ratio"]) != ("llama3", RATIO) or "error" in case["measured"]:
             continue
         config, n, batch = models.config_of(case["model"]), case["n_tokens"], case["batch_size"]
         step = cost.step_seconds(config, n, cost.device_of(record), setup=Setup(**case["setup"]), batch_size=batch)
