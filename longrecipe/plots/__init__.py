@@ -1,7 +1,7 @@
 """Figures with labelled axes, units and alt text. A name has one colour and marker in all figures."""
 
 from longrecipe.plots.drawing import colour_bar, depth_heatmap, describe, label_ends, points
-from longrecipe.plots.positions import distances, figure_3, position_map, position_maps
+from longrecipe.plots.positions import distances, figure_3, placements, position_map, position_maps
 from longrecipe.plots.style import PALETTE, STYLE, WIDTH_INCHES, colour, marker, save, show
 from longrecipe.plots.tokens import (
     measured_shares,
@@ -29,6 +29,7 @@ __all__ = [
     "measured_shares",
     "passage",
     "passkeys",
+    "placements",
     "points",
     "position_map",
     "position_maps",

@@ -1,11 +1,14 @@
-"""Interactive controls in JupyterLab; papermill, nbval and GitHub show a static figure."""
+"""Figures with controls in JupyterLab and tables that unfold; papermill, nbval and GitHub show a static figure."""
 
 import os
 from collections.abc import Callable
 from typing import Any
 
-import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import HTML
 from matplotlib.figure import Figure
+
+from longrecipe.plots.style import show
 
 
 def live() -> bool:
@@ -19,13 +22,13 @@ def interact(draw: Callable[..., Figure], **controls: Any) -> None:
     Args: controls: ipywidgets controls by name. Outside JupyterLab the figure is drawn with their initial values.
     """
     if not live():
-        draw(**{name: control.value for name, control in controls.items()})
-        plt.show()
+        show(draw(**{name: control.value for name, control in controls.items()}))
         return
     import ipywidgets
 
-    def redraw(**values: Any) -> None:
-        draw(**values)
-        plt.show()
+    ipywidgets.interact(lambda **values: show(draw(**values)), **controls)
 
-    ipywidgets.interact(redraw, **controls)
+
+def folded(table: pd.DataFrame, summary: str) -> HTML:
+    """A table that a notebook shows as one line, its summary, until a reader clicks on it."""
+    return HTML(f"<details><summary>{summary}</summary>{table.to_html()}</details>")

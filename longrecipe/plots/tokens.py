@@ -1,31 +1,47 @@
 """Figures of the token analysis: which tokens change, by passage, type and position, and which are selected."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
-from longrecipe.plots.style import STYLE, colour
+from longrecipe.plots.drawing import describe, label_ends
+from longrecipe.plots.style import PALETTE, STYLE, WIDTH_INCHES
 from longrecipe.results import Run
 from longrecipe.tokens import Analysis, Kept, binned
 
-_ANCHOR = colour("extended")
-_OTHERS = ("#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#999999")
+_ANCHOR, _OTHER = PALETTE["blue"], "#BBBBBB"
+_LINES = {"vermillion": "-", "green": "--", "orange": "-", "purple": "--", "sky": "-", "grey": "--"}
 # Width of a character of DejaVu Sans Mono (shipped with matplotlib), in units of the font size.
 _ADVANCE = 0.602
+# Light enough for black text.
+_SHIFTS = ListedColormap(plt.get_cmap("YlOrRd")(np.linspace(0.12, 0.62, 128)))
 
 
 def passage(
-    pieces: Sequence[str], shift: np.ndarray, threshold: float, *, columns: int = 110, size: float = 8
+    pieces: Sequence[str],
+    shift: np.ndarray,
+    threshold: float,
+    *,
+    is_number: Sequence[bool],
+    columns: int = 104,
+    size: float = 8,
 ) -> Figure:
-    """A text whose tokens are coloured by their shift from H to H', if it is at least the threshold.
+    """A text whose tokens are coloured by their shift from H to H', if it is at least the threshold. Numbers have an
+    outline.
 
-    Args: pieces: decoded tokens; shift: float [len(pieces)], in logits; threshold: in logits; columns: characters per
-    line; size: of the font, in points.
+    Args:
+        pieces: decoded tokens.
+        shift: float [len(pieces)], in logits.
+        threshold: in logits.
+        is_number: bool [len(pieces)].
+        columns: characters per line.
+        size: of the font, in points.
     """
     places, line, column = [], 0, 0
     for piece in pieces:
@@ -37,47 +53,59 @@ def passage(
         column += len(text)
         if "\n" in piece:
             line, column = line + 1, 0
-    width, height = columns * _ADVANCE * size / 72, (line + 1) * 1.65 * size / 72
-    colour, high = plt.get_cmap("YlOrRd"), max(float(np.quantile(shift, 0.99)), threshold + 1e-6)
+    is_number, is_high = np.asarray(is_number, dtype=bool), np.asarray(shift) >= threshold
+    width, text_height, above, below = columns * _ADVANCE * size / 72, (line + 1) * 1.65 * size / 72, 0.5, 0.62
+    height = text_height + above + below
+    scale = Normalize(threshold, max(float(np.quantile(shift, 0.99)), threshold + 1e-6), clip=True)
     with plt.rc_context({**STYLE, "figure.constrained_layout.use": False}):
-        figure = plt.figure(figsize=(width, height + 0.45))
-        axis = figure.add_axes((0, 0, 1, height / (height + 0.45)))
-        axis.set(xlim=(0, columns), ylim=(line + 1, 0))
+        figure = plt.figure(figsize=(width, height))
+        axis = figure.add_axes((0, below / height, 1, text_height / height))
+        axis.set(xlim=(-0.01 * columns, 0.99 * columns), ylim=(line + 1, 0))
         axis.axis("off")
-        for (row, start, text), value in zip(places, shift, strict=True):
-            if value >= threshold and text.strip():
-                strength = 0.15 + 0.75 * min(1.0, (value - threshold) / (high - threshold))
+        for (row, start, text), value, high, number in zip(places, shift, is_high, is_number, strict=True):
+            if text.strip() and (high or number):
                 skipped = len(text) - len(text.lstrip())
                 box = (start + skipped, row + 0.08), len(text) - skipped, 0.84
-                axis.add_patch(plt.Rectangle(*box, color=colour(strength), lw=0))
+                style = {"facecolor": _SHIFTS(scale(value)) if high else "none", "lw": 1.2 if number else 0}
+                axis.add_patch(plt.Rectangle(*box, edgecolor=_ANCHOR if number else "none", **style))
             axis.text(start, row + 0.5, text, family="DejaVu Sans Mono", size=size, va="center", parse_math=False)
-        share = float(np.mean(np.asarray(shift) >= threshold))
-        title = f"Tokens whose shift $S_{{H'}} - S_H$ is {threshold:.1f} or more ({share:.0%} of this passage)"
-        figure.text(0, 1 - 0.2 / (height + 0.45), title, size=9.5, va="center")
+        bar = figure.add_axes((0.02, 0.38 / height, 0.4, 0.11 / height))
+        drawn = ScalarMappable(scale, _SHIFTS)
+        figure.colorbar(drawn, cax=bar, orientation="horizontal", extend="max", label="shift of the token, logits")
+        figure.text(0.48, 0.42 / height, "blue outline: a number", color=_ANCHOR, size=8, va="center")
+    title = (
+        f"{(is_high & is_number).sum()} of {is_number.sum()} numbers, and {100 * is_high.mean():.0f} % of all tokens, "
+        f"shift by {threshold:.1f} logits or more"
+    )
+    describe(figure, "A passage of text; tokens with a large shift from H to H' are coloured by it.", title)
     return figure
 
 
-def token_shift(analysis: Analysis, anchors: Sequence[str], window: int, *, most: int = 18) -> Figure:
-    """Token types that change from H to H': lift and mean shift with intervals, and shares by position.
+def token_shift(analysis: Analysis, anchors: Sequence[str], *, most: int = 18) -> Figure:
+    """Token types that change from H to H': lift and mean shift with intervals; anchors are blue.
 
     Only shows the first `most` types that are frequent enough to be anchors.
     """
+    ranking = analysis.ranking[analysis.ranking["frequent"]].head(most)
     with plt.rc_context(STYLE):
-        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2), width_ratios=[1.2, 1, 1.4])
-        ranking = analysis.ranking[analysis.ranking["frequent"]].head(most)
-        colours = [_ANCHOR if name in anchors else "#BBBBBB" for name in ranking["type"]]
-        for axis, column in ((left, "lift"), (middle, "mean_shift")):
+        figure, axes = plt.subplots(1, 2, figsize=(WIDTH_INCHES, 0.9 + 0.17 * len(ranking)), sharey=True)
+        colours = [_ANCHOR if name in anchors else _OTHER for name in ranking["type"]]
+        for axis, column in zip(axes, ("lift", "mean_shift"), strict=True):
             low, high = (np.abs(ranking[column] - ranking[f"{column}_{end}"]) for end in ("low", "high"))
             axis.barh(ranking["type"], ranking[column], color=colours, xerr=[low, high], error_kw={"lw": 0.8})
-            axis.invert_yaxis()
             axis.grid(axis="y", visible=False)
-        left.axvline(1, color="black", lw=0.8, ls=":")
-        left.set(xlabel="lift: share of top tokens / share of all", title="Token types by lift (anchors in blue)")
-        middle.set(xlabel="mean shift $S_{H'} - S_H$, logits", yticks=[], title="Mean of eq. 3")
-        if len(ranking) > 10:
-            left.tick_params(axis="y", labelsize=7)
-        _shares(right, analysis.by_position, list(ranking["type"].head(4)), anchors=anchors, window=window)
-        right.set(title="Share by position (sliding mean)")
+        axes[0].invert_yaxis()
+        axes[0].axvline(1, color="black", lw=0.8, ls=":")
+        axes[0].set(xlabel="lift: share of top tokens / share of all tokens")
+        axes[1].set(xlabel="mean shift $S_{H'} - S_H$, logits")
+        first, largest = ranking.iloc[0], ranking.loc[ranking["mean_shift"].idxmax(), "type"]
+        both = f"and the largest mean shift, {first['mean_shift']:.1f} logits"
+        title = f"{first['type']} has the largest lift, {first['lift']:.1f}, " + (
+            both if largest == first["type"] else f"and {largest} the largest mean shift"
+        )
+        describe(
+            figure, "Bars: lift and mean shift of each type of token, with 95 % intervals; anchors are blue.", title
+        )
     return figure
 
 
@@ -93,6 +121,12 @@ class Shares:
     by_position: pd.DataFrame | None = None
     window: int = 0
     of_all: Mapping[str, float] | None = None
+
+    def beyond(self, name: str) -> float:
+        """The mean share of a type at positions beyond the window; NaN if not measured."""
+        if self.by_position is None or name not in self.by_position:
+            return float("nan")
+        return float(self.by_position.loc[self.by_position.index > self.window, name].mean())
 
 
 def quoted_shares(title: str, shares: pd.Series, *, first: int, last: int, window: int) -> Shares:
@@ -117,71 +151,79 @@ def measured_shares(title: str, here: Analysis | None, window: int, runs: Sequen
 def position_shares(panels: Sequence[Shares], types: Sequence[str]) -> Figure:
     """Figure 4 of the paper: share of each type among the top tokens by position, a panel for each source.
 
-    Dotted: the share of the type in all tokens, which it would have if top tokens were random. A type has the same
-    colour in all panels. Each panel has its own scale; a panel without data says "not measured".
+    Dotted: the share of the first type in all tokens, which it would have if top tokens were random. A type has the
+    same colour in all panels. Each panel has its own scale; a panel without data says "not measured".
     """
+    looks = {types[0]: (_ANCHOR, "-", 2)}
+    looks |= {name: (PALETTE[shade], line, 1.1) for name, (shade, line) in zip(types[1:], _LINES.items(), strict=False)}
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 2.9), squeeze=False)
+        figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH_INCHES, 2.6), squeeze=False)
         for axis, panel in zip(axes[0], panels, strict=True):
             axis.set_title(panel.title)
             if panel.by_position is None:
-                axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color="#777777")
+                axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color=PALETTE["grey"])
                 axis.set(xticks=[], yticks=[])
-                continue
-            _shares(axis, panel.by_position, types, anchors=types[:1], window=panel.window, of_all=panel.of_all)
+            else:
+                _shares(axis, panel, looks)
+        axes[0, 0].set_ylabel("share of top tokens")
+        measured = [panel for panel in panels if panel.by_position is not None]
+        known = [f"{100 * panel.beyond(types[0]):.0f} % ({panel.title})" for panel in measured]
+        drawn = f"Lines: share of {', '.join(types)} among the top tokens by position, a panel for each source."
+        describe(figure, drawn, f"{types[0]} among top tokens beyond the base's window: {', '.join(known)}")
+        figure.get_layout_engine().set(w_pad=0.06)
+        figure.draw_without_rendering()
+        for axis in axes[0]:
+            lines = [line for line in axis.lines if line.get_label() in looks]
+            ends = [(line.get_xdata()[-1], line.get_ydata()[-1], line.get_label(), line.get_color()) for line in lines]
+            label_ends(axis, ends)
     return figure
 
 
-def _shares(
-    axis: plt.Axes,
-    table: pd.DataFrame,
-    types: Sequence[str],
-    *,
-    anchors: Sequence[str],
-    window: int,
-    of_all: Mapping[str, float] | None = None,
-) -> None:
+def _shares(axis: plt.Axes, panel: Shares, looks: Mapping[str, tuple[str, str, float]]) -> None:
     """Draw lines of shares by position, smoothed over a thirtieth of the positions."""
     smooth = (
-        table.reindex(columns=list(types), fill_value=0.0)
-        .rolling(max(1, len(table) // 30), center=True, min_periods=1)
+        panel.by_position.reindex(columns=list(looks), fill_value=0.0)
+        .rolling(max(1, len(panel.by_position) // 30), center=True, min_periods=1)
         .mean()
     )
-    others = itertools.cycle(zip(_OTHERS, itertools.cycle(("-", "--"))))
-    for name in types:
-        colour, line = (_ANCHOR, "-") if name in anchors else next(others)
-        axis.plot(smooth.index, smooth[name], line, color=colour, lw=2 if name in anchors else 1.1, label=name)
-        if of_all:
-            axis.axhline(of_all.get(name, 0), color=colour, lw=0.9, ls=":")
-    axis.axvline(window, color="black", lw=0.8, ls="--")
-    axis.annotate(" base window", (window, 0.99), xycoords=("data", "axes fraction"), va="top", fontsize=7)
-    axis.set(xlabel="position index, tokens", ylabel="share of top tokens", ylim=(0, None))
-    axis.margins(y=0.12)
-    axis.set_ylim(bottom=0)
-    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    for name, (colour, line, width) in looks.items():
+        axis.plot(smooth.index, smooth[name], line, color=colour, lw=width, label=name)
+    first = next(iter(looks))
+    if panel.of_all:
+        axis.axhline(panel.of_all.get(first, 0), color=_ANCHOR, lw=0.9, ls=":")
+    axis.axvline(panel.window, color="black", lw=0.8, ls="--")
+    axis.annotate(" window", (panel.window, 0.99), xycoords=("data", "axes fraction"), va="top", fontsize=8)
+    axis.set(xlabel="position, tokens", ylim=(0, 1.15 * smooth.to_numpy().max()))
+    axis.xaxis.set_major_locator(plt.MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
 
 
 def selections(kept: Mapping[str, Kept], most: int = 4096) -> Figure:
-    """The part of a document that each selection keeps: kept sentences in blue, anchors as ticks, dark if kept.
+    """The part of a document that each selection keeps: kept sentences in blue, anchors as ticks, long if kept.
 
     Only draws the first `most` tokens, and only counts anchors in these.
     """
-    length = min(most, next(iter(kept.values())).length)
+    length, counts = min(most, next(iter(kept.values())).length), {}
     with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure, axis = plt.subplots(figsize=(10.5, 0.55 * len(kept) + 0.9))
-        for row, each in enumerate(kept.values()):
+        figure, axis = plt.subplots(figsize=(WIDTH_INCHES, 0.42 * len(kept) + 0.9))
+        for row, (how, each) in enumerate(kept.items()):
             bars = list(zip(each.starts, each.sizes, strict=True))
             axis.broken_barh([(0, length)], (row - 0.3, 0.6), color="#E8E8E8")
-            axis.broken_barh(bars, (row - 0.3, 0.6), color="#9DC6E0")
-            anchors, dark = (places[places < length] for places in (each.anchors, each.kept_anchors))
-            axis.plot(anchors, np.full(len(anchors), row), "|", ms=9, mew=0.7, color="#BBBBBB")
-            axis.plot(dark, np.full(len(dark), row), "|", ms=9, mew=0.9, color="#00304F")
-            note = f" {len(dark)} of {len(anchors)}"
-            axis.annotate(note, (length, row), va="center", fontsize=8, annotation_clip=False)
+            axis.broken_barh(bars, (row - 0.3, 0.6), color=PALETTE["sky"])
+            anchors, kept_anchors = (places[places < length] for places in (each.anchors, each.kept_anchors))
+            axis.plot(anchors, np.full(len(anchors), row), "|", ms=5, mew=0.7, color=PALETTE["grey"])
+            axis.plot(kept_anchors, np.full(len(kept_anchors), row), "|", ms=11, mew=0.9, color="black")
+            counts[how] = f"{len(kept_anchors)} of {len(anchors)}"
+            axis.annotate(f" {counts[how]}", (length, row), va="center", fontsize=8, annotation_clip=False)
         axis.set(yticks=range(len(kept)), yticklabels=list(kept), xlim=(0, length), xlabel="token of the document")
         axis.invert_yaxis()
-        cut = f", its first {length:,} tokens" if length < each.length else ""
-        axis.set_title(f"Kept (blue) of a document of {each.length:,} tokens{cut}; ticks: anchors, dark if kept")
         axis.spines["left"].set_visible(False)
         axis.tick_params(axis="y", length=0)
+        cut = f" (its first {length:,} tokens)" if length < each.length else ""
+        title = f"Anchors kept: {', '.join(f'{how} {count}' for how, count in counts.items())}"
+        drawn = (
+            f"A document of {each.length:,} tokens{cut}, a row for each selection. Blue: kept sentences. "
+            "Ticks: anchors, long and black if kept."
+        )
+        describe(figure, drawn, title)
     return figure

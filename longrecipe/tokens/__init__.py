@@ -9,7 +9,15 @@ from longrecipe.tokens.kept import Kept, densities, keep
 from longrecipe.tokens.ranking import Analysis, binned, claims, rank, standing
 from longrecipe.tokens.scores import SCORES, Scored, next_token_scores, read_scores, score_documents
 from longrecipe.tokens.taggers import UNIVERSAL, TaggerError
-from longrecipe.tokens.types import CLASSES, TYPES, TokenTypes, types_by_class, types_by_pos, types_by_token
+from longrecipe.tokens.types import (
+    CLASSES,
+    TYPES,
+    TokenTypes,
+    types_by_class,
+    types_by_fact,
+    types_by_pos,
+    types_by_token,
+)
 
 __all__ = [
     "CLASSES",
@@ -31,6 +39,7 @@ __all__ = [
     "score_documents",
     "standing",
     "types_by_class",
+    "types_by_fact",
     "types_by_pos",
     "types_by_token",
 ]

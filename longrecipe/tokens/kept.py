@@ -54,11 +54,16 @@ def keep(
 
 
 def densities(kept: Mapping[str, Sequence[Kept]]) -> pd.DataFrame:
-    """Anchors per 1,000 kept tokens of each selection, mean over documents, and their ratio to random selection."""
+    """Anchors per 1,000 kept tokens of each selection, mean over documents, and their ratio to random selection.
+
+    `anchors kept` is the share of a document's anchors, `segments kept` the number of segments; both are means too.
+    """
     per_thousand = {how: 1000 * float(np.mean([each.density for each in some])) for how, some in kept.items()}
     whole = [1000 * len(each.anchors) / each.length for each in kept["first"]]
     rows = {**per_thousand, "whole document": float(np.mean(whole))}
     table = pd.DataFrame({"anchors per 1,000 tokens": rows}).rename_axis("selection")
     table["times random"] = table["anchors per 1,000 tokens"] / rows["random"]
+    shares = {how: np.mean([len(k.kept_anchors) / max(len(k.anchors), 1) for k in some]) for how, some in kept.items()}
+    table["anchors kept"] = [shares.get(how, 1.0) for how in rows]
     table["segments kept"] = [np.mean([len(k.sizes) for k in kept[how]]) if how in kept else np.nan for how in rows]
     return table

@@ -1,4 +1,4 @@
-"""What kind of token it is: by tokenizer class, by token id, or by part of speech."""
+"""What kind of token it is: by tokenizer class, by token id, by part of speech, or by its place in a planted fact."""
 
 import functools
 import re
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from longrecipe.data.facts import FactFormat
 from longrecipe.data.sentences import sentence_ends, sentence_lengths, token_strings
 from longrecipe.tokens.taggers import UNIVERSAL, tagger
 
@@ -43,6 +44,28 @@ def types_by_class(tokenizer: PreTrainedTokenizerBase) -> TokenTypes:
     """
     of_id = np.array([CLASSES.index(_class_of(text)) for text in token_strings(tokenizer)])
     return TokenTypes("class", CLASSES, lambda ids: of_id[ids])
+
+
+def types_by_fact(tokenizer: PreTrainedTokenizerBase, facts: FactFormat) -> TokenTypes:
+    """Types as by class, but the numbers of planted facts are two types of their own.
+
+    `number, new` is random, so no model can predict it. `number, recall` repeats an earlier fact, so a model that reads
+    far enough can. Other numbers keep the type `number`.
+    """
+    classes, kinds = types_by_class(tokenizer), {"number, new": facts.note, "number, recall": facts.recall}
+    number, names = CLASSES.index("number"), (*CLASSES, *kinds)
+
+    def of(ids: np.ndarray) -> np.ndarray:
+        found = classes.of(ids)
+        for kind, opening in kinds.items():
+            # A statement is its opening, a key and the value.
+            starts = np.flatnonzero(ids[: -len(opening) - 1] == opening[0])
+            starts = starts[(ids[starts[:, None] + np.arange(len(opening))] == opening).all(axis=1)]
+            places = starts + len(opening) + 1
+            found[places[found[places] == number]] = names.index(kind)
+        return found
+
+    return TokenTypes("fact", names, of)
 
 
 def types_by_token(tokenizer: PreTrainedTokenizerBase) -> TokenTypes:
