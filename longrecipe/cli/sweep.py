@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "experiment",
         metavar="EXPERIMENT",
         help="table1 (methods), table2 (parts of the recipe), table3 (stages; the runs of table1), figure2 (token "
-        "ratio) or fronts (strength of replay and merging)",
+        "ratio) or fronts (trade-off between long and short text, over the strength of replay and merging)",
     )
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="default: llama3; for table1 all mini models")
     parser.add_argument(
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_settings(parser)
     parser.add_argument("--force", action="store_true", help="repeat finished runs as well")
-    parser.add_argument("--dry-run", action="store_true", help="list the runs and whether they are finished, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs, say which are finished, and stop")
 
 
 def run(chosen: argparse.Namespace) -> None:

@@ -59,11 +59,17 @@ class Run(Group):
     window: int = Field(
         256, ge=8, description="W, context window of the base model; null: max_position_embeddings of its config.json"
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="seeds data, positions and the order of samples")
-    precision: Precision = Field("auto", description="of training; auto: bf16 if the processor computes in it")
-    warmup_steps: int = Field(8, ge=0, description="optimizer steps until the peak learning rate, of H' and of stage 1")
-    save_steps: int = Field(10, ge=1, description="optimizer steps between two checkpoints that a run can resume from")
-    out: str | None = Field(None, description="folder of the extended model; null: exports/, by the run's name")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of data, positions and the order of samples")
+    precision: Precision = Field(
+        "auto", description="number format of training; auto: bf16 if the processor computes in it, else fp32"
+    )
+    warmup_steps: int = Field(
+        8, ge=0, description="optimizer steps until the learning rate of H' and of stage 1 reaches its peak"
+    )
+    save_steps: int = Field(
+        10, ge=1, description="optimizer steps between checkpoints; an interrupted run resumes from one"
+    )
+    out: str | None = Field(None, description="folder for the extended model; null: exports/ and the run's name")
 
     @property
     def source(self) -> str:
@@ -76,11 +82,13 @@ class Text(Group):
 
     text: str | None = Field(
         None,
-        description="file, folder (.txt, .md, .jsonl, .csv, .parquet, ...) or hub dataset of long text; paper: "
-        "slimpajama; null: English text that every Python installation contains",
+        description="long text: a file, a folder (.txt, .md, .jsonl, .csv, .parquet, ...) or a hub dataset; paper: "
+        "slimpajama; null: English text from the Python installation",
     )
     text_tokens: int | None = Field(
-        None, ge=1, description="reading a text stops at about this many tokens; paper: 10,000 texts of 128k; null: all"
+        None,
+        ge=1,
+        description="stop reading a text after about this many tokens; paper: 10,000 texts of 128k; null: all",
     )
     text_column: str | None = Field(
         None, description="column of the text in rows; null: the usual names, such as text, messages, instruction"
@@ -90,31 +98,39 @@ class Text(Group):
 class Extend(Group):
     """Stage 1: the target, the sentences that are selected, and training at long positions."""
 
-    method: str = Field("longrecipe", description=f"{', '.join(METHODS)}; options after a colon: pose:n_chunks=4")
-    target_length: int = Field(4096, ge=16, description="T, context window wanted, up to about 16 W; paper: 80k, 128k")
-    ratio: float = Field(
-        0.3, gt=0, le=1, description="training length n = ratio * T, as a share of T; flt reads all of T; paper: 0.3"
+    method: str = Field(
+        "longrecipe", description=f"position method: {', '.join(METHODS)}; options follow a colon: pose:n_chunks=4"
     )
-    rope_factor: float | None = Field(None, ge=1, description="f of the RoPE rule; null: T / W, as in the paper")
+    target_length: int = Field(
+        4096, ge=16, description="T, the context window you want, up to about 16 W; paper: 80k, 128k"
+    )
+    ratio: float = Field(
+        0.3, gt=0, le=1, description="length n of a training sample as a share of T; flt reads all of T; paper: 0.3"
+    )
+    rope_factor: float | None = Field(
+        None, ge=1, description="f of the rule that raises the RoPE base; null: T / W, as in the paper"
+    )
     token_types: Literal["class", "pos", "token"] = Field(
         "class",
-        description="types of the anchor tokens; class: from the tokenizer alone; pos: parts of speech, as in the "
-        "paper, at some 10,000 tokens a second; token: token ids",
+        description="how tokens are grouped into types; class: by the tokenizer alone; pos: by part of speech, as in "
+        "the paper (about 10,000 tokens a second); token: by token id",
     )
-    tagger: str = Field("hanta", description="for pos: hanta, textblob, or the name of an installed spaCy pipeline")
+    tagger: str = Field("hanta", description="part-of-speech tagger: hanta, textblob, or an installed spaCy pipeline")
     anchor_rule: Literal["lift", "share"] = Field(
-        "lift", description="anchors by lift, or by share of the top tokens, which favours types that are frequent"
+        "lift", description="anchors have the highest lift, or the highest share of top tokens (favours frequent types)"
     )
     anchor_count: int = Field(1, ge=1, description="number of token types taken as anchors")
     selection: Literal["anchored", "density", "random", "first"] = Field(
-        "anchored", description="which sentences of a document are kept"
+        "anchored",
+        description="sentences that are kept; anchored: those with an anchor; density: those with the most anchors per "
+        "token; random: any; first: the first ones",
     )
     n_documents: int = Field(320, ge=1, description="documents of T tokens in the stage-1 set; paper: 10,000")
     extend_steps: int = Field(40, ge=1, description="optimizer steps of stage 1; paper: 104")
     extend_batch_size: int = Field(8, ge=1, description="samples of an optimizer step; paper: 96")
     extend_learning_rate: float = Field(0.001, gt=0, description="peak learning rate; paper: 5e-5")
     extend_schedule: Schedule = Field(
-        "linear", description="a schedule of transformers.Trainer; paper: not stated, its public code does not decay"
+        "linear", description="schedule of the learning rate; paper: not stated, its public code does not decay"
     )
 
     @property
@@ -144,7 +160,7 @@ class Extend(Group):
 
 
 class Analysis(Group):
-    """The token analysis: the model H', trained to a slightly longer window, and the shifts from H to H'."""
+    """The token analysis: train H' to a slightly longer window, and measure how scores shift from H to H'."""
 
     probe_window: int = Field(
         None,
@@ -156,16 +172,18 @@ class Analysis(Group):
     probe_length: int | None = Field(
         None,
         ge=16,
-        description="tokens of one sample of H'; shorter ones skip positions, as in PoSE; null: probe_window",
+        description="tokens of a sample of H'; below probe_window they skip positions as in PoSE; null: probe_window",
     )
     probe_steps: int = Field(16, ge=1, description="optimizer steps of H'; paper: not stated")
     probe_batch_size: int = Field(3, ge=1, description="samples of an optimizer step of H'")
     probe_learning_rate: float = Field(0.001, gt=0, description="peak learning rate of H'")
     analysis_documents: int = Field(40, ge=2, description="documents whose tokens are scored with H and H'")
-    analysis_length: int | None = Field(None, ge=16, description="tokens of each of them; null: probe_window")
+    analysis_length: int | None = Field(
+        None, ge=16, description="tokens of each document that is scored; null: probe_window"
+    )
     analysis_score: Literal["logit", "logprob"] = Field("logit", description="score of a token; paper: logit")
     analysis_top_share: float = Field(
-        0.2, gt=0, lt=1, description="share of tokens with the largest shift, per position; paper: 0.2"
+        0.2, gt=0, lt=1, description="share of tokens that are top tokens, at each position; paper: 0.2"
     )
 
     @field_validator("probe_window", mode="before")
@@ -195,19 +213,22 @@ class Replay(Group):
     """Stage 2: training on short text, so that the model keeps its abilities within the window."""
 
     replay_text: str | None = Field(
-        None, description="general text, named as text is; paper: wizardlm and magicoder together; null: text"
+        None,
+        description="general text, in the same forms as text; paper: wizardlm and magicoder together; null: use text",
     )
-    replay_steps: int = Field(120, ge=1, description="optimizer steps of stage 2; paper: 68M tokens, 86 at W = 8k")
+    replay_steps: int = Field(
+        120, ge=1, description="optimizer steps of stage 2; paper: 68M tokens, that is 86 steps at W = 8k"
+    )
     replay_batch_size: int = Field(8, ge=1, description="samples of an optimizer step; paper: 96")
     replay_learning_rate: float = Field(0.001, gt=0, description="peak learning rate; paper: 5e-6")
     replay_schedule: Schedule = Field(
-        "linear", description="a schedule of transformers.Trainer that decays; paper: its public README decays to 0"
+        "linear", description="schedule of the learning rate; paper: by its public README, a decay to 0"
     )
-    replay_long_share: float = Field(0.5, ge=0, lt=1, description="share of steps on stage-1 samples; paper: 0")
+    replay_long_share: float = Field(0.5, ge=0, lt=1, description="share of steps that read stage-1 samples; paper: 0")
     replay_kl_weight: float = Field(
-        4.0, ge=0, description="weight of KL(original || model) on the short samples, added to the loss; paper: 0"
+        4.0, ge=0, description="weight in the loss of KL(original || model) on short samples; paper: 0, no such term"
     )
-    replay_length: int | None = Field(None, ge=32, description="tokens of a short sample; null: window")
+    replay_length: int | None = Field(None, ge=32, description="tokens of a short sample; null: the window")
     replay_fact_share: float = Field(
         0.4, ge=0, le=0.9, description="share of short samples with planted facts, at scale mini only; the rest is text"
     )
@@ -218,7 +239,8 @@ class Merge(Group):
 
     merge_weight: float = Field(0.25, ge=0, le=1, description="weight of the original model; paper: 0.5")
     merge_rule: Literal["uniform", "spare_qk"] = Field(
-        "spare_qk", description="uniform: one weight for all, as in the paper; spare_qk: queries and keys stay as tuned"
+        "spare_qk",
+        description="uniform: average all tensors, as in the paper; spare_qk: all but the query and key projections",
     )
 
 
@@ -226,24 +248,33 @@ class Measure(Group):
     """What is measured, on held-out text, and in which precision."""
 
     eval_documents: int = Field(
-        50, ge=2, le=100_000, description="documents measured at T; twice as many at the shortest length, half between"
+        50,
+        ge=2,
+        le=100_000,
+        description="documents measured at T; twice as many at the shortest length, half as many between",
     )
     eval_facts: int = Field(
-        4, ge=2, le=10_000, description="facts hidden in each document, asked one by one and in one conversation"
+        4, ge=2, le=10_000, description="facts hidden in each document, asked for one by one and in one conversation"
     )
     eval_passkeys: int = Field(
-        0, ge=0, le=100_000, description="documents with a passkey at T, half as many at shorter lengths; 0: none"
+        0,
+        ge=0,
+        le=100_000,
+        description="documents with a passkey at T, half as many at shorter lengths; 0: no passkeys",
     )
     eval_haystack: Literal["text", "noise"] = Field(
-        "text", description="what NIAH(M) hides facts in; text: held-out text; noise: one passage repeated, as passkeys"
+        "text",
+        description="where NIAH(M) hides facts; text: in held-out text; noise: in a repeated passage, as for passkeys",
     )
     eval_lengths: tuple[int, ...] | None = Field(
-        None, min_length=1, description="lengths to measure at besides W and T, [2048, 8192] say; null: W, doubled"
+        None, min_length=1, description="lengths to measure besides W and T, such as [2048, 8192]; null: 2 W, 4 W, ..."
     )
     eval_stages: tuple[MeasuredModel, ...] | None = Field(
-        None, min_length=1, description="models that notebook 03 measures, [base, merged] say; null: all"
+        None, min_length=1, description="models that notebook 03 measures, such as [base, merged]; null: all"
     )
-    eval_precision: Precision = Field("fp32", description="of measuring, as precision is of training")
+    eval_precision: Precision = Field(
+        "fp32", description="number format of measuring, with the same choices as precision"
+    )
 
     @field_validator("eval_lengths", "eval_stages", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""How training spends memory."""
+"""How training uses memory."""
 
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
@@ -11,28 +11,34 @@ Optimizer = Literal["adamw_fp32", "adamw_bf16", "adamw_8bit", "adamw_4bit"]
 
 
 class Memory(Group):
-    """How training spends memory; the defaults spend it freely, which suits small models."""
+    """How training uses memory. The defaults suit small models; those of params/paper save memory."""
 
     samples_at_once: int | None = Field(
         None,
         ge=1,
-        description="most samples that a GPU reads at a time; gradient accumulation adds up those of a step; null: all",
+        description="most samples that a GPU reads at a time; their gradients are summed over a step; null: all",
     )
     attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = Field(
-        "auto", description="auto: flash-attn if it is installed and there is a GPU, else PyTorch's own (sdpa)"
+        "auto", description="auto: flash-attn if it is installed and there is a GPU, else sdpa, which is PyTorch's own"
     )
     optimizer: Optimizer = Field(
         "adamw_fp32",
-        description="AdamW, by the bits of its moments; 8 and 4 bits are torchao's, with stochastic rounding",
+        description="AdamW, by the precision of its moments; 8bit and 4bit need torchao and round stochastically",
     )
-    fp32_weights: bool = Field(True, description="train a float32 copy of the weights; false: bfloat16 weights alone")
+    fp32_weights: bool = Field(True, description="train a float32 copy of the weights; false: only bfloat16 weights")
     fp32_accumulation: bool = Field(
         False, description="sum the gradients of a step's batches in float32, for weights in bfloat16"
     )
-    checkpointing: bool = Field(False, description="keep only each block's input, and recompute the rest")
-    offload_activations: bool = Field(False, description="keep these inputs in the host's memory")
-    fused_loss: bool = Field(False, description="never hold the logits of all tokens")
-    loss_chunk: int = Field(4096, ge=1, description="tokens whose logits the fused loss holds at a time")
+    checkpointing: bool = Field(
+        False, description="keep only the input of each block, and compute the rest again in the backward pass"
+    )
+    offload_activations: bool = Field(
+        False, description="move the inputs that checkpointing keeps to the host's memory"
+    )
+    fused_loss: bool = Field(
+        False, description="compute the loss in chunks, so that the logits of all tokens are never in memory"
+    )
+    loss_chunk: int = Field(4096, ge=1, description="tokens in a chunk of the fused loss")
     sequence_parallel: int = Field(1, ge=1, description="GPUs that share the tokens of one sample")
 
     @model_validator(mode="after")
@@ -43,7 +49,7 @@ class Memory(Group):
 
 @dataclass(frozen=True)
 class Setup:
-    """How training spends memory in a plan or a stage: the settings of `Memory` that training and cost models read,
+    """How training uses memory in a plan or a stage: the settings of `Memory` that training and cost models read,
     with the defaults of a 7B model on one GPU.
 
     offload_optimizer: the moments are kept in the host's memory. shards: number of GPUs among which weights, gradients

@@ -10,12 +10,13 @@ from pydantic.fields import FieldInfo
 from longrecipe.settings.schema import GROUPS
 
 HEADER = """\
-# Every setting of a run, with what it does, what it may be, and its default: those of the default run, a small Llama-3
-# extended 16 times on a CPU. Lengths are in tokens. W is the window of the base model, T the window wanted, H the base
-# model, and H' the model of the token analysis.
+# Every setting of a run: what it does, which values are allowed, and its default. The defaults are the default run, a
+# small Llama-3 that is extended 16 times on a CPU. Lengths are in tokens. W is the window of the base model, T the
+# target window, H the base model, and H' the model of the token analysis (see docs/glossary.md).
 #
-# A params file holds only what differs (see own.yaml). Any setting can be changed on the command line and for
-# papermill: -p KEY VALUE. Write learning rates as 1.0e-3: papermill reads 1e-3 as text.
+# A params file contains only the settings that differ (see own.yaml). You can also change any setting in the parameters
+# cell of a notebook, or with -p KEY VALUE for papermill and on the command line (see docs/settings.md). Write learning
+# rates as 1.0e-3: papermill reads 1e-3 as text.
 #
 # This file is generated: `longrecipe check --reference > params/reference.yaml`.
 """
@@ -24,7 +25,7 @@ _LIMITS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "bel
 
 
 def reference() -> str:
-    """Every setting by group, with its description, what it may be, and its default, as the text of a YAML file."""
+    """Every setting by group, with its description, allowed values and default, as the text of a YAML file."""
     parts = [HEADER]
     for name, group in GROUPS.items():
         about = " ".join((group.__doc__ or "").split())

@@ -1,4 +1,4 @@
-"""How a run spends memory, from its settings and the processes that train it."""
+"""How a run uses memory, from its settings and the processes that train it."""
 
 from longrecipe.settings import Params, Setup
 from longrecipe.system.processes import n_processes
@@ -7,7 +7,7 @@ from longrecipe.train.trainer import n_readers
 
 
 def setup_of(params: Params) -> Setup:
-    """How a run spends memory: its settings, and whether the launcher shards the weights."""
+    """How a run uses memory: its settings, and whether the launcher shards the weights."""
     return Setup.of(params, shards=shards_asked(n_processes()))
 
 
