@@ -200,7 +200,7 @@ def fronts_figure():
 def by_ratio():
     parts, shares = table2.EXPERIMENT.grid(), figure2.EXPERIMENT.grid()
     rows = scores.final(scores.scores([*shares, *(p for p in parts if p.method == "none")]))
-    taken = record.step_shares(record.record_of("ratios"), "llama3", TARGET)
+    taken = record.step_shares(record.record_of("mini"), "llama3", TARGET)
     rows["seconds"] = rows["ratio"].map(taken)
     return rows, scores.final(scores.scores(parts)).assign(seconds=lambda some: some["ratio"].map(taken))
 

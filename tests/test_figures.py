@@ -2,6 +2,8 @@
 
 import inspect
 import itertools
+import runpy
+from pathlib import Path
 
 import figure_cases
 import matplotlib.pyplot as plt
@@ -10,6 +12,7 @@ import pytest
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from longrecipe import plots
 from longrecipe.experiments import figure2, fronts, table1, table3, table4
@@ -30,19 +33,13 @@ NOT_YET = {
     "plots.recall_heatmaps",
     "plots.passkeys",
     "plots.retention",
-    "table1.figure",
-    "table1.depth_figure",
-    "table2, by table1.figure",
-    "table3.figure",
-    "fronts.figure",
-    "figure2.figure",
-    "figure2.cost_figure",
     "table4.memory_parts",
     "table4.cost_by_length",
     "table4.flop_parts",
     "table4.longest_samples",
     "table4.step_times",
 }
+ROOT = Path(__file__).resolve().parents[1]
 MOST_PANELS, LEAST_POINTS, OVERLAP_PIXELS = 3, 8, 4
 
 
@@ -166,6 +163,14 @@ def test_check_accepts_a_good_figure():
     assert problems(bad(labels=[0.2, 0.6])) == []
 
 
+def test_picture_of_the_method_is_readable_and_up_to_date():
+    method = runpy.run_path(str(ROOT / "docs" / "method.py"))
+    assert problems(method["picture"]()) == []
+    with Image.open(method["PICTURE"]) as committed:
+        assert committed.info["Source"] == method["fingerprint"](), "run `python docs/method.py`"
+        assert committed.info["Description"] == method["ALT"]
+
+
 # drawing
 
 
@@ -184,8 +189,6 @@ def test_label_ends_moves_labels_apart_and_keeps_their_order():
 
 
 def test_alt_text_is_the_title_and_what_is_drawn_and_is_saved(tmp_path):
-    from PIL import Image
-
     figure = bad()
     plots.describe(figure, "Recall by text length.", "Recall is 90 % at 4,096 tokens")
     assert figure.get_label() == "Recall is 90 % at 4,096 tokens. Recall by text length."

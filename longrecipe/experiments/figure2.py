@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from longrecipe import plots
@@ -83,20 +85,31 @@ def figure(lines: Mapping[str, pd.DataFrame], paper: pd.DataFrame, column: str =
         paper: the paper's Figure 2, from `paper`.
     """
     with plt.rc_context(plots.STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.0))
-        for name, rows in lines.items():
-            x = 100 * rows.index.to_numpy()
-            plots.points(left, x, rows[column], color=plots.colour(name), label=name, **_line_style(name))
-        left.set(title="measured here, mini model", ylabel=f"{column}, percent", ylim=(-4, 104))
-        left.legend(fontsize=7, loc="lower right")
-        for key, name in (("niah_m", "NIAH(M)"), ("ruler", "RULER"), ("longbench", "LongBench")):
-            right.plot(paper["ratio_percent"], paper[key], "o-", ms=4, mfc="white", label=name)
-        right.set(title="quoted from the paper, Llama-3-8B to 80k", ylabel="score, percent")
-        right.legend(fontsize=7)
+        figure, (left, right) = plt.subplots(1, 2, figsize=(plots.WIDTH_INCHES, 3.3), sharey=True)
+        for i, (name, rows) in enumerate(lines.items()):
+            _line(left, 100 * rows.index.to_numpy(), rows[column], name)
+            # Above the first line and below the others.
+            _label(left, (100 * rows.index[-2], rows[column, "mean"].iloc[-2]), name, above=i == 0)
+        left.set(title="measured here, mini model", ylabel="score, percent", ylim=(-4, 104))
+        ends = []
+        for key, name, shade, marker in (
+            ("niah_m", "NIAH(M)", "blue", "o"),
+            ("ruler", "RULER", "vermillion", "s"),
+            ("longbench", "LongBench", "green", "^"),
+        ):
+            right.plot(paper["ratio_percent"], paper[key], f"{marker}-", ms=5, mfc="white", color=plots.PALETTE[shade])
+            ends.append((paper["ratio_percent"].iloc[-1], paper[key].iloc[-1], name, plots.PALETTE[shade]))
+        right.set_title("quoted from the paper, Llama-3-8B to 80k")
         for axis in (left, right):
             axis.set(xscale="log", xlabel="tokens of a sample, percent of the target")
-            axis.set_xticks([5, 10, 20, 30, 40, 100], ["5", "10", "20", "30", "40", "100"], minor=False)
+            axis.set_xticks([5, 10, 20, 40, 100], ["5", "10", "20", "40", "100"], minor=False)
             axis.minorticks_off()
+        plots.label_ends(right, ends)
+        near = {name: _near_flt(rows, column) for name, rows in lines.items() if 1.0 in rows.index}
+        found = [f"{name} {'from' if ratio < 1 else 'only at'} {100 * ratio:g} %" for name, ratio in near.items()]
+        title = f"Within {judging.WITHIN:g} points of FLT: {', '.join(found)} of the tokens" if found else ""
+        drawn = f"Left: {column} by token ratio, measured. Right: the paper's scores by token ratio, quoted."
+        plots.describe(figure, drawn, title)
     return figure
 
 
@@ -109,31 +122,65 @@ def cost_figure(points: pd.DataFrame, lines: Mapping[str, pd.DataFrame], x: str,
         x: the column of what a run took; the axis is logarithmic.
     """
     with plt.rc_context(plots.STYLE):
-        figure, axis = plt.subplots(figsize=(6.4, 3.7))
-        for name, rows in lines.items():
+        figure, axis = plt.subplots(figsize=(plots.WIDTH_INCHES, 4.2))
+        axis.set(xscale="log", xlabel=x, ylabel=f"{column} at the target, percent", ylim=(-4, 104))
+        for i, (name, rows) in enumerate(lines.items()):
             took = rows[x, "mean"].to_numpy()
-            plots.points(axis, took, rows[column], color=plots.colour(name), label=name, **_line_style(name))
+            _line(axis, took, rows[column], name)
             for ratio, at, y in zip(rows.index, took, rows[column, "mean"], strict=True):
-                if name == "LongRecipe":
-                    label = "FLT" if ratio == 1 else f"{ratio:.0%}"
-                    axis.annotate(label, (at, y), (-4, 4), textcoords="offset points", fontsize=7, ha="right")
+                label = "FLT, 100 %" if ratio == 1 else f"{100 * ratio:g} %"
+                if i == 0 or ratio < 1:
+                    _label(axis, (at, y), label, above=i == 0, shade=plots.colour("FLT" if ratio == 1 else name))
+            _label(axis, (took[1], rows[column, "mean"].iloc[1]), name, above=i > 0)
         for name in points.index.difference(list(lines), sort=False):
-            rows = points.loc[[name]]
+            shade, rows = plots.colour(name), points.loc[[name]]
+            took, y = rows[x, "mean"].item(), rows[column, "mean"].item()
             if name == "RoPE rule alone":
-                axis.axhline(rows[column, "mean"].item(), color=plots.colour(name), lw=1.0, ls=":", label=name)
+                axis.axhline(y, color=shade, lw=1.2, ls=":")
+                at = {"xy": (1, y), "xycoords": ("axes fraction", "data"), "xytext": (0, 4)}
+                axis.annotate(
+                    "RoPE rule alone, no training", **at, textcoords="offset points", ha="right", color=shade, size=8
+                )
             else:
-                took = rows[x, "mean"].to_numpy()
-                plots.points(axis, took, rows[column], color=plots.colour(name), ms=7, label=name)
-        axis.set(xscale="log", xlabel=x, ylabel=f"{column} at the target, percent")
+                plots.points(axis, [took], rows[column], color=shade, ms=7, fmt=plots.marker(name))
+                axis.annotate(name, (took, y), (8, 0), textcoords="offset points", va="center", color=shade, size=8)
         axis.xaxis.set_major_formatter("{x:g}")
         axis.set_xticks([2, 5, 10, 20, 50, 100])
         axis.minorticks_off()
-        axis.legend(fontsize=7, loc="lower right")
+        drawn = f"{column} over {x}: {', '.join(lines)} by token ratio; and {', '.join(points.index)}."
+        plots.describe(figure, drawn, _finding(lines, x, column))
     return figure
 
 
-def _line_style(name: str) -> dict:
-    return {"fmt": "o-" if name == "LongRecipe" else "s--", "ms": 4, "lw": 1.3}
+def _line(axis: Axes, x: np.ndarray, rows: pd.DataFrame, name: str) -> None:
+    style = "-" if name == LINES[0] else "--"
+    plots.points(axis, x, rows, color=plots.colour(name), fmt=f"{plots.marker(name)}{style}", ms=5, lw=1.4)
+
+
+def _label(axis: Axes, at: tuple[float, float], text: str, *, above: bool, shade: str | None = None) -> None:
+    """Write a label above a point to its left, or below it to its right."""
+    sign = 1 if above else -1
+    style = {"ha": "right" if above else "left", "va": "bottom" if above else "top", "size": 8}
+    place = {"xytext": (-4 * sign, 4 * sign), "textcoords": "offset points"}
+    axis.annotate(text, at, **place, **style, color=shade or plots.colour(text))
+
+
+def _near_flt(rows: pd.DataFrame, column: str) -> float:
+    """The smallest ratio from which on the mean is at most 2 points below FLT's, which is at ratio 1."""
+    far = rows.index[rows[column, "mean"] < rows.loc[1.0, (column, "mean")] - judging.WITHIN]
+    return rows.index[rows.index > max(far, default=0.0)].min()
+
+
+def _finding(lines: Mapping[str, pd.DataFrame], x: str, column: str) -> str:
+    """What LongRecipe's smallest ratio near FLT's score takes of FLT's; empty if there is none or it is not known."""
+    rows = lines.get(LINES[0], pd.DataFrame(index=[]))
+    if 1.0 not in rows.index or (ratio := _near_flt(rows, column)) == 1 or rows[x, "mean"].isna().any():
+        return ""
+    (ours, flt), (took, whole) = (rows.loc[[ratio, 1.0], (of, "mean")] for of in (column, x))
+    return (
+        f"With {100 * ratio:g} % of the tokens, LongRecipe scores {ours:.1f} and FLT {flt:.1f}, "
+        f"at {100 * took / whole:.1f} % of FLT's time per step"
+    )
 
 
 EXPERIMENT = Experiment(

@@ -2,7 +2,6 @@
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from longrecipe import plots
@@ -68,30 +67,68 @@ def _changed(replay: str, default: str) -> str:
 
 
 def figure(rows: pd.DataFrame, x: str = "perplexity kept", y: str = "NIAH(M)") -> Figure:
-    """Long-context score against general score over the merge weight: by method and rule on the left, by replay on the
-    right. Up and to the right is better.
+    """Long-context score against general score over the merge weight. Up and to the right is better.
+
+    Curves are the methods with the default replay and merged by spare_qk, LongRecipe merged by the uniform rule, and
+    LongRecipe with replays that differ in one part and have as many steps. `means` has all others.
 
     Args:
         rows: `means`.
     """
     with plt.rc_context(plots.STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 4.4), sharey=True)
-        default = rows[rows["replay"] == rows["replay"].iloc[0]]
-        for (name, rule), line in default.groupby(["name", "rule"], sort=False):
-            style = {"ls": "-" if rule == "spare_qk" else ":", "marker": "o", "ms": 4, "lw": 1.2}
-            left.plot(line[x], line[y], color=plots.colour(name), label=f"{name}, {rule}", **style)
-        ours = rows[(rows["name"] == "LongRecipe") & (rows["rule"] == "spare_qk")]
-        shades = sns.color_palette("colorblind")
-        for (replay, line), shade in zip(ours.groupby("replay", sort=False), shades, strict=False):
-            right.plot(line[x], line[y], "o-", ms=4, lw=1.2, color=shade, label=replay)
-        for axis, title in ((left, "methods; solid: queries and keys spared"), (right, "LongRecipe, by replay")):
-            axis.set(title=title, xlabel=f"{x}, percent of the base")
-            axis.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
-        left.set_ylabel(f"{y} at the target, percent")
-        for _, point in ours[ours["replay"] == rows["replay"].iloc[0]].iterrows():
-            at = (point[x], point[y])
-            right.annotate(f"{point['weight']:g}", at, (0, 6), textcoords="offset points", fontsize=7, ha="center")
+        figure, axis = plt.subplots(figsize=(plots.WIDTH_INCHES, 4.6))
+        ends = []
+        for name, line, style in _curves(rows):
+            axis.plot(line[x], line[y], ms=5, lw=1.4, **style)
+            # The rules start at one point, so the label of the second is at its other end.
+            uniform = name.endswith("uniform")
+            end = -1 if uniform else 0
+            ends.append((line[x].iloc[end], line[y].iloc[end], name, style["color"]))
+            if not uniform:
+                axis.plot(line[x].iloc[0], line[y].iloc[0], ms=9, **style)
+            else:
+                for _, point in line.iloc[1:].iterrows():
+                    at = {"xy": (point[x], point[y]), "xytext": (-7, 3), "textcoords": "offset points"}
+                    axis.annotate(f"{point['weight']:g}", **at, size=8, ha="right", color=style["color"])
+        axis.set(xlabel=f"{x}, percent of the base", ylabel=f"{y} at the target, percent")
+        axis.margins(x=0.06, y=0.08)
+        plots.label_ends(axis, ends)
+        drawn = f"Curves of {y} over {x}, from weight 0 (large markers) to larger merge weights (numbers)."
+        plots.describe(figure, drawn, _finding(rows, y))
     return figure
+
+
+def _curves(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict]]:
+    """The curves of the figure: label, rows of `means` by rising weight, and style."""
+    first, spared = rows["replay"].iloc[0], rows["rule"] == "spare_qk"
+    curves = []
+    for name, line in rows[spared & (rows["replay"] == first)].groupby("name", sort=False):
+        label = f"{name}, merged by spare_qk" if name == "LongRecipe" else name
+        curves.append((label, line, {"color": plots.colour(name), "marker": plots.marker(name), "ls": "-"}))
+    ours = rows[rows["name"] == "LongRecipe"]
+    uniform, ours = (ours[ours["rule"] == rule] for rule in ("uniform", "spare_qk"))
+    uniform = uniform[uniform["replay"] == first]
+    others = [("LongRecipe, merged by uniform", uniform, "blue", "D")]
+    changes = {replay: _changed(replay, first) for replay in ours["replay"].unique() if replay != first}
+    one = [(replay, change) for replay, change in changes.items() if "," not in change and "steps" not in change]
+    for (replay, change), shade, marker in zip(one, ("purple", "grey"), ("v", "P"), strict=False):
+        others.append((f"LongRecipe, replay with {change}", ours[ours["replay"] == replay], shade, marker))
+    for label, line, shade, marker in others:
+        curves.append((label, line, {"color": plots.PALETTE[shade], "marker": marker, "ls": "--"}))
+    return [curve for curve in curves if len(curve[1])]
+
+
+def _finding(rows: pd.DataFrame, column: str) -> str:
+    """What merging at weight 0.5 makes of LongRecipe's score, by each rule; empty without these merges."""
+    some = usual(rows).drop_duplicates(["rule", "weight"]).set_index(["rule", "weight"])[column]
+    wanted = [("spare_qk", 0.0), ("spare_qk", 0.5), ("uniform", 0.5)]
+    if not set(wanted) <= set(some.index):
+        return ""
+    kept, spared, uniform = (some[each] for each in wanted)
+    return (
+        f"Merging at weight 0.5 takes LongRecipe's {column} from {kept:.1f} to {uniform:.1f} by the paper's rule "
+        f"(uniform), to {spared:.1f} by spare_qk"
+    )
 
 
 EXPERIMENT = Experiment(

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -79,41 +78,72 @@ def claims(rows: pd.DataFrame, steps: Mapping[int, float]) -> Claims:
 
 
 def figure(ours: Mapping[str, pd.DataFrame], paper: Mapping[str, pd.Series], column: str = "NIAH(M)") -> Figure:
-    """A score of every method: ours with intervals over seeds (filled) next to the paper's (hollow, quoted).
+    """A score of every method: ours with intervals over seeds (filled) above the paper's (hollow, quoted). The best of
+    the last panel comes first.
 
     Args:
         ours: tables of `scores.over_seeds` by name; a panel each, under its title.
         paper: the paper's score by the same names, for each panel.
     """
+    title, last = list(ours.items())[-1]
+    names = list(last[column, "mean"].sort_values(ascending=False).index)
     with plt.rc_context(plots.STYLE):
-        widths = [0.9 + 0.55 * len(table) for table in ours.values()]
-        size = {"figsize": (sum(widths), 3.3), "width_ratios": widths}
-        figure, axes = plt.subplots(1, len(ours), sharey=True, squeeze=False, **size)
-        for axis, (title, table) in zip(axes[0], ours.items(), strict=True):
-            for i, name in enumerate(table.index):
-                colour = plots.colour(name)
-                plots.points(axis, np.array([i - 0.1]), table.loc[[name], column], color=colour, ms=7)
-                value = paper[title].get(name, float("nan"))
-                axis.plot(i + 0.15, value, "o", ms=7, mfc="white", mec=colour, mew=1.5)
-            axis.set_xticks(range(len(table)), table.index, rotation=30, ha="right")
-            axis.set(title=title, ylim=(-4, 104))
-        axes[0, 0].set_ylabel(f"{column}, percent")
-        axes[0, -1].plot([], [], "o", color="grey", ms=7, label="measured here, 95 % over seeds")
-        axes[0, -1].plot([], [], "o", mfc="white", mec="grey", mew=1.5, ms=7, label="quoted from the paper")
-        figure.legend(fontsize=7, loc="outside upper center", ncols=2)
+        size = {"figsize": (min(plots.WIDTH_INCHES, 2.6 + 2.6 * len(ours)), 1.4 + 0.42 * len(names))}
+        figure, axes = plt.subplots(1, len(ours), sharey=True, sharex=True, squeeze=False, **size)
+        for axis, (panel, table) in zip(axes[0], ours.items(), strict=True):
+            for y, name in enumerate(names):
+                style = {"color": plots.colour(name), "marker": plots.marker(name), "ms": 6, "ls": ""}
+                mean, low, high = (table.loc[name, (column, kind)] for kind in ("mean", "low", "high"))
+                axis.plot([low, high], [y - 0.18] * 2, color=style["color"], lw=1.2)
+                quoted = paper[panel].get(name, float("nan"))
+                axis.plot(mean, y - 0.18, **style)
+                axis.plot(quoted, y + 0.2, **style | {"mfc": "white"})
+                for value, end, at in ((mean, high, y - 0.18), (quoted, quoted, y + 0.2)):
+                    if not pd.isna(value):
+                        place = (max(value, 0 if pd.isna(end) else end), at)
+                        axis.annotate(f"{value:.1f}", place, (6, 0), textcoords="offset points", va="center", size=8)
+            axis.set(title=panel if len(ours) > 1 else "", xlim=(-3, 103), xlabel=f"{column}, percent")
+            axis.grid(axis="y", visible=False)
+        axes[0, 0].set(ylim=(len(names) - 0.4, -0.6))
+        axes[0, 0].set_yticks(range(len(names)), names)
+        axes[0, 0].plot([], [], "o", color="grey", label="filled: measured here, with 95 % interval over seeds")
+        axes[0, 0].plot([], [], "o", color="grey", mfc="white", label="hollow: quoted from the paper, 8B model")
+        figure.legend(loc="outside lower left", ncols=len(ours))
+        drawn = f"{column} of every method, measured here and quoted from the paper, in panels {', '.join(ours)}."
+        found = _finding(last[column, "mean"])
+        plots.describe(figure, drawn, f"{title}: {found}" if found and len(ours) > 1 else found)
     return figure
+
+
+def _finding(means: pd.Series) -> str:
+    """How LongRecipe's score compares with FLT's and with that of the next method; empty without LongRecipe."""
+    if "LongRecipe" not in means:
+        return ""
+    others = means.drop(["LongRecipe", "FLT"], errors="ignore")
+    against = {"FLT": means["FLT"]} if "FLT" in means else {}
+    against |= {f"the next best, {others.idxmax()}": others.max()} if others.notna().any() else {}
+    found = [f"{_points(means['LongRecipe'] - value)} {name}" for name, value in against.items()]
+    return f"LongRecipe scores {' and '.join(found)}" if found else ""
+
+
+def _points(difference: float) -> str:
+    return f"{abs(difference):.1f} points {'below' if difference < 0 else 'above'}"
 
 
 def depth_figure(depths: pd.DataFrame) -> Figure:
     """Recall by text length and depth of the fact, a heatmap for each method; depths as `scores.depths` gives them."""
-    names = list(dict.fromkeys(depths["name"]))
     labels = [f"{20 * i} to {20 * i + 20} %" for i in range(5)]
-    with plt.rc_context({**plots.STYLE, "axes.grid": False}):
-        figure, axes = plt.subplots(1, len(names), figsize=(1.2 + 2.1 * len(names), 2.6), sharey=True, squeeze=False)
-        for axis, name in zip(axes[0], names, strict=True):
-            table = depths[depths["name"] == name].pivot(index="depth", columns="length", values="score")
-            plots.depth_heatmap(axis, table.reindex(range(5)).set_axis(labels), name)
-        axes[0, 0].set_ylabel("depth of the fact")
+    tables = {
+        name: rows.pivot(index="depth", columns="length", values="score").reindex(range(5)).set_axis(labels)
+        for name, rows in depths.groupby("name", sort=False)
+    }
+    figure = plots.depth_heatmaps(tables, "recall of one of several facts")
+    title, longest = "", max(depths["length"])
+    if "LongRecipe" in tables:
+        low, high = (100 * getattr(tables["LongRecipe"][longest], end)() for end in ("min", "max"))
+        title = f"LongRecipe recalls {low:.0f} to {high:.0f} % of the facts at every depth of {longest:,} tokens"
+    drawn = f"Heatmaps of recall by text length and depth of the fact, for {', '.join(tables)}."
+    plots.describe(figure, drawn, title)
     return figure
 
 

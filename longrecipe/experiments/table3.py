@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -67,19 +66,50 @@ def figure(table: pd.DataFrame) -> Figure:
         table: `scores.over_seeds` of COLUMNS by name and stage.
     """
     names, stages = (list(dict.fromkeys(table.index.get_level_values(i))) for i in range(2))
+    text = {"va": "center", "size": 8, "bbox": {"fc": "white", "ec": "none", "pad": 0.4}}
     with plt.rc_context(plots.STYLE):
-        figure, axes = plt.subplots(1, len(COLUMNS), figsize=(3.1 * len(COLUMNS), 2.9), squeeze=False)
-        for axis, column in zip(axes[0], COLUMNS, strict=True):
+        height = 1.2 + 0.45 * len(names)
+        figure, axes = plt.subplots(2, 2, figsize=(plots.WIDTH_INCHES, max(4.2, 2 * height)), sharey=True)
+        for axis, column in zip(axes.flat, COLUMNS, strict=True):
             for i, stage in enumerate(stages):
                 rows = table.xs(stage, level=1)
-                x = np.array([names.index(name) for name in rows.index]) + 0.22 * (i - 1)
-                plots.points(axis, x, rows[column], color=plots.colour(stage), label=stage)
-            axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
-            axis.set_title(column)
-        axes[0, 0].set_ylabel("percent")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, fontsize=7, loc="outside upper center", ncols=len(stages))
+                for name, row in rows.iterrows():
+                    y, style = names.index(name) + 0.24 * (i - 1), {"color": plots.colour(stage)}
+                    mean, low, high = (row[column, kind] for kind in ("mean", "low", "high"))
+                    axis.plot([low, high], [y, y], lw=1.2, **style)
+                    label = stage if name == rows.index[0] else None
+                    axis.plot(mean, y, plots.marker(stage), ms=5, label=label, **style)
+                    end = mean if pd.isna(high) else high
+                    axis.annotate(f"{mean:.1f}", (end, y), (4, 0), textcoords="offset points", **text)
+            if column in GENERAL:
+                axis.axvline(LEAST_KEPT, color="black", lw=0.8, ls="--")
+            axis.set_title(f"{column}, percent of the base's" if column in GENERAL else f"{column} at T, percent")
+            axis.grid(axis="y", visible=False)
+            axis.margins(x=0.14)
+        axes[0, 0].set(ylim=(len(names) - 0.5, -0.5))
+        axes[0, 0].set_yticks(range(len(names)), names)
+        axes[0, 1].plot([], [], "--", color="black", lw=0.8, label=f"{LEAST_KEPT:g} %")
+        handles, labels = axes[0, 1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=len(labels))
+        drawn = f"Four panels of {', '.join(COLUMNS)} by method after the stages {', '.join(stages)}."
+        plots.describe(figure, drawn, _finding(table.xs(stages[-1], level=1), stages[-1]))
     return figure
+
+
+def _finding(table: pd.DataFrame, stage: str) -> str:
+    """Which methods keep enough of every general score after a stage, with the whole interval."""
+    least = table[[(column, "low") for column in GENERAL]].min(axis="columns")
+    keep, lose = list(least.index[least >= LEAST_KEPT]), list(least.index[~(least >= LEAST_KEPT)])
+    after = {"extended": "extension", "replayed": "replay", "merged": "merging"}.get(stage, stage)
+    if not keep:
+        return f"After {after}, no method keeps {LEAST_KEPT:g} % of every general score"
+    found = f"{_listed(keep)} {'keeps' if len(keep) == 1 else 'keep'} {LEAST_KEPT:g} % of every general score"
+    rest = f", {_listed(lose)} {'does' if len(lose) == 1 else 'do'} not" if lose else ""
+    return f"After {after}, {found}{rest}"
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 # The runs are Table 1's.

@@ -1,8 +1,8 @@
 """Figures with labelled axes, units and alt text. A name has one colour and marker in all figures."""
 
-from longrecipe.plots.drawing import colour_bar, depth_heatmap, describe, label_ends, points
+from longrecipe.plots.drawing import colour_bar, depth_heatmap, depth_heatmaps, describe, label_ends, points
 from longrecipe.plots.positions import distances, figure_3, placements, position_map, position_maps
-from longrecipe.plots.style import PALETTE, STYLE, WIDTH_INCHES, colour, marker, save, show
+from longrecipe.plots.style import DPI, PALETTE, STYLE, WIDTH_INCHES, colour, marker, save, show
 from longrecipe.plots.tokens import (
     measured_shares,
     passage,
@@ -14,12 +14,14 @@ from longrecipe.plots.tokens import (
 from longrecipe.plots.training import losses, passkeys, pretraining, recall_heatmaps, retention, wavelengths
 
 __all__ = [
+    "DPI",
     "PALETTE",
     "STYLE",
     "WIDTH_INCHES",
     "colour",
     "colour_bar",
     "depth_heatmap",
+    "depth_heatmaps",
     "describe",
     "distances",
     "figure_3",

@@ -1,7 +1,7 @@
 """Drawing that several figures share: titles with alt text, direct labels, colour bars, means with intervals."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,6 +12,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
+
+from longrecipe.plots.style import STYLE, WIDTH_INCHES, colour
 
 # Characters of a bold title of 10 points in an inch.
 _TITLE_DENSITY = 11.5
@@ -114,9 +116,30 @@ def depth_heatmap(axis: Axes, table: pd.DataFrame, title: str) -> ScalarMappable
     sns.heatmap(
         table, ax=axis, vmin=0, vmax=1, cmap="viridis", annot=True, fmt=".2f", cbar=False, annot_kws={"size": 8}
     )
-    axis.set(title=title, xlabel="text length, tokens", ylabel="")
-    axis.tick_params(length=0)
+    axis.set(title=title, xlabel="", ylabel="")
+    axis.tick_params(length=0, rotation=0)
     axis.grid(visible=False)
-    plt.setp(axis.get_xticklabels(), rotation=0)
-    plt.setp(axis.get_yticklabels(), rotation=0)
     return axis.collections[0]
+
+
+def depth_heatmaps(tables: Mapping[str, pd.DataFrame], what: str = "recall") -> Figure:
+    """A heatmap of each table of scores in 0..1 by depth (rows) and text length (columns), with one colour bar.
+
+    Args:
+        tables: by their titles, in the colour of that name; with the same rows and columns.
+        what: the score.
+    """
+    n_columns = 2 if len(tables) in (2, 4) else min(3, len(tables))
+    n_rows = -(-len(tables) // n_columns)
+    size = (1.6 + 1.87 * n_columns if n_columns < 3 else WIDTH_INCHES, 0.9 + 1.75 * n_rows)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(n_rows, n_columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+        for axis, (name, table) in zip(axes.flat, tables.items(), strict=False):
+            drawn = depth_heatmap(axis, table, name)
+            axis.title.set(color=colour(name), fontweight="bold")
+        for axis in axes.flat[len(tables) :]:
+            axis.axis("off")
+        figure.supxlabel("text length, tokens", fontsize=8.5)
+        figure.supylabel("depth of the fact in the text", fontsize=8.5)
+        colour_bar(figure, axes.flat, what, drawn=drawn)
+    return figure
