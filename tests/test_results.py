@@ -1,6 +1,7 @@
 """Finished runs: what is saved comes back, damage is noticed, and the committed tables are whole and found."""
 
 import json
+import re
 import shutil
 import subprocess
 from importlib.metadata import version
@@ -248,6 +249,30 @@ def test_committed_tables_are_written_again_bit_for_bit(copied):
 
 def test_committed_readme_is_that_of_the_committed_runs(copied):
     assert (results_dir() / "README.md").read_text() == summary()
+
+
+def test_committed_readme_lists_every_run(copied):
+    """The seeds of all settings in its tables are as many as the runs in runs.csv, by experiment."""
+    seeds = {name: {} for name in run.EXPERIMENTS}
+    for row in table_rows((results_dir() / "README.md").read_text()):
+        model, length = row["model"], row.get("target") or row.get("T, tokens")
+        if "replay" in row:
+            seeds["front"][model, length, row["name"], row["replay"]] = int(row["seeds"])
+        elif "target" in row and row["name"] != "RoPE rule alone":
+            ratio = "1.0" if row["name"] == "FLT" else row.get("ratio", "0.3")
+            seeds["grid"][model, length, row["name"], ratio] = int(row["seeds"])
+        elif "target" not in row:
+            kind = "tokens" if "score" in row else "positions" if "ratio" in row else "train"
+            seeds[kind][model, length, row.get("score"), row["seeds"]] = len(row["seeds"].split(", "))
+    listed = {name: sum(each.values()) for name, each in seeds.items()}
+    assert listed == pd.read_csv(results_dir() / "runs.csv")["experiment"].value_counts().to_dict()
+
+
+def table_rows(text):
+    """The rows of all Markdown tables of a text, by column."""
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        head, _, *rows = rows_of(table)
+        yield from (dict(zip(head, row, strict=True)) for row in rows)
 
 
 def test_committed_figures_are_those_that_are_collected():

@@ -25,20 +25,20 @@ class Experiment:
         title: of its section in results/README.md.
         variants: settings that differ between the runs of one seed.
         protocol: how a run is trained and measured.
+        section: makes the table of results/README.md from the scores of all runs in the protocol's store.
         models: the models of the grid, by default.
         targets: target lengths in tokens of the mini models, by default; empty takes the target of the params file.
         fixed: further settings that the user cannot change, because the table's names would no longer be true.
-        section: makes the table of results/README.md from `scores.scores()`; None if it has none.
     """
 
     name: str
     title: str
     variants: tuple[Mapping[str, Any], ...]
     protocol: Protocol
+    section: Callable[[pd.DataFrame], pd.DataFrame]
     models: tuple[str, ...] = ("llama3",)
     targets: tuple[int, ...] = ()
     fixed: frozenset[str] = frozenset()
-    section: Callable[[pd.DataFrame], pd.DataFrame] | None = None
 
     @property
     def sets(self) -> set[str]:

@@ -9,11 +9,19 @@ from longrecipe.claims import Claims
 from longrecipe.experiments import judging
 from longrecipe.experiments.experiment import Experiment
 from longrecipe.experiments.protocols import MERGES
-from longrecipe.experiments.scores import GENERAL
+from longrecipe.experiments.scores import GENERAL, in_order, over_seeds
 
 METHODS = ("flt", "rpes", "pose", "longrecipe")
 OURS = {"method": "longrecipe"}
 REPLAYED = "the replayed model"
+
+
+def section(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every model, method, replay and merge, for results/README.md."""
+    each = rows[(rows["weight"] > 0) | (rows["rule"] == "uniform")]
+    each = each.assign(rule=each["rule"].where(each["weight"] > 0, "none"))
+    each = in_order(each).sort_values(["model", "target"], kind="stable")
+    return over_seeds(each, ["model", "target", "name", "replay", "rule", "weight"], ["NIAH(M)", *GENERAL])
 
 
 def means(rows: pd.DataFrame) -> pd.DataFrame:
@@ -133,7 +141,7 @@ def _finding(rows: pd.DataFrame, column: str) -> str:
 
 EXPERIMENT = Experiment(
     name="fronts",
-    title="Long against general skill",
+    title="Trade-off of long and short text: replay and merging",
     variants=(
         *({"method": method} for method in METHODS),
         OURS | {"replay_kl_weight": 0.0},
@@ -142,4 +150,5 @@ EXPERIMENT = Experiment(
         *(OURS | {"replay_steps": steps} for steps in (40, 80)),
     ),
     protocol=MERGES,
+    section=section,
 )

@@ -49,8 +49,10 @@ def scores(grid: Iterable[Params] | None = None) -> pd.DataFrame:
 
     Raises FileNotFoundError for a run that has not finished, or whose base (method none) has not been measured.
     """
-    runs = [load(p, GRID) for p in grid] if grid is not None else _usual()
-    bases = {_base_key(run.params): run for run in runs if run.params.method == "none"}
+    runs = [load(p, GRID) for p in grid] if grid is not None else _usual(GRID, "selection", "ratio")
+    bases = _bases(runs)
+    if grid is None:
+        runs = [run for run in runs if _base_key(run.params) in bases]
     rows = []
     for run in runs:
         p, training = run.params, run.table("training").set_index("stage").to_dict("index")
@@ -71,16 +73,18 @@ def scores(grid: Iterable[Params] | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _usual() -> list[Run]:
-    """Finished runs that differ from their params files only in method, selection, target, ratio and seed, and whose
-    base has been measured."""
-    varied, runs = ("method", "selection", "target_length", "ratio", "seed"), []
-    for run in finished(GRID):
-        p = run.params
-        if p in _by_files(p, {key: getattr(p, key) for key in varied}):
-            runs.append(run)
-    bases = {_base_key(run.params) for run in runs if run.params.method == "none"}
-    return [run for run in runs if _base_key(run.params) in bases]
+def _usual(store: str, *varied: str) -> list[Run]:
+    """Finished runs that differ from their params files only in method, target, seed and varied settings."""
+    varied = ("method", "target_length", "seed", *varied)
+    return [
+        run
+        for run in finished(store)
+        if run.params in _by_files(run.params, {key: getattr(run.params, key) for key in varied})
+    ]
+
+
+def _bases(runs: Iterable[Run]) -> dict[tuple, Run]:
+    return {_base_key(run.params): run for run in runs if run.params.method == "none"}
 
 
 def _by_files(p: Params, changes: Mapping) -> list[Params]:
@@ -231,18 +235,31 @@ def depths(grid: Iterable[Params], stage: str = "merged", task: str = "multi-key
     return (sums["hits"] / sums["count"]).rename("score").reset_index()
 
 
-def front_scores(grid: Iterable[Params], untrained: Iterable[Params]) -> pd.DataFrame:
-    """The merges of finished front runs: name, replay, rule, weight, seed, NIAH(M) and general scores.
+def front_scores(grid: Iterable[Params] | None = None, untrained: Iterable[Params] = ()) -> pd.DataFrame:
+    """The merges of finished runs of `fronts`: model, target, name, replay, rule, weight, seed, NIAH(M) and general
+    scores. Weight 0 is the replayed model, the same by every rule.
 
-    Weight 0 is the replayed model, the same by every rule. untrained: finished runs of method none with the same
-    targets and seeds. Raises FileNotFoundError for a run that has not finished.
+    Args:
+        grid: settings of runs, which must all have finished. None takes every finished run that has a base and differs
+            from its params file only in method, target, seed and replay.
+        untrained: settings of the finished runs of method none with the same targets and seeds; not needed without a
+            grid.
+
+    Raises FileNotFoundError for a run that has not finished.
     """
-    bases = {_base_key(p): _means(load(p, GRID))["base"] for p in untrained}
-    rows = []
-    for p in grid:
+    if grid is None:
+        bases = _bases(_usual(GRID))
+        runs = _usual(FRONT, "replay_steps", "replay_long_share", "replay_kl_weight")
+        runs = [run for run in runs if _base_key(run.params) in bases]
+    else:
+        runs, bases = [load(p, FRONT) for p in grid], _bases(load(p, GRID) for p in untrained)
+    bases, rows = {key: _means(run)["base"] for key, run in bases.items()}, []
+    for run in runs:
+        p = run.params
         replay = f"{p.replay_steps} steps, {p.replay_long_share:.0%} long, KL {p.replay_kl_weight:g}"
-        about = {"name": NAMES.get(p.method, p.method), "replay": replay, "seed": p.seed}
-        for (rule, weight), means in _means(load(p, FRONT), "rule", "weight").items():
+        about = {"model": p.model, "target": p.target_length, "name": NAMES.get(p.method, p.method)}
+        about |= {"replay": replay, "seed": p.seed}
+        for (rule, weight), means in _means(run, "rule", "weight").items():
             scored = _long(means, p) | _kept(means, bases[_base_key(p)], p)
             for each in [rule] if weight else RULES:
                 rows.append(about | {"rule": each, "weight": weight} | scored)

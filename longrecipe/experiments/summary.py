@@ -14,44 +14,51 @@ from longrecipe.stats import seed_interval
 _INTRODUCTION = """\
 # Results
 
-Written by `longrecipe results` from the finished runs; do not edit. All rows are measured.
+`longrecipe results` writes this page from the finished runs; do not edit it. All rows are measured. The
+[glossary](../docs/glossary.md) explains the terms.
 
 `runs.csv` has a row per run: its settings, seed, commit, versions, device and seconds. The parquet files have the rows
-of all runs, by experiment and run: `scores` (by stage, text length and task), `training` (what each stage took),
-`depths` (scores by depth of the fact), `gains` (of the merged model over the RoPE rule), `rankings`, `shares`,
-`stability` and `densities` (token analysis) and `coverage` (positions). `paper/` quotes the paper's numbers,
-`resources/` has the measured costs of training, and `figures/` the figures of the notebooks.
+of all runs, by experiment and run: `scores` (by stage, text length and task), `training` (seconds, tokens and FLOPs of
+each stage), `depths` (scores by depth of the fact), `gains` (of the merged model over the RoPE rule alone), `rankings`,
+`shares`, `stability` and `densities` (token analysis) and `coverage` (positions). `paper/` quotes the paper's numbers,
+`resources/` has the measured costs of training, and `figures/` has the figures of the notebooks.
 """
 _RUNS = """
 ## Runs of notebook 03
 
-Recall is that of one of several facts, in held-out text or in a passage repeated (noise); passkeys are those found of
-those asked, at T. Intervals are 95 %: of several seeds Student's t, of a single seed a bootstrap over its documents,
-which says nothing about other seeds.
+Recall is the share of correct answers about one of several facts. The facts are in held-out text, or in a passage that
+is repeated (noise). Passkeys are those found of those asked. All are measured at T. Intervals are 95 %: for several
+seeds Student's t, for one seed a bootstrap over its documents, which says nothing about other seeds.
 
 """
 _GRID = """
 ## The paper's tables
 
-Measured by `longrecipe sweep`, in percent, general scores in percent of the base's; mean and half of the 95 % interval
-over seeds (Student's t); settings with fewer than 3 seeds are left out. TFLOP are counted, not measured. Seconds can be
-compared within a seed: others may be of another machine. Notebooks 04, 06 and 07 show these next to the paper's and
-judge its claims.
+Measured by `longrecipe sweep`. Scores are in percent, and those that end in *kept* are in percent of the base's. A cell
+is the mean and half of the 95 % interval over seeds (Student's t). Settings with fewer than 3 seeds are left out, and
+so are runs that differ from the files in `params/` in more than what the tables vary. TFLOP are counted, not measured.
+All runs of a seed are from one machine, but seeds may be from different ones. Notebooks 04, 06 and 07 show these tables
+next to the paper's and check its claims.
+
+The last table is this kit's own. *replay* is its number of steps, the share of steps on the long samples of stage 1,
+and the weight of the KL term. *rule* and *weight* are those of the merge with the original model; rule *none* is the
+replayed model. These runs are measured on 40 % of the documents.
 """
 _TOKENS = """
 ## Token analysis
 
-Lift: share among the 20 % of tokens that change most, over share of all tokens. Next: the largest lift of another type.
-Spearman: of lifts between halves of the documents. Anchors: kept by anchored selection, as times those of random
-selection. Several seeds: Student's t; one seed: bootstrap over documents (lift only).
+*Lift* is the share of a type among the 20 % of tokens that change most, divided by its share among all tokens. *next*
+is the largest lift of another type. *Spearman* is the correlation of lifts between two halves of the documents. The
+last column compares the anchors that anchored selection keeps with those that random selection keeps. Intervals: for
+several seeds Student's t, for one seed a bootstrap over documents.
 
 """
 _POSITIONS = """
 ## Positions
 
-What 64 samples of each method cover, without any training, at the ratio n / T; sentences taken at random. Distances:
-share of 1, ..., T - 1 that some pair of tokens has. Unevenness: standard deviation of pair counts between samples, over
-their mean. Several seeds: mean and 95 % interval (Student's t).
+What 64 samples of each method cover, without any training, at the ratio n / T, with randomly chosen sentences.
+*distances* is the share of 1, ..., T - 1 that some pair of tokens has. *unevenness* is the standard deviation of the
+number of pairs, divided by their mean. For several seeds: mean and half of the 95 % interval (Student's t).
 
 """
 
@@ -109,15 +116,22 @@ def _run_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _paper_tables() -> dict[str, pd.DataFrame]:
     """The tables of the experiments from the finished runs, every model and target, by title."""
-    rows = _repeated(scores.scores())
-    sections = {each.title: each.section(rows) for each in EXPERIMENTS.values() if each.section}
-    return {title: scores.shown(table) for title, table in sections.items()}
+    rows = {scores.GRID: _repeated(scores.scores()), scores.FRONT: _repeated(scores.front_scores())}
+    return {
+        each.title: scores.shown(each.section(rows[each.protocol.store]))
+        for each in EXPERIMENTS.values()
+        if len(rows[each.protocol.store])
+    }
+
+
+# The columns of scores that tell settings apart; each table of scores has some of them.
+_SETTING = ["model", "target", "method", "name", "ratio", "stage", "replay", "rule", "weight"]
 
 
 def _repeated(rows: pd.DataFrame, at_least: int = 3) -> pd.DataFrame:
     """The rows of settings with enough seeds for an interval that means something; the others are still under way."""
-    seeds = rows.groupby(["model", "target", "method", "name", "ratio", "stage"])["seed"].transform("nunique")
-    return rows[seeds >= at_least]
+    by = rows.columns.intersection(_SETTING).tolist()
+    return rows[rows.groupby(by)["seed"].transform("nunique") >= at_least] if by else rows
 
 
 def _token_table(runs: Sequence[Run]) -> pd.DataFrame:
