@@ -40,7 +40,7 @@ def claims(scores: pd.DataFrame) -> Claims:
     """Table 3's claims: LongRecipe's extension costs general skill, replay brings some of it back; and, as this kit
     puts it, merged models keep 97 % of every general score of the base. `fronts` judges what merging adds.
 
-    Main claims are those about perplexity, and LongRecipe's about the merged model.
+    Main claims are those about perplexity.
     """
     found, stages = [], scores[scores["name"] == "LongRecipe"]
     stages = stages.assign(name="LongRecipe, " + stages["stage"])
@@ -54,8 +54,7 @@ def claims(scores: pd.DataFrame) -> Claims:
         for column in GENERAL:
             triple = seed_interval(frame[column].tolist())
             text = f"{column}: {name}, merged, has at least {LEAST_KEPT:g} %"
-            main = name == "LongRecipe" or column == GENERAL[0]
-            found.append(judging.level(text, triple, at_least(triple, LEAST_KEPT), main=main))
+            found.append(judging.level(text, triple, at_least(triple, LEAST_KEPT), main=column == GENERAL[0]))
     return Claims(found)
 
 
