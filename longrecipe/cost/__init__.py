@@ -11,7 +11,7 @@ from longrecipe.cost.memory import (
     check_fits,
     training_memory,
 )
-from longrecipe.cost.plan import BATCH, LONGEST, SAVINGS, gpu_hours, gpus_needed, longest_sample
+from longrecipe.cost.plan import BATCH, LONGEST, SAVINGS, TRIED, gpu_hours, gpus_needed, longest_sample
 from longrecipe.cost.time import DEVICES, Device, Seconds, device_of, mfu, step_seconds
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "LONGEST",
     "OPTIMIZER_BYTES",
     "SAVINGS",
+    "TRIED",
     "Counts",
     "Device",
     "DoesNotFitError",

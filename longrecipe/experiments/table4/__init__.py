@@ -5,9 +5,10 @@ from longrecipe.experiments.table4.figures import (
     flop_parts,
     longest_samples,
     memory_parts,
+    price,
     step_times,
 )
-from longrecipe.experiments.table4.tables import CARDS, by_length, longest, memory, prices, ratios, table_4
+from longrecipe.experiments.table4.tables import CARDS, by_length, longest, memory, prices, ratios, shown, table_4
 from longrecipe.experiments.table4.verdicts import claims, mini_ratios, mini_steps
 
 __all__ = [
@@ -22,8 +23,10 @@ __all__ = [
     "memory_parts",
     "mini_ratios",
     "mini_steps",
+    "price",
     "prices",
     "ratios",
+    "shown",
     "step_times",
     "table_4",
 ]

@@ -1,4 +1,4 @@
-"""Figures of notebook 05: memory by content, cost by target length, longest samples, and measured steps of the mini."""
+"""Figures of notebook 05: memory by content, cost by target length, longest samples, price, and measured steps."""
 
 from collections.abc import Mapping
 
@@ -7,70 +7,69 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from longrecipe.cost import LONGEST
-from longrecipe.plots.style import STYLE, colour
+from longrecipe.experiments.table4.tables import PARTS, rounded
+from longrecipe.plots import PALETTE, STYLE, WIDTH_INCHES, colour, describe, label_ends, marker
 
-# Okabe and Ito's colours, by content of memory and purpose of FLOPs.
-PART_COLOURS = {
-    "weights": "#0072B2",
-    "gradients": "#56B4E9",
-    "optimizer": "#009E73",
-    "checkpoints": "#E69F00",
-    "runtime": "#999999",
-    "block": "#D55E00",
-    "logits": "#CC79A7",
-    "linear": "#0072B2",
-    "attention": "#E69F00",
-    "head": "#999999",
-}
-_LABELS = {
-    "optimizer": "optimizer's moments",
-    "checkpoints": "activations kept",
-    "runtime": "CUDA's runtime",
-    "block": "current block",
-    "linear": "linear layers",
-    "head": "LM head",
-}
+_PART_COLOURS = dict(zip(PARTS, ("blue", "sky", "green", "orange", "vermillion", "grey"), strict=True))
+_FLOP_COLOURS = {"linear": "blue", "attention": "orange", "head": "grey"}
+_FLOP_NAMES = {"linear": "linear layers", "attention": "attention", "head": "LM head"}
+_BOX = {"fc": "white", "ec": "none", "pad": 0.8}
 
 
 def memory_parts(table: pd.DataFrame, cards: Mapping[str, float]) -> Figure:
     """GB at the peak of a step by content, a bar for each setup, and a line for the memory of each card in GB.
 
-    Args: table: of `experiments.table4.memory`; cards: GB by name. Bars beyond the axis show their value; x marks a
-    measured peak.
+    Bars beyond the axis show their value; x marks a measured peak.
+
+    Args:
+        table: of `experiments.table4.memory`.
+        cards: GB by name.
     """
     end = 1.6 * max(cards.values())
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(8.6, 0.42 * len(table) + 1.5))
+        figure, axis = plt.subplots(figsize=(WIDTH_INCHES, 0.36 * len(table) + 1.8))
         for y, (_, row) in enumerate(table.iterrows()):
-            # The current block and the logits are never in memory together.
-            last, left = max(("block", "logits"), key=lambda part: row[part]), 0.0
-            for part in ("weights", "gradients", "optimizer", "checkpoints", "runtime", last):
-                axis.barh(y, row[part], left=left, color=PART_COLOURS[part], height=0.62)
+            left = 0.0
+            for part in PARTS:
+                axis.barh(y, row[part], left=left, color=PALETTE[_PART_COLOURS[part]], height=0.62)
                 left += row[part]
-            text, shift = (f"{left:.0f} GB", 4) if left <= end else (f"up to {left:.0f} GB ▸", -4)
-            box, side = {"fc": "white", "ec": "none", "pad": 0.8}, "left" if left <= end else "right"
+            text, shift = (f"{rounded(left)} GB", 4) if left <= end else (f"up to {rounded(left)} GB ▸", -4)
+            side = "left" if left <= end else "right"
             at = {"xy": (min(left, end), y), "xytext": (shift, 0), "textcoords": "offset points"}
-            axis.annotate(text, **at, va="center", ha=side, fontsize=8, bbox=box)
+            axis.annotate(text, **at, va="center", ha=side, fontsize=8, bbox=_BOX)
             if not isinstance(row["measured peak"], str):
                 axis.plot(row["measured peak"], y, "x", color="black", ms=7, mew=1.8)
         for name, size in cards.items():
             axis.axvline(size, color="black", lw=0.9, ls="--")
-            axis.annotate(f"{name} card", (size, -0.55), (3, 2), textcoords="offset points", fontsize=8, va="bottom")
+            axis.annotate(name, (size, -0.55), (3, 2), textcoords="offset points", fontsize=8, va="bottom")
         axis.set_yticks(range(len(table)), table.index)
         known = [value for value in table["measured peak"] if not isinstance(value, str)]
-        marked = "x: peak measured on a GPU" if known else "not measured on a GPU"
+        marked = "x: peak measured on a GPU" if known else "no peak was measured on a GPU"
         axis.set(xlim=(0, 1.08 * end), ylim=(len(table) - 0.4, -1.15), xlabel=f"GB on one GPU, modelled; {marked}")
         axis.grid(axis="y", visible=False)
-        _legend(figure, axis, ("weights", "gradients", "optimizer", "checkpoints", "runtime", "block", "logits"))
+        _legend(axis, _PART_COLOURS)
+        peaks, usual = table["peak"], table["peak"].iloc[0]
+        fits = [name for name, size in cards.items() if usual <= size]
+        title = (
+            f"As set up, training needs {rounded(usual)} GB, which fits {'a card of ' + fits[0] if fits else 'no card'}"
+        )
+        if (more := peaks[peaks > usual]).size:
+            title += f"; with one of {len(more)} savings switched off, {rounded(more.min())} GB or more"
+        drawn = (
+            f"Stacked bars for {len(table)} setups, by what the memory holds, with lines at the memory of the cards."
+        )
+        describe(figure, drawn, title)
     return figure
 
 
-def _legend(figure: Figure, axis: Axes, parts: tuple[str, ...]) -> None:
-    for part in parts:
-        axis.bar(0, 0, color=PART_COLOURS[part], label=_LABELS.get(part, part))
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=len(parts), fontsize=7.5)
+def _legend(axis: Axes, colours: Mapping[str, str], names: Mapping[str, str] | None = None) -> None:
+    for part, shade in colours.items():
+        axis.bar(0, 0, color=PALETTE[shade], label=(names or {}).get(part, part))
+    style = {"loc": "lower left", "bbox_to_anchor": (-0.01, 0.99), "columnspacing": 1.2, "handlelength": 1.2}
+    axis.legend(ncols=len(colours), **style)
 
 
 def cost_by_length(
@@ -78,48 +77,68 @@ def cost_by_length(
 ) -> Figure:
     """The cost of whole (FLT) and short samples by target length: FLOPs, hours, and the ratio of FLOPs by family.
 
-    Args: table: of `experiments.table4.by_length` for the model; families: the same for each family, by name; gpu: its
-    name, for the title.
+    Args:
+        table: of `experiments.table4.by_length` for the model.
+        families: the same for each family, by name.
+        gpu: its name, for a panel's title.
     """
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(11.5, 3.2))
+        figure, axes = plt.subplots(1, 3, figsize=(WIDTH_INCHES, 3.0))
+        ends: list[list] = [[], [], []]
         for sample, rows in table.groupby("sample", sort=False):
-            shade = colour("FLT" if sample == "FLT" else "LongRecipe")
-            name = sample if sample == "FLT" else f"{sample}: LongRecipe, PoSE, RPES"
-            for axis, column in zip(axes, ("PFLOP", "hours"), strict=False):
-                axis.plot(rows["target"], rows[column], "o-", ms=3.5, color=shade, label=name)
-        for name, each in families.items():
-            by = each.pivot(index="target", columns="sample", values="PFLOP")
-            share = by.drop(columns="FLT").iloc[:, 0] / by["FLT"]
-            axes[2].plot(share.index, share, "o-", ms=3.5, color=colour(name), label=name)
+            name = "FLT" if sample == "FLT" else "LongRecipe"
+            for axis, column, end in zip(axes, ("PFLOP", "hours"), ends, strict=False):
+                axis.plot(rows["target"], rows[column], marker=marker(name), ms=4, color=colour(name))
+                end.append((*rows[["target", column]].iloc[-1], sample, colour(name)))
+        shares = {name: _share(each) for name, each in families.items()}
+        for name, share in shares.items():
+            axes[2].plot(share.index, 100 * share, marker=marker(name), ms=4, color=colour(name))
+            ends[2].append((share.index[-1], 100 * share.iloc[-1], name, colour(name)))
         ratio = (table["n"] / table["target"]).min()
-        for level, text, y in ((ratio, "linear layers alone", 2), (ratio**2, "attention alone", -9)):
-            _line(axes[2], level, f"{level:.0%}: {text}", at=(1, level), offset=(0, y), ha="right")
-        _line(axes[1], 24, "one day", at=(0, 24), offset=(3, 2))
-        titles = "FLOPs of a sample", f"stage 1 on one {gpu}", "short sample / FLT"
-        units = "PFLOP (1e15), modelled", "hours, modelled", "ratio of FLOPs, modelled"
-        for axis, title, unit in zip(axes, titles, units, strict=True):
-            _lengths(axis, table["target"])
+        for level, text, y in ((ratio, "linear layers alone", 3), (ratio**2, "attention alone", -10)):
+            _line(axes[2], 100 * level, f"{level:.0%}: {text}", y)
+        _line(axes[1], 24, "one day", 3)
+        titles = "FLOPs of a sample, PFLOP", f"hours of stage 1, {gpu}", "FLOPs, percent of FLT's"
+        for axis, title in zip(axes, titles, strict=True):
+            _lengths(axis, table["target"], every=2)
             axis.axvline(target_length, color="black", lw=0.8, ls=":")
-            axis.set(title=title, ylabel=unit, xlabel="target length, tokens (dotted: chosen)")
-            axis.legend(fontsize=7)
+            axis.set_title(title, fontsize=8.5)
+            axis.set_xlabel("target, tokens")
         for axis in axes[:2]:
             axis.set_yscale("log")
-        axes[2].set_ylim(0, max(0.34, 1.1 * ratio))
+        axes[2].set_ylim(0, max(34, 110 * ratio))
+        own = _share(table)
+        describe(
+            figure,
+            "Three panels over the target length, modelled: FLOPs of a sample and hours of stage 1, on logarithmic "
+            "axes, for FLT and for short samples; and FLOPs of short samples in percent of FLT's by model.",
+            f"To {target_length:,} tokens, samples of {own.name} cost {own[target_length]:.0%} of FLT's FLOPs; "
+            "the longer the target, the larger the saving",
+        )
+        for axis, end in zip(axes, ends, strict=True):
+            label_ends(axis, end)
     return figure
 
 
-def _line(axis: Axes, level: float, text: str, *, at: tuple, offset: tuple, **style) -> None:
-    """Draw a dashed horizontal line with a label; at: a share of the width and a level, offset: in points."""
+def _share(table: pd.DataFrame) -> pd.Series:
+    """FLOPs of a short sample as a share of FLT's by target; its name is that of the short samples."""
+    by = table.pivot(index="target", columns="sample", values="PFLOP")
+    short = next(sample for sample in by if sample != "FLT")
+    return (by[short] / by["FLT"]).rename(short)
+
+
+def _line(axis: Axes, level: float, text: str, up: float) -> None:
+    """Draw a dashed horizontal line with a label on the left, moved up by points."""
     axis.axhline(level, color="black", lw=0.9, ls="--")
-    axis.annotate(text, at, offset, ("axes fraction", "data"), "offset points", fontsize=7, **style)
+    axis.annotate(text, (0, level), (2, up), ("axes fraction", "data"), "offset points", fontsize=8)
 
 
-def _lengths(axis: Axes, lengths: pd.Series) -> None:
-    """Set a logarithmic axis with ticks at all lengths that are a power of two times the shortest."""
+def _lengths(axis: Axes, lengths: pd.Series, every: int = 1) -> None:
+    """Set a logarithmic axis with ticks at every n-th length (n = every) that is a power of two times the shortest."""
     axis.set_xscale("log")
     doubled = [x for x in sorted(set(lengths)) if (x // min(lengths)).bit_count() == 1 and x % min(lengths) == 0]
-    axis.set_xticks(doubled, [_short(x) for x in doubled], fontsize=7.5, minor=False)
+    doubled = doubled if len(doubled) > 1 else sorted(set(lengths))
+    axis.set_xticks(doubled[::every], [_short(x) for x in doubled[::every]], minor=False)
     axis.minorticks_off()
 
 
@@ -133,83 +152,154 @@ def _short(tokens: float) -> str:
 def flop_parts(table: pd.DataFrame) -> Figure:
     """FLOPs of a sample by purpose, in percent of FLT's at the same target. Left bars: FLT, right bars: short samples.
 
-    Args: table: of `experiments.table4.by_length`.
+    Args:
+        table: of `experiments.table4.by_length`.
     """
-    parts, targets = ("linear", "attention", "head"), sorted(set(table["target"]))
+    targets, share = sorted(set(table["target"])), _share(table)
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(max(7.0, 1.05 * len(targets)), 3.4))
+        figure, axis = plt.subplots(figsize=(WIDTH_INCHES, 3.4))
         whole = table[table["sample"] == "FLT"].set_index("target")["PFLOP"]
         for _, row in table.iterrows():
             short = row["sample"] != "FLT"
             x, bottom = targets.index(row["target"]) + (0.2 if short else -0.2), 0.0
-            for part in parts:
-                share = 100 * row[part] / whole[row["target"]]
-                axis.bar(x, share, 0.36, bottom, color=PART_COLOURS[part], alpha=1.0 if short else 0.55)
-                bottom += share
+            for part, shade in _FLOP_COLOURS.items():
+                percent = 100 * row[part] / whole[row["target"]]
+                axis.bar(x, percent, 0.36, bottom, color=PALETTE[shade], alpha=1.0 if short else 0.45)
+                bottom += percent
             if short:
-                axis.annotate(
-                    f"{bottom:.0f} %", (x, bottom), (0, 2), textcoords="offset points", ha="center", fontsize=8
-                )
-        ratio = next(sample for sample in table["sample"] if sample != "FLT")
+                at = (x, bottom), (0, 2)
+                axis.annotate(f"{bottom:.0f}%", *at, textcoords="offset points", ha="center", fontsize=8)
         axis.set_xticks(range(len(targets)), [_short(target) for target in targets])
-        axis.set(xlabel=f"target length, tokens (pale: FLT; dark: {ratio} of its tokens)", ylim=(0, 108))
+        axis.set(xlabel=f"target, tokens (pale: FLT; dark: {share.name} of its tokens)", ylim=(0, 108))
         axis.set_ylabel("percent of FLT's FLOPs, modelled")
         axis.grid(axis="x", visible=False)
-        _legend(figure, axis, parts)
+        _legend(axis, _FLOP_COLOURS, _FLOP_NAMES)
+        part = table[table["sample"] == "FLT"].set_index("target")["attention"] / whole
+        ends = [f"{100 * part[x]:.0f}% of FLT's FLOPs at {_short(x)}" for x in (targets[0], targets[-1])]
+        describe(
+            figure,
+            "Pairs of stacked bars by target length, FLT and short samples, split into linear layers, attention and "
+            "the LM head.",
+            f"Attention grows from {ends[0]} to {ends[1]}, and short samples save most of it",
+        )
     return figure
 
 
 def longest_samples(table: pd.DataFrame, target_length: int, short: int) -> Figure:
-    """The longest sample that fits, by card and model: as set up (dark) and with all savings (pale).
+    """The longest sample that fits a card, by model: as set up (dark) and with all savings (pale).
 
-    Args: table: of `experiments.table4.longest`; target_length, short: tokens of a whole and of a short sample, drawn
-    as lines.
+    Args:
+        table: of `experiments.table4.longest`, of one card.
+        target_length: tokens of a whole sample, drawn as a line.
+        short: tokens of a short sample, drawn as a line.
     """
+    usual, most = "sample, as set up", "sample, all savings"
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(8.6, 0.3 * len(table) + 1.2))
+        figure, axis = plt.subplots(figsize=(WIDTH_INCHES, 0.36 * len(table) + 1.6))
         for y, ((model, _), row) in enumerate(table.iterrows()):
-            most = row["sample, all savings"]
-            for key, alpha in (("all savings", 0.35), ("as set up", 1.0)):
-                axis.barh(y, row[f"sample, {key}"], color=colour(model), alpha=alpha, height=0.7)
-            box = {"fc": "white", "ec": "none", "pad": 0.5}
-            text = f"{most:,.0f}" + (" or more" if most == LONGEST else "") if most else "nothing fits"
-            axis.annotate(text, (most, y), (4, 0), textcoords="offset points", va="center", fontsize=7.5, bbox=box)
-        for length, name, y in ((short, "LongRecipe", -1.05), (target_length, "FLT", -0.5)):
+            for key, alpha in ((most, 0.35), (usual, 1.0)):
+                axis.barh(y, np.nan_to_num(row[key]), color=colour(model), alpha=alpha, height=0.7)
+            more = " or more" if row[most] == LONGEST else ""
+            text = "does not fit" if np.isnan(row[most]) else rounded(row[most]) + more
+            at = (np.nan_to_num(row[most]), y), (4, 0)
+            axis.annotate(text, *at, textcoords="offset points", va="center", fontsize=8, bbox=_BOX)
+        for length, name, y in ((short, "LongRecipe", -1.15), (target_length, "FLT", -0.6)):
             axis.axvline(length, color="black", lw=0.9, ls="--")
-            axis.annotate(f"{name}: {length:,}", (length, y), (3, 2), textcoords="offset points", fontsize=7.5)
-        axis.set_yticks(range(len(table)), [f"{model}, {card}" for model, card in table.index])
+            axis.annotate(f"{name}: {length:,}", (length, y), (3, 2), textcoords="offset points", fontsize=8)
+        axis.set_yticks(range(len(table)), table.index.get_level_values("model"))
         axis.set(
-            ylim=(len(table) - 0.4, -1.5), xlabel="longest sample, tokens, modelled; dark: as set up, pale: all savings"
+            ylim=(len(table) - 0.4, -1.6), xlabel="longest sample, tokens, modelled; dark: as set up, pale: all savings"
         )
-        axis.set_xlim(0, 1.18 * max(target_length, table["sample, all savings"].max()))
+        axis.set_xlim(0, 1.2 * max(target_length, np.nan_to_num(table[most]).max()))
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.grid(axis="y", visible=False)
+        fits = [how for key, how in ((usual, "as set up"), (most, "with all savings")) if (table[key] >= short).all()]
+        names, card = ", ".join(table.index.get_level_values("model")), table.index[0][1]
+        describe(
+            figure,
+            f"Bars of the longest sample on a GPU of {card} by model, with lines at the tokens of LongRecipe and FLT.",
+            f"{names}: a GPU of {card} "
+            + (
+                f"trains on samples of {short:,} tokens {fits[0]}"
+                if fits
+                else f"does not hold {short:,} tokens for all"
+            ),
+        )
+    return figure
+
+
+def price(table: pd.DataFrame, usd: float) -> Figure:
+    """USD of stage 1 by method at a price per GPU-hour.
+
+    Args:
+        table: of `experiments.table4.prices`; only its GPU-hours count.
+        usd: for an hour of one GPU.
+    """
+    spent = usd * table["GPU-hours"]
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(WIDTH_INCHES, 0.36 * len(table) + 1.2))
+        for y, (name, total) in enumerate(spent.items()):
+            axis.barh(y, total, color=colour(name), height=0.66)
+            text = f"{rounded(total)} USD"
+            axis.annotate(text, (total, y), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        axis.set_yticks(range(len(table)), table.index)
+        axis.invert_yaxis()
+        axis.set(xlim=(0, 1.35 * max(spent.max(), 1)), xlabel=f"USD of stage 1 at {usd:.2f} USD per GPU-hour, modelled")
+        axis.grid(axis="y", visible=False)
+        short, whole = (f"{rounded(usd)} USD" for usd in (spent.drop("FLT").min(), spent["FLT"]))
+        title = f"At {usd:.2f} USD per GPU-hour, stage 1 costs {short} on short samples and {whole} on whole ones"
+        describe(figure, "Bars of the price of stage 1 by method.", title)
     return figure
 
 
 def step_times(steps: pd.DataFrame, ratios: pd.DataFrame) -> Figure:
     """Seconds per step of the mini by target, measured (points) and modelled (dashed), and the ratio of short to whole.
 
-    Args: steps, ratios: of `experiments.table4_claims.mini_steps` and `mini_ratios`; if empty, the figure says "not
-    measured".
+    Args:
+        steps: of `experiments.table4.mini_steps`; if empty, the figure says "not measured".
+        ratios: of `experiments.table4.mini_ratios`.
     """
     with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.3))
+        figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH_INCHES, 3.2))
+        ends: tuple[list, list] = ([], [])
         for name, rows in steps.groupby("method", sort=False):
-            left.plot(rows["target"], rows["measured"], "o-", ms=4, color=colour(name), label=f"{name}, measured")
+            rows = rows.sort_values("target")
+            left.plot(rows["target"], rows["measured"], marker=marker(name), ms=4, lw=1.2, color=colour(name))
+            ends[0].append((*rows[["target", "measured"]].iloc[-1], name, colour(name)))
             if name in ("FLT", "LongRecipe"):
-                left.plot(rows["target"], rows["modelled"], "--", lw=1.2, color=colour(name), label=f"{name}, modelled")
+                left.plot(rows["target"], rows["modelled"], "--", lw=1.2, color=colour(name))
         for column in [column for column in ratios if " / FLT" in column]:
             name, _, source = column.partition(" / FLT, ")
-            style = {"measured": "o-", "time model": "--", "FLOPs": ":"}[source]
-            right.plot(ratios.index, ratios[column], style, ms=4, color=colour(name), label=f"{name}, {source}")
-        for axis, y in ((left, "seconds per step of 8 samples"), (right, "ratio to FLT")):
-            axis.set(xlabel="target length, tokens", ylabel=y)
+            style, shade = {"measured": "-", "time model": "--", "FLOPs": ":"}[source], colour(name)
+            known = 100 * ratios[column].dropna()
+            shape = marker(name) if source == "measured" else None
+            right.plot(known.index, known, style, marker=shape, ms=4, lw=1.2, color=shade)
+            ends[1].append((known.index[-1], known.iloc[-1], name if source == "measured" else source, shade))
+        for axis, title in ((left, "seconds per step of 8 samples"), (right, "percent of FLT's seconds")):
+            axis.set_title(title, fontsize=8.5)
+            axis.set_xlabel("target, tokens")
             if len(steps):
                 _lengths(axis, steps["target"])
-                axis.legend(fontsize=7)
             else:
                 axis.text(0.5, 0.5, "not measured", ha="center", transform=axis.transAxes)
         left.set_yscale("log")
-        right.set_ylim(0, None if not len(ratios) else 1.1 * float(np.nanmax(ratios.filter(like=" / FLT").to_numpy())))
+        left.yaxis.set_major_formatter("{x:g}")
+        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        left.yaxis.set_minor_formatter("")
+        if len(ratios):
+            right.set_ylim(0, 110 * float(np.nanmax(ratios.filter(like=" / FLT").to_numpy())))
+        drawn = "Two panels over the target length: seconds per step, measured (points) and modelled (dashed), and "
+        drawn += "seconds in percent of FLT's, measured, by the time model (dashed) and by FLOPs alone (dotted)."
+        describe(figure, drawn, _steps_title(ratios))
+        for axis, end in zip((left, right), ends, strict=True):
+            label_ends(axis, end)
     return figure
+
+
+def _steps_title(ratios: pd.DataFrame) -> str:
+    column = "LongRecipe / FLT, measured"
+    known = ratios[column].dropna() if column in ratios else pd.Series(dtype=float)
+    if known.empty:
+        return ""
+    target = 4096 if 4096 in known.index else known.index[-1]
+    return f"To {target:,} tokens, a step of LongRecipe takes {known[target]:.1%} of FLT's seconds (measured)"

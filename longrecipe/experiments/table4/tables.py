@@ -1,18 +1,20 @@
 """Tables of notebook 05: what the recipe costs, modelled, next to what was measured and to the paper's Table 4.
 
 Modelled: `longrecipe.cost`, one sample at a time on one GPU. Measured: what `longrecipe cost` wrote;
-where it has not run, a cell says "not measured". Sizes in GB of 1e9 bytes.
+if it has not run, a cell says "not measured". Sizes in GB of 1e9 bytes.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from numbers import Integral
 
 import pandas as pd
 
 from longrecipe import cost, models
 from longrecipe.cost import DEVICES, GB, SAVINGS
 from longrecipe.cost.question import Question
-from longrecipe.cost.record import measured_cell
+from longrecipe.cost.record import NOT_MEASURED, measured_cell
 from longrecipe.experiments import quoted
 from longrecipe.experiments.scores import NAMES
 from longrecipe.families import FAMILIES
@@ -21,21 +23,37 @@ from longrecipe.settings.memory import Setup
 METHODS = ("flt", "longrecipe", "pose", "rpes")
 CARDS = {"24 GB": DEVICES["RTX 4090 24 GB"], "40 GB": DEVICES["A100 40 GB"], "80 GB": DEVICES["H100 80 GB"]}
 ALL_SAVINGS = Setup(optimizer="adamw_4bit", offload_activations=True, offload_optimizer=True)
+# Parts of memory by their names in tables and figures; of block and logits the larger.
+PARTS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "moments": "optimizer",
+    "kept activations": "checkpoints",
+    "block or logits": "block or logits",
+    "CUDA": "runtime",
+}
 # The paper's 80k and 128k tokens.
-_TARGETS = {80: 81920, 128: 131072}
+TARGETS = {80: 81920, 128: 131072}
 
 
 def memory(question: Question, record: Mapping | None = None) -> pd.DataFrame:
     """GB at the peak of a step by content, modelled, and the measured peak: a row for each of SAVINGS.
 
-    Of block and logits the larger counts: they are never there together. The measured peak (PyTorch's) has no runtime.
+    Of block and logits the larger counts: they are never in memory together. The measured peak (PyTorch's) has no
+    runtime. It is "too large to try" if the model says that the GPU of the record, or else the one asked for, has far
+    too little memory (`cost.TRIED`).
     """
-    rows = {}
+    rows, room = {}, (record or {}).get("memory_gb", question.device.memory_bytes / GB)
     for name, change in SAVINGS.items():
         setup = replace(Setup(), **change)
         asked = {"model": question.model, "scale": question.scale, "n_tokens": question.n_tokens, "batch_size": 1}
         row = cost.training_memory(question.config, question.n_tokens, setup).gigabytes()
-        rows[name] = row | {"measured peak": measured_cell(record, "peak_gb", setup, **asked)}
+        measured = measured_cell(record, "peak_gb", setup, **asked)
+        if measured == NOT_MEASURED and row["peak"] >= cost.TRIED * room:
+            measured = "too large to try"
+        row |= {"block or logits": max(row["block"], row["logits"])}
+        rows[name] = {column: row[part] for column, part in PARTS.items()}
+        rows[name] |= {"peak": row["peak"], "host": row["host"], "measured peak": measured}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setup")
 
 
@@ -49,7 +67,7 @@ def table_4(record: Mapping | None = None) -> pd.DataFrame:
     for row in quoted.read("table4_resources").itertuples():
         model, n = names[row.model], row.train_length
         config = models.config_of(model, "paper")
-        asked = {"model": model, "method": "longrecipe", "target_length": _TARGETS[row.target_k], "scale": "paper"}
+        asked = {"model": model, "method": "longrecipe", "target_length": TARGETS[row.target_k], "scale": "paper"}
         peak, rate = (measured_cell(record, key, Setup(), **asked) for key in ("peak_gb", "tokens_per_second"))
         here, away = (cost.training_memory(config, n, Setup(offload_activations=x)) for x in (False, True))
         tokens = 1e6 * row.total_tokens_m
@@ -71,7 +89,7 @@ def table_4(record: Mapping | None = None) -> pd.DataFrame:
             ("hours", "modelled, H100"): cost.gpu_hours(config, n, tokens / n, device=h100),
             ("hours", on): took,
         }
-    return pd.DataFrame(columns).rename_axis(["", "source"])
+    return pd.DataFrame(columns, dtype=object).rename_axis(["", "source"])
 
 
 def by_length(question: Question, model: str | None = None) -> pd.DataFrame:
@@ -101,7 +119,7 @@ def ratios(question: Question) -> pd.DataFrame:
     Rows: every family at the target; at scale paper also at 80k and 128k, and Table 4's own 38,400 tokens of 131,072.
     """
     papers = question.scale == "paper"
-    targets = sorted({question.target_length, *(_TARGETS.values() if papers else ())})
+    targets = sorted({question.target_length, *(TARGETS.values() if papers else ())})
     sizes = [(T, int(question.ratio * T)) for T in targets] + ([(131072, 38400)] if papers else [])
     rows = {}
     for name in question.families:
@@ -125,7 +143,7 @@ def prices(question: Question) -> pd.DataFrame:
         spent = cost.gpu_hours(question.config, n, question.n_samples, device=question.device)
         seconds = 3600 * spent / question.n_samples
         rows[NAMES.get(method, method)] = {
-            "tokens, M": n * question.n_samples / 1e6,
+            "tokens, M": round(n * question.n_samples / 1e6),
             "GPUs needed": cost.gpus_needed(question.config, n, question.device),
             "GPU-hours": spent,
             "USD": spent * question.price_per_gpu_hour,
@@ -134,21 +152,41 @@ def prices(question: Question) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
-def longest(question: Question) -> pd.DataFrame:
+def longest(question: Question, gpu_gb: float | None = None) -> pd.DataFrame:
     """The longest sample on cards of 24, 40 and 80 GB, tokens, modelled, and the target that it makes at the ratio.
 
-    As set up by default, and with all savings: 4-bit moments, activations and moments in the host's memory.
+    As set up by default, and with all savings: 4-bit moments, activations and moments in the host's memory. NaN: not
+    even 1,024 tokens fit.
+
+    Args:
+        gpu_gb: GB of 1e9 bytes of one card, instead of the three.
     """
-    rows = {}
+    cards, rows = CARDS, {}
+    if gpu_gb is not None:
+        cards = {f"{gpu_gb:.0f} GB": replace(question.device, memory_bytes=gpu_gb * GB)}
     for name in question.families:
         config = models.config_of(name, question.scale)
-        for card, device in CARDS.items():
-            room = {"gpu_bytes": device.memory_bytes, "host_bytes": question.host_gb * GB}
-            fits = {"as set up": Setup(), "all savings": ALL_SAVINGS}
-            found = {key: cost.longest_sample(config, **room, setup=setup) for key, setup in fits.items()}
-            rows[name, card] = (
-                {f"sample, {key}": n for key, n in found.items()}
-                | {f"target at {question.ratio:.0%}, {key}": int(n / question.ratio) for key, n in found.items()}
-                | {f"GPUs needed, T = {question.target_length}": cost.gpus_needed(config, question.n_tokens, device)}
-            )
+        for card, device in cards.items():
+            room, row = {"gpu_bytes": device.memory_bytes, "host_bytes": question.host_gb * GB}, {}
+            for key, setup in {"as set up": Setup(), "all savings": ALL_SAVINGS}.items():
+                n = cost.longest_sample(config, **room, setup=setup) or math.nan
+                row |= {f"sample, {key}": n, f"target at {question.ratio:.0%}, {key}": n / question.ratio}
+            needed = cost.gpus_needed(config, question.n_tokens, device)
+            rows[name, card] = row | {f"GPUs needed, T = {question.target_length:,}": needed}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "card"])
+
+
+def shown(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
+    """A table as a notebook shows it, with its numbers as `rounded`."""
+    return table.map(lambda cell: cell if isinstance(cell, str) else rounded(cell, digits))
+
+
+def rounded(value: float, digits: int = 2) -> str:
+    """A number in significant digits, without an exponent; whole numbers are exact, NaN (does not fit) is a dash.
+
+    >>> rounded(1716.2), rounded(0.1538), rounded(1280), rounded(math.nan)
+    ('1,700', '0.15', '1,280', '–')
+    """
+    if math.isnan(value):
+        return "–"
+    return f"{value:,}" if isinstance(value, Integral) else f"{float(f'{value:.{digits}g}'):,g}"

@@ -1,26 +1,30 @@
 """Measured steps of the mini models next to the modelled ones, and the paper's claims about cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import pandas as pd
 
 from longrecipe import cost, models
+from longrecipe.claims import NOT_MEASURED, Claim, Claims, judge
 from longrecipe.cost import DEVICES, GB
 from longrecipe.cost.measure import RATIO
 from longrecipe.cost.question import Question
-from longrecipe.cost.record import NOT_MEASURED, OUT_OF_MEMORY, measured_cell
+from longrecipe.cost.record import OUT_OF_MEMORY, measured_cell
 from longrecipe.experiments import quoted
 from longrecipe.experiments.scores import NAMES
-from longrecipe.experiments.table4.tables import METHODS, ratios, table_4
+from longrecipe.experiments.table4.tables import METHODS, TARGETS, ratios, table_4
 from longrecipe.families import FAMILIES
 from longrecipe.settings.memory import Setup
 
 # The target at which the time model is judged, and how far it may be off.
 JUDGED_AT, WITHIN = 4096, 0.15
+# The share of FLT's cost that the paper saves.
+SAVED = 85
 
 
 def mini_steps(record: Mapping | None) -> pd.DataFrame:
-    """Seconds of mini Llama-3's steps by method and target: measured, and modelled by the rates measured on the same machine.
+    """Seconds of mini Llama-3's steps by method and target: measured, and modelled by the rates of the same machine.
 
     Columns: method (as tables name it), target, n, measured, modelled (`cost.step_seconds`), GFLOP (of the model).
     """
@@ -51,98 +55,111 @@ def mini_ratios(steps: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def claims(question: Question, mini: Mapping | None = None, gpu: Mapping | None = None) -> pd.DataFrame:
-    """The paper's claims about cost, and this kit's about its time model: label, claim with its numbers, verdict.
+def claims(question: Question, mini: Mapping | None = None, gpu: Mapping | None = None) -> Claims:
+    """The paper's claims about cost, and this kit's about its time model, each with the label of its number.
 
-    mini, gpu: records of `longrecipe.cost.measure.run`. verdict: holds, DOES NOT HOLD, k of m hold, or not measured.
-    "85 % less" is taken to the nearest percent; "one day" is 24 hours of stage 1, on as many GPUs as the line says.
+    mini, gpu: records of `longrecipe.cost.measure.run`. "85 % fewer" is to the nearest percent, "a day" is 24 hours of
+    stage 1. Main claims are those about the model and target asked for; for memory and days, about it to 128k.
     """
-    rows = [*_saved(question), *_one_gpu(gpu), *_one_day(gpu), *_mini(mini)]
-    table = pd.DataFrame([(label, claim, _verdict(oks)) for label, claim, oks in rows])
-    return table.set_axis(["label", "claim", "verdict"], axis="columns")
+    model = question.model if question.scale == "paper" and question.model in FAMILIES else "llama3"
+    return Claims([*_saved(question), *_mini(mini), *_one_gpu(model, gpu), *_one_day(model, gpu)])
 
 
-def _verdict(oks: Sequence[bool]) -> str:
-    if not oks:
-        return NOT_MEASURED
-    held = sum(map(bool, oks))
-    return {len(oks): "holds", 0: "DOES NOT HOLD"}.get(held, f"{held} of {len(oks)} hold")
+def _less(ratio: float) -> str:
+    return judge(round(100 * (1 - ratio)) >= SAVED)
 
 
-def _less(ratio: float) -> bool:
-    return round(100 * (1 - ratio)) >= 85
+def _title(model: str, scale: str) -> str:
+    """A model in words, such as Llama-3-8B."""
+    if scale != "paper" or model not in FAMILIES:
+        return f"{scale} {model}"
+    return FAMILIES[model].hub_id.split("/")[-1].removeprefix("Meta-").removesuffix("-Instruct")
 
 
-def _percent(ratios: pd.Series) -> str:
-    return ", ".join(f"{name} {100 * (1 - ratio):.1f}" for name, ratio in ratios.items()) + " %"
+def _saved(question: Question) -> Iterator[Claim]:
+    for (model, target, n), row in ratios(question).iterrows():
+        asked = (target, n) == (question.target_length, question.short)
+        where = f"{_title(model, question.scale)}: {n:,} of {target:,} tokens take {SAVED} % fewer"
+        flops = Claim(f"{where} FLOPs than all (FLT)", _less(row["FLOPs"]), f"{100 * (1 - row['FLOPs']):.1f} % fewer")
+        yield replace(flops, main=asked and model == question.model, label="modelled")
+        if asked:
+            text, found = f"{where} hours on {question.gpu}", f"{100 * (1 - row['hours']):.0f} % fewer"
+            yield Claim(text, _less(row["hours"]), found, main=False, label="modelled")
 
 
-def _saved(question: Question) -> list[tuple]:
-    rows, table = [], ratios(question)
-    for (target, n), group in table.groupby(["target", "n"], sort=False):
-        shares = group["FLOPs"].droplevel(["target", "n"])
-        claim = f"85 % fewer FLOPs than FLT, {n:,} of {target:,} tokens: {_percent(shares)}"
-        rows.append(("modelled", claim, [_less(share) for share in shares]))
-    shares = table["hours"].xs((question.target_length, question.short), level=("target", "n"))
-    claim = f"85 % fewer hours than FLT on {question.gpu}, {question.target_length:,} tokens: {_percent(shares)}"
-    return [*rows, ("modelled", claim, [_less(share) for share in shares])]
-
-
-def _one_gpu(gpu: Mapping | None) -> list[tuple]:
-    room, table = DEVICES["H100 80 GB"].memory_bytes, quoted.read("table4_resources")
-    asked = {"model": "llama3", "scale": "paper", "method": "longrecipe", "target_length": 131072}
-    found = measured_cell(gpu, "peak_gb", Setup(), **asked)
-    peaks = {n: cost.training_memory(models.config_of(n, "paper"), 38400).peak for n in FAMILIES}
-    ours = ", ".join(f"{name} {peak / GB:.0f}" for name, peak in peaks.items())
-    theirs = [f"{r.model} {r.target_k}k {r.gpu_memory_gb} GB on {r.gpus}" for r in table.itertuples()]
-    known = not isinstance(found, str)
-    found_text = f": peak of {found:.0f} GB on {gpu['device']}" if known else f": {found}" * (found != NOT_MEASURED)
-    fits = [found * GB <= room] if known else [False] if found == OUT_OF_MEMORY else []
-    return [
-        ("modelled", f"one GPU of 80 GB for 128k: {ours} GB of {room / GB:.0f}", [x <= room for x in peaks.values()]),
-        ("quoted", f"one GPU of 80 GB: {', '.join(theirs)}", list(table["gpus"] == 1)),
-        ("measured", f"one GPU of 80 GB for 128k, llama3{found_text}", fits),
-    ]
-
-
-def _one_day(gpu: Mapping | None) -> list[tuple]:
-    table, ours = quoted.read("table4_resources"), table_4(gpu).loc["hours"]
-    rows = []
-    for device, key in (("A800", "hours_a800"), ("H100", "hours_h100")):
-        each = ", ".join(f"{r.model} {r.target_k}k {getattr(r, key)} h on {r.gpus}" for r in table.itertuples())
-        rows.append(("quoted", f"one day, {device}: {each}", list(table[key] <= 24)))
-        near = "A100" if device == "A800" else device
-        took = ours.loc[f"modelled, {near}"]
-        each = ", ".join(f"{name.replace(',', '')} {value:.0f} h" for name, value in took.items())
-        rows.append(("modelled", f"one day, one {near}: {each}", list(took <= 24)))
-    took = ours.iloc[-1]["llama3-8b, 128k"]
-    known = not isinstance(took, str)
-    took_text = f": {took:.0f} h on one {gpu['device']}" if known else f": {took}" * (took != NOT_MEASURED)
-    return [*rows, ("measured", f"one day, llama3-8b 128k{took_text}", [took <= 24] if known else [])]
-
-
-def _mini(mini: Mapping | None) -> list[tuple]:
-    table, at = mini_ratios(mini_steps(mini)), f"{JUDGED_AT} tokens"
-    less = f"85 % fewer seconds a step than FLT, mini, {at}"
-    agrees = f"the time model has mini's LongRecipe / FLT within {WITHIN:.0%}, {at}"
-    flops = f"FLOPs alone have it within {WITHIN:.0%}, {at}"
-    every = f"and at every length (FLOPs for measured, within {WITHIN:.0%})"
-    overhead = "what the time model leaves out weighs most on short samples (LongRecipe, measured / modelled seconds)"
+def _mini(mini: Mapping | None) -> Iterator[Claim]:
+    table, at = mini_ratios(mini_steps(mini)), f"{JUDGED_AT:,} tokens"
+    less = f"mini Llama-3: 30 % of {at} take {SAVED} % fewer seconds per step than all (FLT)"
+    agrees = f"mini Llama-3, {at}: the time model gives LongRecipe / FLT within {WITHIN:.0%}"
+    overhead = "mini Llama-3: the time model misses most of LongRecipe's time at the shortest target"
     ours = table.filter(like="LongRecipe").dropna()
-    if ours.empty or JUDGED_AT not in ours.index:
-        return [("measured", claim, []) for claim in (less, agrees, flops, every, overhead)]
-    found, modelled, counted = (
-        table.loc[JUDGED_AT, f"LongRecipe / FLT, {x}"] for x in ("measured", "time model", "FLOPs")
-    )
-    pairs = table[["LongRecipe / FLT, FLOPs", "LongRecipe / FLT, measured"]].dropna()
-    listed = ", ".join(f"{target}: {have:.3f} for {want:.3f}" for target, have, want in pairs.itertuples())
+    if JUDGED_AT not in ours.index:
+        for text in (less, agrees, overhead):
+            yield Claim(text, NOT_MEASURED, main=text == less, label="measured")
+        return
+    share, modelled = (table.loc[JUDGED_AT, f"LongRecipe / FLT, {source}"] for source in ("measured", "time model"))
+    yield Claim(less, _less(share), f"{100 * (1 - share):.1f} % fewer", label="measured")
+    yield _near(agrees, modelled, share)
+    for target, row in ours.iterrows():
+        text = f"mini Llama-3, {target:,} tokens: FLOPs alone give LongRecipe / FLT within {WITHIN:.0%}"
+        yield _near(text, row["LongRecipe / FLT, FLOPs"], row["LongRecipe / FLT, measured"])
     left_out = ours["LongRecipe, measured / modelled"]
-    first, last = left_out.iloc[0], left_out.iloc[-1]
-    each = f"{first:.1f} at {left_out.index[0]}, {last:.1f} at {left_out.index[-1]}"
-    return [
-        ("measured", f"{less}: {1 - found:.1%}", [_less(found)]),
-        ("measured", f"{agrees}: {modelled:.3f} for {found:.3f}", [abs(modelled / found - 1) <= WITHIN]),
-        ("measured", f"{flops}: {counted:.3f} for {found:.3f}", [abs(counted / found - 1) <= WITHIN]),
-        ("measured", f"{every}: {listed}", [abs(have / want - 1) <= WITHIN for _, have, want in pairs.itertuples()]),
-        ("measured", f"{overhead}: {each}", [first > last]),
-    ]
+    ends = [f"{left_out[target]:.2f} at {target:,}" for target in (left_out.index[0], left_out.index[-1])]
+    found = f"measured / modelled seconds: {' and '.join(ends)} tokens"
+    yield Claim(overhead, judge(left_out.idxmax() == left_out.index[0]), found, main=False, label="measured")
+
+
+def _near(text: str, have: float, measured: float) -> Claim:
+    off = abs(have / measured - 1)
+    found = f"{have:.3f} for {measured:.3f} measured, {off:.1%} off"
+    return Claim(text, judge(off <= WITHIN), found, main=False, label="measured")
+
+
+def _one_gpu(main: str, gpu: Mapping | None) -> Iterator[Claim]:
+    room, rows = DEVICES["H100 80 GB"].memory_bytes, quoted.read("table4_resources")
+    text = "{} to {}k trains on one GPU of 80 GB"
+    for model in FAMILIES:
+        peak = cost.training_memory(models.config_of(model, "paper"), 38400).peak
+        found = f"{peak / GB:.0f} of {room / GB:.0f} GB"
+        claim = text.format(_title(model, "paper"), 128)
+        yield Claim(claim, judge(peak <= room), found, main=model == main, label="modelled")
+    for model, row in _quoted(rows):
+        found = f"{row.gpu_memory_gb} GB on {_gpus(row.gpus)}"
+        claim = text.format(_title(model, "paper"), row.target_k)
+        yield Claim(claim, judge(row.gpus == 1), found, main=(model, row.target_k) == (main, 128), label="quoted")
+    asked = {"model": main, "scale": "paper", "method": "longrecipe", "target_length": TARGETS[128]}
+    peak = measured_cell(gpu, "peak_gb", Setup(), **asked)
+    fits, found = NOT_MEASURED, "" if peak == NOT_MEASURED else str(peak)
+    if peak == OUT_OF_MEMORY:
+        fits = judge(False)
+    elif not isinstance(peak, str):
+        fits, found = judge(peak * GB <= room), f"peak of {peak:.0f} GB on {gpu['device']}"
+    yield Claim(text.format(_title(main, "paper"), 128), fits, found, label="measured")
+
+
+def _one_day(main: str, gpu: Mapping | None) -> Iterator[Claim]:
+    rows, ours = quoted.read("table4_resources"), table_4(gpu).loc["hours"]
+    for model, row in _quoted(rows):
+        shown = (model, row.target_k) == (main, 128)
+        text = f"{_title(model, 'paper')} to {row.target_k}k takes at most a day on "
+        for device, near in (("A800", "A100"), ("H100", "H100")):
+            hours = getattr(row, f"hours_{device.lower()}")
+            quote = Claim(text + device, judge(hours <= 24), f"{hours} h on {_gpus(row.gpus)}", label="quoted")
+            modelled = ours.loc[f"modelled, {near}", f"{row.model}, {row.target_k}k"]
+            yield replace(quote, main=shown)
+            yield Claim(text + near, judge(modelled <= 24), f"{modelled:.0f} h on 1 GPU", main=shown, label="modelled")
+        if shown:
+            hours = ours.iloc[-1][f"{row.model}, {row.target_k}k"]
+            known = not isinstance(hours, str)
+            found = f"{hours:.0f} h on one {gpu['device']}" if known else "" if hours == NOT_MEASURED else hours
+            yield Claim(text + "one GPU", judge(hours <= 24 if known else None), found, label="measured")
+
+
+def _quoted(rows: pd.DataFrame) -> Iterator[tuple]:
+    """Rows of the paper's Table 4, each with the name of its family."""
+    names = {family.table4: name for name, family in FAMILIES.items()}
+    return ((names[row.model], row) for row in rows.itertuples())
+
+
+def _gpus(number: int) -> str:
+    return f"{number} GPU{'s' * (number > 1)}"
