@@ -22,6 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from longrecipe.claims import Claim, Claims, interval, judge, number
 from longrecipe.data.corpus import Corpus
 from longrecipe.data.english import load_english, reference_texts
 from longrecipe.data.facts import FactFormat, fact_format, short_sample
@@ -76,7 +77,8 @@ def make_mini(model: str, folder: Path, *, seed: int = 0, settings: Curriculum |
     """Train a mini model and its tokenizer from scratch, and save them to folder (safetensors, float16 weights).
 
     `training.json` in the folder records how the model was made. If phase A does not learn recall, it starts again with
-    another initialisation. Takes about 15 minutes on two cores. Returns the log of the last attempt, one row per step.
+    another initialisation. Takes 20 minutes on two cores for llama3, and up to 54 for the others (their `training.json`
+    says how long). Returns the log of the last attempt, one row per step.
 
     Raises ValueError for an unknown architecture, CurriculumError if no attempt learns recall, and DivergedError if
     training diverges. Nothing is written then.
@@ -133,26 +135,44 @@ library_name: transformers
 ---
 # Mini {training["model"]}
 
-A language model of {n_parameters / 1e6:.2f}M parameters with a window of {MINI_WINDOW} tokens, made to be extended by
-longrecipe in minutes on a CPU. RoPE base {rope_theta:g}. Not for use as a language model.
+A language model of {n_parameters / 1e6:.2f}M parameters with a window of {MINI_WINDOW} tokens. longrecipe extends it in
+minutes on a CPU. RoPE base {rope_theta:g}. It is made for experiments, not for use as a language model.
 
-**How made**: from random weights (seed {training["seed"]}, attempt {training["attempts"]}), {steps["A"]} steps on bare
-key-value pairs, then {steps["B"]} steps of {settings["text_tokens_per_step"]} tokens of English with planted facts;
-Muon for matrices, AdamW for the rest; {training["seconds"]} s on {cores}; stored as float16. `training.json`
-holds all settings; `notebooks/00_mini_models.ipynb -p retrain True` makes it again. Load its tokenizer with
-`PreTrainedTokenizerFast`: `AutoTokenizer` goes by the architecture and may cut text in another way.
+**How it was made**: from random weights (seed {training["seed"]}, attempt {training["attempts"]}) in two phases:
+{steps["A"]} steps on key-value pairs alone, then {steps["B"]} steps of {settings["text_tokens_per_step"]} tokens of
+English with planted facts. Muon trains the matrices, AdamW the rest. This took {training["seconds"]} s on {cores}.
+Weights are stored as float16. `training.json` has all settings, and `-p retrain True` for
+`notebooks/00_mini_models.ipynb` makes the model again.
 
-**Text**: Python {training["python"]}'s language reference and standard-library docstrings, digits removed,
-{training["train_text_tokens"]:,} training tokens; SHA-256 of the cleaned text `{training["corpus_sha256"]}`.
+**Tokenizer**: load it with `PreTrainedTokenizerFast`. `AutoTokenizer` chooses a class by the architecture, which may
+split text differently.
 
-**Measured** on held-out text: perplexity {numbers["perplexity"]:.1f} at {MINI_WINDOW} tokens; recall of one of 4 facts,
-beside 4 facts of another key:
+**Text**: the language reference and the standard library's docstrings of Python {training["python"]}, without digits:
+{training["train_text_tokens"]:,} training tokens. SHA-256 of the cleaned text:
+`{training["corpus_sha256"]}`.
+
+**Measured** on held-out text: perplexity {numbers["perplexity"]:.1f} at {MINI_WINDOW} tokens, and recall of one of 4
+facts, in a text that also has 4 facts about a fifth key:
 
 | tokens | {" | ".join(map(str, lengths))} |
 | --- |{" --- |" * len(lengths)}
 | recall | {recall} |
 | prompts | {prompts} |
 """
+
+
+def claims(numbers: Mapping) -> Claims:
+    """The claims that a mini model is judged by, from `Report.numbers()`: recall at its window, and at 16 windows."""
+    target = 16 * MINI_WINDOW
+    inside, beyond = (numbers["recall"][length] for length in (MINI_WINDOW, target))
+    judged = (
+        (f"recall at {MINI_WINDOW} tokens, the window, is at least 0.85", inside, inside["mean"] >= 0.85),
+        (f"recall at {target} tokens is at most 0.05", beyond, beyond["mean"] <= 0.05),
+    )
+    return Claims(
+        Claim(text, judge(holds), number(cell["mean"], 3), interval((cell["mean"], cell["low"], cell["high"]), 3))
+        for text, cell, holds in judged
+    )
 
 
 def pair_batch(

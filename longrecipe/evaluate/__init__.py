@@ -25,6 +25,7 @@ from longrecipe.evaluate.tasks import (
     tracking,
 )
 from longrecipe.evaluate.wording import Phrase, Wording, planted, sentences
+from longrecipe.evaluate.worked import Worked, worked, worked_table
 
 __all__ = [
     "NIAH_M",
@@ -39,6 +40,7 @@ __all__ = [
     "Report",
     "Task",
     "Wording",
+    "Worked",
     "ask",
     "cell",
     "common_words",
@@ -55,4 +57,6 @@ __all__ = [
     "single",
     "to_read",
     "tracking",
+    "worked",
+    "worked_table",
 ]

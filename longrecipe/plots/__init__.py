@@ -1,6 +1,14 @@
 """Figures with labelled axes, units and alt text. A name has one colour and marker in all figures."""
 
-from longrecipe.plots.drawing import colour_bar, depth_heatmap, depth_heatmaps, describe, label_ends, points
+from longrecipe.plots.drawing import (
+    colour_bar,
+    depth_heatmap,
+    depth_heatmaps,
+    describe,
+    label_ends,
+    nothing,
+    points,
+)
 from longrecipe.plots.positions import distances, figure_3, placements, position_map, position_maps
 from longrecipe.plots.style import DPI, PALETTE, STYLE, WIDTH_INCHES, colour, marker, save, show
 from longrecipe.plots.tokens import (
@@ -29,6 +37,7 @@ __all__ = [
     "losses",
     "marker",
     "measured_shares",
+    "nothing",
     "passage",
     "passkeys",
     "placements",

@@ -13,7 +13,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from longrecipe.plots.style import STYLE, WIDTH_INCHES, colour
+from longrecipe.plots.style import DPI, STYLE, WIDTH_INCHES, colour
 
 # Characters of a bold title of 10 points in an inch.
 _TITLE_DENSITY = 11.5
@@ -142,4 +142,12 @@ def depth_heatmaps(tables: Mapping[str, pd.DataFrame], what: str = "recall") -> 
         figure.supxlabel("text length, tokens", fontsize=8.5)
         figure.supylabel("depth of the fact in the text", fontsize=8.5)
         colour_bar(figure, axes.flat, what, drawn=drawn)
+    return figure
+
+
+def nothing(text: str) -> Figure:
+    """A figure that says that there is nothing to draw, and why."""
+    figure = plt.figure(figsize=(WIDTH_INCHES, 0.5), dpi=DPI)
+    figure.text(0.01, 0.5, text, va="center", fontsize=9, color="#555555")
+    describe(figure, text)
     return figure

@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
-from longrecipe.plots.drawing import describe, label_ends
+from longrecipe.plots.drawing import describe, label_ends, nothing
 from longrecipe.plots.style import PALETTE, STYLE, WIDTH_INCHES
 from longrecipe.results import Run
 from longrecipe.tokens import Analysis, Kept, binned
@@ -81,11 +81,13 @@ def passage(
     return figure
 
 
-def token_shift(analysis: Analysis, anchors: Sequence[str], *, most: int = 18) -> Figure:
+def token_shift(analysis: Analysis | None, anchors: Sequence[str], *, most: int = 18) -> Figure:
     """Token types that change from H to H': lift and mean shift with intervals; anchors are blue.
 
-    Only shows the first `most` types that are frequent enough to be anchors.
+    Only shows the first `most` types that are frequent enough to be anchors; a note if there is no analysis.
     """
+    if analysis is None:
+        return nothing("This method selects no sentences by anchors, so there is no token analysis.")
     ranking = analysis.ranking[analysis.ranking["frequent"]].head(most)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH_INCHES, 0.9 + 0.17 * len(ranking)), sharey=True)

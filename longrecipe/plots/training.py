@@ -1,102 +1,172 @@
 """Figures of models and training: RoPE wavelengths, losses, recall, and scores after each stage."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from transformers import PreTrainedConfig
 
 from longrecipe.evaluate import Report
 from longrecipe.models import rope
-from longrecipe.plots.drawing import depth_heatmap
-from longrecipe.plots.style import STYLE, colour
+from longrecipe.plots.drawing import colour_bar, depth_heatmap, describe, label_ends, nothing
+from longrecipe.plots.style import STYLE, WIDTH_INCHES, colour, marker
 from longrecipe.train import Trained
+
+_STEPS, _LOSS = "optimizer step", "loss, nats per token"
 
 
 def pretraining(log: pd.DataFrame) -> Figure:
     """Training of a mini model: accuracy on key-value pairs (phase A), and loss on text with facts (phase B)."""
+    shades = plt.get_cmap("viridis")
     with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.7))
-        for pairs, rows in log.query("phase == 'A'").groupby("pairs"):
-            left.plot(rows.index + 1, rows["accuracy"], label=f"{pairs:.0f} pairs")
-        left.set(xlabel="optimizer step", ylabel="recall of pairs (running mean)", title="Phase A: pairs")
-        left.legend(fontsize=7)
-        for length, rows in log.query("phase == 'B'").groupby("length"):
-            right.plot(rows.index + 1, rows["loss"].rolling(9, 1).mean(), label=f"{length:.0f} tokens")
-        right.set(xlabel="optimizer step", ylabel="cross-entropy, nats per token", title="Phase B: text with facts")
-        right.legend(fontsize=7, title="window", title_fontsize=7)
+        figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH_INCHES, 2.9))
+        groups = list(log.query("phase == 'A'").groupby("pairs"))
+        for i, (pairs, rows) in enumerate(groups):
+            left.plot(rows.index + 1, rows["accuracy"], color=shades(i / 4), label=f"{pairs:.0f} pairs")
+        left.set(xlabel=_STEPS, ylabel="recall of pairs (running mean)", title="Phase A: pairs alone")
+        left.legend()
+        for i, (length, rows) in enumerate(log.query("phase == 'B'").groupby("length")):
+            smooth = rows["loss"].rolling(9, 1).mean()
+            right.plot(rows.index + 1, smooth, color=shades(i / 4), label=f"{length:.0f} tokens")
+        right.set(xlabel=_STEPS, ylabel=_LOSS, title="Phase B: text with facts")
+        right.legend(title="length of samples")
+        steps, last = sum(len(rows) for _, rows in groups), log["loss"].tail(50).mean()
+        describe(
+            figure,
+            "Left: recall of key-value pairs by step, for 2, 4, 8 and 16 pairs. Right: loss by step, for each length.",
+            f"The model learns to recall pairs in {steps:,} steps; its loss on text then falls to {last:.2f}",
+        )
     return figure
 
 
 def wavelengths(config: PreTrainedConfig, target_length: int) -> Figure:
     """RoPE wavelength of each pair of dimensions, before and after the base is raised for target_length tokens."""
+    window = config.max_position_embeddings
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(5.5, 2.8))
+        figure, axis = plt.subplots(figsize=(WIDTH_INCHES, 3.0))
+        ends, found = [], {}
         for name, each in {"base": config, "RoPE rule alone": rope.extend_config(config, target_length)}.items():
             theta = rope.rope_theta(each)
-            label = f"{name}, RoPE base {theta:,.0f}"
-            axis.plot(rope.wavelengths(theta, rope.head_dim(each)), "o-", ms=3, color=colour(name), label=label)
-        for length, name in ((config.max_position_embeddings, "base window"), (target_length, "target")):
+            found[name] = rope.wavelengths(theta, rope.head_dim(each))
+            axis.plot(found[name], marker=marker(name), ms=4, color=colour(name))
+            ends.append((len(found[name]) - 1, found[name][-1], f"{name},\nRoPE base {theta:,.0f}", colour(name)))
+        for length, name in ((window, "window of the base"), (target_length, "target")):
             axis.axhline(length, color="black", lw=0.8, ls="--")
-            axis.annotate(f"{name}, {length} tokens", (0, length), (0, 2), textcoords="offset points", fontsize=7)
+            at = (len(found["base"]) - 1, length)
+            axis.annotate(f"{name}, {length:,} tokens", at, (0, 3), textcoords="offset points", fontsize=8, ha="right")
         axis.set(yscale="log", xlabel="pair of dimensions of a head", ylabel="wavelength, tokens")
-        axis.legend(fontsize=7, loc="lower right")
+        slow, pairs = int((found["base"] > window).sum()), len(found["base"])
+        slower = found["RoPE rule alone"][-1] / found["base"][-1]
+        describe(
+            figure,
+            "Wavelength of each pair of dimensions, on a logarithmic axis, with the RoPE base as it is and raised.",
+            f"In {window:,} tokens, {slow} of {pairs} pairs do not complete a turn; the raised RoPE base slows them, "
+            f"the slowest {slower:,.0f} times",
+        )
+        label_ends(axis, ends)
     return figure
 
 
 def losses(stages: Mapping[str, Trained]) -> Figure:
-    """Training loss by step, a panel for each stage, by its name in style.STAGES. Includes the KL term of replay."""
+    """Training loss by step, a panel for each stage, at most three; a note if no stage was trained.
+
+    Loss includes the KL term of replay.
+    """
+    if not stages:
+        return nothing("No stage was trained, so there is no loss.")
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(stages), figsize=(3.1 * len(stages), 2.6), sharey=True, squeeze=False)
+        figure, axes = plt.subplots(1, len(stages), figsize=(WIDTH_INCHES, 2.7), sharey=True, squeeze=False)
         for axis, (name, stage) in zip(axes[0], stages.items(), strict=True):
-            steps = np.arange(1, len(stage.losses) + 1)
-            axis.plot(steps, stage.losses, color=colour(name), lw=0.8, alpha=0.6)
-            axis.plot(steps, pd.Series(stage.losses).rolling(9, 1, center=True).mean(), color=colour(name), lw=2)
-            axis.set(xlabel="optimizer step", title=f"{name}: {stage.n_tokens / 1e3:,.0f}k tokens")
-        axes[0, 0].set_ylabel("training loss, nats per token")
+            steps, smooth = np.arange(1, len(stage.losses) + 1), _smooth(stage.losses)
+            axis.plot(steps, stage.losses, color=colour(name), lw=0.8, alpha=0.5)
+            axis.plot(steps, smooth, color=colour(name), lw=2)
+            axis.set(xlabel=_STEPS, title=f"{name}:\n{stage.n_tokens / 1e3:,.0f}k tokens")
+        axes[0, 0].set_ylabel(_LOSS)
+        name, stage = next(iter(stages.items()))
+        smooth = _smooth(stage.losses)
+        describe(
+            figure,
+            "Training loss by optimizer step, a panel for each stage; the thick line is a running mean.",
+            f"The loss of the stage {name} changes from {smooth[0]:.2f} to {smooth[-1]:.2f} (running mean)",
+        )
     return figure
+
+
+def _smooth(values: list[float]) -> np.ndarray:
+    return pd.Series(values).rolling(9, 1, center=True).mean().to_numpy()
 
 
 def recall_heatmaps(reports: Mapping[str, Report], n_depths: int = 5) -> Figure:
-    """A heatmap for each model: recall of one of the hidden facts by text length and depth."""
+    """A heatmap for each model, three in a row: recall of one of the hidden facts by text length and depth."""
     edges = np.linspace(0, 1, n_depths + 1)
     labels = [f"{low:.0%} to {high:.0%}" for low, high in itertools.pairwise(edges)]
+    n_columns = min(3, len(reports))
+    n_rows = -(-len(reports) // n_columns)
+    width = {1: 4.6, 2: 6.2}.get(n_columns, WIDTH_INCHES)
     with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = plt.subplots(
-            1, len(reports), figsize=(1.2 + 2.05 * len(reports), 2.6), sharey=True, squeeze=False
-        )
-        for axis, (name, report) in zip(axes[0], reports.items(), strict=True):
+        figure, axes = plt.subplots(n_rows, n_columns, figsize=(width, 2.4 * n_rows + 0.5), sharey=True, squeeze=False)
+        for axis, (name, report) in zip(axes.flat, reports.items(), strict=False):
             rows = report.recall.assign(bin=pd.cut(report.recall["depth"], edges, labels=labels, include_lowest=True))
             table = rows.pivot_table(index="bin", columns="length", values="score", observed=False)
-            depth_heatmap(axis, table, name)
-            axis.title.set_color(colour(name))
-        axes[0, 0].set_ylabel("depth of the fact")
-        bar = figure.colorbar(axes[0, -1].collections[0], ax=axes[0].tolist(), pad=0.01, fraction=0.02)
-        bar.set_label("recall")
+            drawn = depth_heatmap(axis, table, name)
+            if len(table.columns) > 4 or n_columns == 3:
+                axis.tick_params(axis="x", labelsize=8)
+        for axis in axes.flat[len(reports) :]:
+            axis.axis("off")
+        for axis in axes[:, 0]:
+            axis.set_ylabel("depth of the fact")
+        colour_bar(figure, axes.ravel(), "recall", drawn=drawn)
+        describe(
+            figure,
+            "Heatmaps of recall by text length (columns) and by the depth of the fact in the text (rows).",
+            _of_recall({name: report.recall_at(_longest(report)) for name, report in reports.items()}, reports),
+        )
     return figure
+
+
+def _longest(report: Report) -> int:
+    return int(report.recall["length"].max())
+
+
+def _of_recall(recall: Mapping[str, float], reports: Mapping[str, Report]) -> str:
+    """What recall at the longest text shows: of the best model that is not the base, and of the base."""
+    length = max(map(_longest, reports.values()))
+    told = "nothing" if recall.get("base") == 0 else f"{recall.get('base', 0):.2f}"
+    others = [name for name in ("merged", "RoPE rule alone") if name in recall] or [n for n in recall if n != "base"]
+    if not others:
+        name, report = next(iter(reports.items()))
+        short = int(report.recall["length"].min())
+        return f"{name}: recall {report.recall_at(short):.2f} at {short:,} tokens, {recall[name]:.2f} at {length:,}"
+    found = f"{others[0]}: recall {recall[others[0]]:.2f} at {length:,} tokens"
+    found = found[0].upper() + found[1:]
+    return f"{found}; the base recalls {told}" if "base" in recall else found
 
 
 def passkeys(numbers: Mapping[str, Mapping], window: int) -> Figure:
     """Passkey recall by text length, with 95 % intervals, from `Report.numbers()` of each stage."""
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(6.2, 2.9))
+        figure, axis = plt.subplots(figsize=(WIDTH_INCHES, 3.0))
+        ends = []
         for i, (stage, measured) in enumerate(numbers.items()):
             cells = {n: tasks["passkey"] for n, tasks in measured["tasks"].items() if "passkey" in tasks}
             # Shifted sideways, so that equal scores do not hide each other.
             x = np.array(list(cells)) * 1.02 ** (i - (len(numbers) - 1) / 2)
             mean, low, high = (np.array([each[key] for each in cells.values()]) for key in ("mean", "low", "high"))
-            axis.errorbar(
-                x, mean, [mean - low, high - mean], fmt="o-", ms=4, capsize=2, color=colour(stage), label=stage
-            )
+            style = {"fmt": f"{marker(stage)}-", "ms": 5, "capsize": 2, "color": colour(stage), "label": stage}
+            axis.errorbar(x, mean, [mean - low, high - mean], **style)
+            ends.append((x[-1], mean[-1], f"{stage}: {mean[-1]:.2f}", colour(stage)))
         axis.axvline(window, color="black", lw=0.8, ls="--")
-        axis.annotate("base window", (window, 1.08), (-3, 0), textcoords="offset points", fontsize=7, ha="right")
+        axis.annotate("base window", (window, 1.08), (-3, 0), textcoords="offset points", fontsize=8, ha="right")
         axis.set(xscale="log", xlabel="text length, tokens", ylabel="passkey recall", ylim=(-0.05, 1.15))
         axis.set_xticks(list(cells), [f"{n:,}" for n in cells])
         axis.minorticks_off()
-        axis.legend(fontsize=7, loc="lower left")
+        told = ", ".join(f"{text}" for _, _, text, _ in ends)
+        describe(figure, "Passkey recall by text length, with intervals.", f"Passkeys at {max(cells):,} tokens: {told}")
+        label_ends(axis, ends)
     return figure
 
 
@@ -104,24 +174,49 @@ def retention(numbers: Mapping[str, Mapping]) -> Figure:
     """Scores on long and short text after each stage, from `Report.numbers()` of each stage."""
     first = next(iter(numbers.values()))
     window, target = min(first["recall"]), max(first["recall"])
-    panels = [
-        (f"recall at {target} tokens", lambda m: m["recall"][target]),
-        (f"NIAH(M) at {target} tokens", lambda m: m["niah_m"][target]),
-        (f"recall at {window} tokens", lambda m: m["recall"][window]),
-        (f"perplexity at {window} tokens", lambda m: {"mean": m["perplexity"]}),
+    panels: list[tuple[str, Callable[[Mapping], Mapping]]] = [
+        (f"recall at {target:,} tokens", lambda m: m["recall"][target]),
+        (f"NIAH(M) at {target:,} tokens", lambda m: m["niah_m"][target]),
+        (f"recall at {window:,} tokens", lambda m: m["recall"][window]),
+        (f"perplexity at {window:,} tokens (lower is better)", lambda m: {"mean": m["perplexity"]}),
     ]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(10.5, 2.7))
-        for axis, (title, pick) in zip(axes, panels, strict=True):
-            for i, (stage, measured) in enumerate(numbers.items()):
-                value = pick(measured)
-                error = [[value["mean"] - value["low"]], [value["high"] - value["mean"]]] if "low" in value else None
-                axis.bar(i, value["mean"], color=colour(stage), yerr=error, capsize=2, error_kw={"lw": 0.9})
-                text = f"{value['mean']:.2f}" if error else f"{value['mean']:.1f}"
-                top = (i, value.get("high", value["mean"]))
-                axis.annotate(text, top, (0, 2), textcoords="offset points", ha="center", fontsize=7)
-            axis.set_xticks(range(len(numbers)), list(numbers), rotation=35, ha="right")
-            axis.set_title(title)
-            axis.grid(axis="x", visible=False)
-            axis.margins(y=0.12)
+        size = (WIDTH_INCHES, 0.44 * len(numbers) + 2.2)
+        figure, axes = plt.subplots(2, 2, figsize=size, sharey=True, squeeze=False)
+        for axis, (title, pick) in zip(axes.flat, panels, strict=True):
+            _bars(axis, {stage: pick(measured) for stage, measured in numbers.items()})
+            axis.set_title(title, loc="left")
+        axes[0, 0].invert_yaxis()
+        describe(
+            figure,
+            "Bars with intervals for each stage: recall and NIAH(M) on long text, recall and perplexity on short text.",
+            _of_retention(numbers, window, target),
+        )
     return figure
+
+
+def _bars(axis: Axes, values: Mapping[str, Mapping]) -> None:
+    for i, (stage, value) in enumerate(values.items()):
+        mean = value["mean"]
+        error = [[mean - value["low"]], [value["high"] - mean]] if "low" in value else None
+        axis.barh(i, mean, color=colour(stage), xerr=error, capsize=2, error_kw={"lw": 0.9})
+        text = f"{mean:.2f}" if error else f"{mean:.1f}"
+        end = (value.get("high", mean), i)
+        axis.annotate(text, end, (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axis.set_yticks(range(len(values)), list(values))
+    axis.grid(axis="y", visible=False)
+    axis.margins(x=0.16)
+    axis.set_xlim(left=0)
+
+
+def _of_retention(numbers: Mapping[str, Mapping], window: int, target: int) -> str:
+    """What was gained and kept, of the merged model, or of the last stage if nothing was merged."""
+    name = "merged" if "merged" in numbers else list(numbers)[-1]
+    ours = numbers[name]
+    found = f"{name}: recall {ours['recall'][target]['mean']:.2f} at {target:,} tokens"
+    found = found[0].upper() + found[1:]
+    if name == "base" or "base" not in numbers:
+        return found
+    base = numbers["base"]
+    times = ours["perplexity"] / base["perplexity"]
+    return f"{found} (base {base['recall'][target]['mean']:.2f}), and {times:.3f} times its perplexity at {window:,}"

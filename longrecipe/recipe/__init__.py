@@ -1,5 +1,26 @@
 """The recipe of one run, from its settings: checks, stages with their cache, measuring and export."""
 
 from longrecipe.recipe.stages import Recipe, prepare
+from longrecipe.recipe.whole import (
+    anchors_of,
+    export_checked,
+    measure_all,
+    one_sentence,
+    ranking_of,
+    replay_as_in_paper,
+    shown_rows,
+    train_all,
+)
 
-__all__ = ["Recipe", "prepare"]
+__all__ = [
+    "Recipe",
+    "anchors_of",
+    "export_checked",
+    "measure_all",
+    "one_sentence",
+    "prepare",
+    "ranking_of",
+    "replay_as_in_paper",
+    "shown_rows",
+    "train_all",
+]

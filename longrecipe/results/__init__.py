@@ -3,7 +3,7 @@
 from longrecipe.results.lookup import collect, find, finished, load
 from longrecipe.results.rows import analysis_rows, depth_rows, joined, merge_rows, score_rows
 from longrecipe.results.run import TABLES, Run, run_name
-from longrecipe.results.stages import claims, gain, stage_table
+from longrecipe.results.stages import claims, gain, run_tables, stage_table, training_table
 from longrecipe.results.store import grid_dir, run_dir, save
 
 __all__ = [
@@ -22,7 +22,9 @@ __all__ = [
     "merge_rows",
     "run_dir",
     "run_name",
+    "run_tables",
     "save",
     "score_rows",
     "stage_table",
+    "training_table",
 ]

@@ -1,13 +1,15 @@
-"""One run, stage by stage: its table, what training adds to the RoPE rule, and the claims it is judged by."""
+"""One run, stage by stage: its tables, what training adds to the RoPE rule, and the claims it is judged by."""
 
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 
-from longrecipe.claims import Claim, Claims, judge
+from longrecipe.claims import Claim, Claims, at_least, difference, judge
 from longrecipe.evaluate import NIAH_M, Report, interval, paired
+from longrecipe.results.rows import depth_rows, score_rows
 from longrecipe.settings import Params
+from longrecipe.train import Trained
 
 MEASURES = {"passkey": ("passkey",), "recall": ("multi-key",), "NIAH(M)": NIAH_M}
 
@@ -23,14 +25,42 @@ def stage_table(numbers: Mapping[str, Mapping]) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis("stage")
 
 
-def gain(one: Report, other: Report) -> pd.DataFrame:
+def training_table(stages: Mapping[str, Trained]) -> pd.DataFrame:
+    """One row for each trained stage: tokens, seconds, and the step that it resumed from if it was interrupted."""
+    rows = {
+        name: (
+            f"{stage.n_tokens:,}",
+            f"{stage.seconds:.1f}",
+            "no" if stage.resumed_from is None else f"resumed from step {stage.resumed_from}",
+        )
+        for name, stage in stages.items()
+    }
+    columns = ["tokens", "seconds", "interrupted"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("stage")
+
+
+def run_tables(
+    reports: Mapping[str, Report], stages: Mapping[str, Trained], gains: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
+    """The tables that a run is saved with: scores, depths, training, and gains if there are any."""
+    took = [(name, stage.seconds, stage.n_tokens, None) for name, stage in stages.items()]
+    tables = {
+        "scores": score_rows({name: report.numbers() for name, report in reports.items()}),
+        "depths": depth_rows(reports),
+        "training": pd.DataFrame(took, columns=["stage", "seconds", "n_tokens", "flops"]),
+    }
+    return tables if gains.empty else tables | {"gains": gains.reset_index()}
+
+
+def gain(one: Report | None, other: Report | None) -> pd.DataFrame:
     """How much better one model reads than another, by measure and text length: the mean difference over the documents
-    that both read, its 95 % bootstrap interval, and the number of documents.
+    that both read, its 95 % bootstrap interval, and the number of documents. No rows if one was not measured (None).
 
     There is no interval (NaN) for fewer than 5 documents, or if all have the same difference, which says nothing about
     further documents.
     """
-    prompts, rows = paired(one, other), []
+    rows = []
+    prompts = paired(one, other) if one and other else pd.DataFrame(columns=["task", "length"])
     for measure, tasks in MEASURES.items():
         for length, each in prompts[prompts["task"].isin(tasks)].groupby("length"):
             mean, low, high = interval(each, np.random.default_rng(0))
@@ -42,19 +72,27 @@ def gain(one: Report, other: Report) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index(["measure", "length"])
 
 
-def claims(numbers: Mapping[str, Mapping], params: Params) -> Claims:
-    """The claims that a run is judged by, from the stages' `Report.numbers()`.
+def claims(numbers: Mapping[str, Mapping], params: Params, gains: pd.DataFrame | None = None) -> Claims:
+    """The claims that a run is judged by, from the stages' `Report.numbers()` and the gains over the RoPE rule alone.
 
-    The thresholds are this kit's own: the base cannot read T tokens, the trained model can, and it keeps the base's
-    skills. At scale mini, recall of one of several facts is judged; at other scales passkeys if they were asked, at
-    every length beyond the window. There are no claims about stages that were not measured.
+    The thresholds are this kit's own: the base cannot read T tokens, the trained model can, better than with the RoPE
+    rule alone, and it keeps the base's skills. At scale mini, recall of one of several facts is judged; at other scales
+    passkeys if they were asked, at every length beyond the window. There are no claims about stages that were not
+    measured.
     """
-    return Claims((_of_mini if params.scale == "mini" else _of_real)(numbers, params))
+    found = Claims((_of_mini if params.scale == "mini" else _of_real)(numbers, params))
+    at_target = ("recall", params.target_length)
+    if gains is None or at_target not in gains.index:
+        return found
+    points = tuple(100 * gains.loc[at_target, ["gain", "low", "high"]].astype(float))
+    words, limits = difference(points, "the RoPE rule alone")
+    text = f"merged: training adds recall at {params.target_length} tokens to the RoPE rule alone"
+    return Claims([*found, Claim(text, at_least(points, 0), words, limits)])
 
 
 def _of_mini(numbers: Mapping[str, Mapping], params: Params) -> Iterator[Claim]:
     window, target = params.window, params.target_length
-    trained = [stage for stage in ("extended", "merged") if stage in numbers]
+    trained = [stage for stage in ("extended", "merged", "paper's setting") if stage in numbers]
     for stage in trained or numbers.keys() & {"RoPE rule alone"}:
         found = numbers[stage]["recall"][target]["mean"]
         text = f"{stage}: recall at {target} tokens is at least 0.75"

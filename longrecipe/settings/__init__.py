@@ -9,6 +9,7 @@ from longrecipe.settings.groups import read_list
 from longrecipe.settings.memory import Setup
 from longrecipe.settings.mini import MiniParams, mini_from_notebook
 from longrecipe.settings.notebook import from_notebook, given_in
+from longrecipe.settings.paper import differences
 from longrecipe.settings.reference import reference
 from longrecipe.settings.schema import GROUPS, SCALES, Params, group_of, key_of
 
@@ -22,6 +23,7 @@ __all__ = [
     "available",
     "changed",
     "checked",
+    "differences",
     "from_notebook",
     "given_in",
     "group_of",

@@ -1,0 +1,166 @@
+"""The whole recipe of a run in few calls: train all stages, measure all models, export and check.
+
+Each function also accepts method none, the control that trains nothing, and then returns what there is.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedModel
+
+from longrecipe.claims import number
+from longrecipe.data.samples import rows_of
+from longrecipe.data.sentences import token_strings
+from longrecipe.evaluate import Report
+from longrecipe.recipe.check_export import check_export
+from longrecipe.recipe.stages import Recipe
+from longrecipe.settings.paper import REPLAY_AND_MERGE, STATED
+from longrecipe.tokens import Analysis
+from longrecipe.train import Trained
+
+SHORT_ONLY, AS_IN_PAPER = "replayed, short text only", "paper's setting"
+# Models that are only compared with are measured on two documents in five, beyond the shortest length.
+_SHARES = dict.fromkeys(("RoPE rule alone", "replayed", AS_IN_PAPER), 0.4)
+
+
+def train_all(run: Recipe, analysis: Analysis | None) -> dict[str, Trained]:
+    """Stages 1 and 2 of a run, by name: extended and replayed. Nothing for method none."""
+    if run.method.positions is None:
+        return {}
+    extended = run.extend(run.stage_one_set(analysis))
+    return {"extended": extended, "replayed": run.replay(extended, analysis)}
+
+
+def replay_as_in_paper(run: Recipe, trained: Mapping[str, Trained], analysis: Analysis | None) -> dict[str, Trained]:
+    """Stage 2 with the paper's settings, from the same extended model: short text only, and no KL term.
+
+    Nothing if no stage was trained, if the run has the paper's settings, or if its eval_stages leave this model out.
+    """
+    paper, wanted = _as_in_paper(run), run.params.eval_stages or [AS_IN_PAPER]
+    if not trained or paper.params == run.params or AS_IN_PAPER not in wanted:
+        return {}
+    return {SHORT_ONLY: paper.replay(trained["extended"], analysis)}
+
+
+def measure_all(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Report]:
+    """Measure the models of a run, one after the other: base, RoPE rule alone, extended, replayed, merged, and the
+    paper's setting, as far as they were trained.
+
+    eval_stages of the run chooses some of them; all are measured if none of those exists.
+    """
+    models = _models(run, trained)
+    chosen = [name for name in models if name in (run.params.eval_stages or models)] or list(models)
+    return {name: run.measure(models[name](), share=_SHARES.get(name, 1)) for name in chosen}
+
+
+def export_checked(run: Recipe, trained: Mapping[str, Trained], numbers: Mapping[str, Mapping]) -> pd.DataFrame:
+    """Export the merged model, load it with plain transformers in a fresh process, and tell what that found.
+
+    numbers: `Report.numbers()` by stage, for the model card. Raises RuntimeError if the exported model differs from
+    the measured one by more than rounding (see `check_export`).
+    """
+    if not trained:
+        return _facts({"folder": "none: this method trains no model"})
+    folder = run.export(trained["replayed"], numbers)
+    prompt = run.tokenizer.decode(run.shown(1)[0].ids[:200])
+    found = check_export(folder, run.merge(trained["replayed"]), run.tokenizer, prompt=prompt)
+    return _facts(
+        {
+            "folder": folder.name,
+            "architecture": found.architecture,
+            "window": f"{found.window:,} tokens",
+            "tokenizer is read by": found.tokenizer,
+            "logits in a fresh process differ by at most": f"{found.difference:.1e}",
+            "rounding to the base's dtype changes logits by at most": f"{found.rounding:.1e}",
+            "continues a text with": repr(found.said),
+        }
+    )
+
+
+def anchors_of(run: Recipe, analysis: Analysis | None) -> list[str]:
+    """The token types that sentences are selected by; none without a token analysis."""
+    return [] if analysis is None else analysis.anchors(run.params.anchor_count, run.params.anchor_rule)
+
+
+def ranking_of(run: Recipe, analysis: Analysis | None) -> pd.DataFrame:
+    """The token types of an analysis by falling lift, and which of them are anchors; no rows without an analysis."""
+    columns = ["anchor", "tokens", "share of all", "share of top", "lift", "95 % interval", "mean shift"]
+    if analysis is None:
+        return pd.DataFrame(columns=columns).rename_axis("type")
+    anchors = anchors_of(run, analysis)
+    rows = {
+        each.type: (
+            "anchor" if each.type in anchors else "",
+            each.count,
+            f"{each.share_of_all:.1%}",
+            f"{each.share_of_top:.1%}",
+            number(each.lift, 2),
+            f"[{number(each.lift_low, 2)}, {number(each.lift_high, 2)}]",
+            number(each.mean_shift, 2),
+        )
+        for each in analysis.ranking.itertuples(index=False, name="Ranked")
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("type")
+
+
+def shown_rows(run: Recipe, analysis: Analysis | None, count: int) -> list[dict]:
+    """The first samples of the stage-1 set; for method none, which has no such set, samples of the run's length."""
+    if run.method.positions is None:
+        return [{"key": key} | row for key, row in enumerate(rows_of(run.shown(count)))]
+    dataset = run.stage_one_set(analysis)
+    return list(dataset.select(range(min(count, len(dataset)))))
+
+
+def one_sentence(run: Recipe, row: Mapping, anchors: list[str], *, most: int = 12) -> pd.DataFrame:
+    """What the recipe does with one sentence of a sample: a row for each token, and for the tokens next to it.
+
+    Columns: sentence; token; anchor; its place in the document and in the sample; its position id, as the collator
+    draws it in the first epoch; and the token that the model learns to predict there.
+
+    Args:
+        row: of the stage-1 set.
+        most: the length of the sentence in tokens, at most. The first sentence with an anchor is shown, after the
+            first one of the sample, which always keeps its positions; else the shortest.
+    """
+    ids, lengths = (np.asarray(row[name]) for name in ("input_ids", "segment_lengths"))
+    first = np.cumsum(lengths) - lengths
+    is_anchor = run.types.mask(ids, anchors) if anchors else np.zeros(len(ids), dtype=bool)
+    has_anchor = np.logical_or.reduceat(is_anchor, first)
+    fits = [i for i in range(1, len(lengths)) if has_anchor[i] and 4 <= lengths[i] <= most]
+    which = fits[0] if fits else int(lengths.argmin())
+    places = np.arange(max(first[which] - 1, 0), min(first[which] + lengths[which] + 1, len(ids)))
+    sentence = np.searchsorted(first, places, side="right") - 1
+    texts = [repr(token_strings(run.tokenizer)[i]) for i in ids]
+    names = {which - 1: "the one before", which: "this one", which + 1: "the one after"}
+    return pd.DataFrame(
+        {
+            "sentence": [names[i] for i in sentence],
+            "token": [texts[i] for i in places],
+            "anchor": np.where(is_anchor[places], "anchor", ""),
+            "place in the document": np.asarray(row["segment_starts"])[sentence] + places - first[sentence],
+            "place in the sample": places,
+            "position id": run.collator().positions(dict(row))[places],
+            "learns to predict": [texts[i + 1] if i + 1 < len(ids) else "" for i in places],
+        }
+    )
+
+
+def _as_in_paper(run: Recipe) -> Recipe:
+    return run.varied(**{name: STATED[name][0] for name in REPLAY_AND_MERGE})
+
+
+def _models(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Callable[[], PreTrainedModel]]:
+    """How each model of a run is made or loaded, by name."""
+    models = {"base": run.base, "RoPE rule alone": run.raised}
+    models |= {name: trained[name].load for name in ("extended", "replayed") if name in trained}
+    if "replayed" in trained:
+        models["merged"] = functools.partial(run.merge, trained["replayed"])
+    if SHORT_ONLY in trained:
+        models[AS_IN_PAPER] = functools.partial(_as_in_paper(run).merge, trained[SHORT_ONLY])
+    return models
+
+
+def _facts(values: Mapping[str, str]) -> pd.DataFrame:
+    return pd.DataFrame({"found": values}).rename_axis("exported model")
