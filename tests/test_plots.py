@@ -38,33 +38,45 @@ def texts(axis):
     return [text.get_text() for text in axis.texts]
 
 
-def test_passage_colours_tokens_above_the_threshold():
-    pieces = ["The", " sky", " is", "\n", " 42", "."]
-    figure = plots.passage(pieces, np.array([0.0, 1.0, 2.0, 9.0, 5.0, -3.0]), threshold=1.5)
-    (axis,) = figure.axes
-    assert texts(axis) == ["The", " sky", " is", " ", " 42", "."]
+def alone(figure):
+    """The title of a figure, which its alt text starts with."""
+    title = figure.get_suptitle().replace("\n", " ")
+    assert figure.get_label().startswith(title)
+    return title
+
+
+def test_passage_colours_tokens_above_the_threshold_and_outlines_numbers():
+    pieces = ["The", " sky", " is", "\n", " 42", ".", " 7"]
+    shift = np.array([0.0, 1.0, 2.0, 9.0, 5.0, -3.0, 0.0])
+    figure = plots.passage(pieces, shift, threshold=1.5, is_number=[False] * 4 + [True, False, True])
+    axis = figure.axes[0]
+    assert texts(axis) == ["The", " sky", " is", " ", " 42", ".", " 7"]
     boxes = [(box.get_x(), box.get_y(), box.get_width()) for box in axis.patches]
-    # " is" on the first line and " 42" on the second, without spaces; a newline is not coloured.
-    assert boxes == [(8, 0.08, 2), (1, 1.08, 2)]
-    deeper, lighter = axis.patches[1].get_facecolor(), axis.patches[0].get_facecolor()
-    assert sum(deeper[:3]) < sum(lighter[:3])
-    assert "1.5 or more (50% of this passage)" in figure.texts[0].get_text()
+    # " is" on the first line, both numbers on the second, without spaces; a newline is not coloured.
+    assert boxes == [(8, 0.08, 2), (1, 1.08, 2), (5, 1.08, 1)]
+    assert [box.get_linewidth() > 0 for box in axis.patches] == [False, True, True]
+    lighter, deeper, none = (box.get_facecolor() for box in axis.patches)
+    assert sum(deeper[:3]) < sum(lighter[:3]) and none[3] == 0
+    assert alone(figure) == "1 of 2 numbers, and 43 % of all tokens, shift by 1.5 logits or more"
+    assert figure.axes[1].get_xlabel() == "shift of the token, logits"
 
 
 def test_passage_breaks_lines_and_does_not_parse_formulas():
-    figure = plots.passage(["$a", " b$", " word"] * 4, np.zeros(12), threshold=1, columns=12)
+    figure = plots.passage(["$a", " b$", " word"] * 4, np.zeros(12), threshold=1, is_number=[False] * 12, columns=12)
     places = [text.get_position() for text in figure.axes[0].texts]
     assert max(x for x, _ in places) < 12 and len({y for _, y in places}) > 1
     figure.canvas.draw()
 
 
 def test_token_shift_shows_frequent_types_and_marks_anchors(analysis):
-    figure = plots.token_shift(analysis, ["NUM"], window=50)
-    left = figure.axes[0]
+    figure = plots.token_shift(analysis, ["NUM"])
+    left, _ = figure.axes
     figure.canvas.draw()
     assert [label.get_text() for label in left.get_yticklabels()] == ["NUM", "NOUN"]
     blue, grey = (bar.get_facecolor() for bar in left.patches)
     assert blue != grey
+    first = analysis.ranking.iloc[0]
+    assert alone(figure).startswith(f"NUM has the largest lift, {first['lift']:.1f}, and the largest mean shift")
 
 
 def test_position_shares_have_a_panel_for_each_source_or_say_not_measured(analysis):
@@ -76,16 +88,18 @@ def test_position_shares_have_a_panel_for_each_source_or_say_not_measured(analys
         plots.measured_shares("kept", None, 50, runs=[run]),
         plots.measured_shares("absent", None, 50, runs=[]),
     ]
-    axes = plots.position_shares(panels, ["NUM", "NOUN"]).axes
+    figure = plots.position_shares(panels, ["NUM", "NOUN"])
+    axes = figure.axes
+    assert alone(figure).startswith("NUM among top tokens beyond the base's window: 40 % (quoted), ")
     assert [axis.get_title() for axis in axes] == ["quoted", "here", "kept", "absent"]
     assert "not measured" in texts(axes[3]) and "not measured" not in texts(axes[0])
     quoted, here, kept = ({line.get_label(): line for line in axis.lines} for axis in axes[:3])
     assert quoted["NUM"].get_ydata().tolist() == [0.4, 0.4]
     assert here["NUM"].get_ydata().mean() > here["NOUN"].get_ydata().mean()
     assert kept["NUM"].get_ydata().mean() == pytest.approx(here["NUM"].get_ydata().mean(), abs=0.02)
-    # Dotted: the share of all tokens, an eighth for NUM.
-    dotted = [line.get_ydata()[0] for line in axes[2].lines if line.get_linestyle() == ":"]
-    assert dotted == pytest.approx(analysis.ranking.set_index("type")["share_of_all"][["NUM", "NOUN"]].tolist())
+    # Dotted: the share of NUM in all tokens, an eighth.
+    (dotted,) = [line.get_ydata()[0] for line in axes[2].lines if line.get_linestyle() == ":"]
+    assert dotted == pytest.approx(analysis.ranking.set_index("type")["share_of_all"]["NUM"])
 
 
 def test_selections_show_kept_sentences_and_anchors():
@@ -93,7 +107,9 @@ def test_selections_show_kept_sentences_and_anchors():
         "anchored": Kept(20, np.array([3, 9, 15]), np.array([2, 14]), np.array([4, 3])),
         "first": Kept(20, np.array([3, 9, 15]), np.array([0]), np.array([7])),
     }
-    (axis,) = plots.selections(kept).axes
+    figure = plots.selections(kept)
+    (axis,) = figure.axes
+    assert alone(figure) == "Anchors kept: anchored 2 of 3, first 1 of 3"
     assert texts(axis) == [" 2 of 3", " 1 of 3"]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["anchored", "first"]
     bars = [[path.get_extents().bounds[::2] for path in bar.get_paths()] for bar in axis.collections]
@@ -111,6 +127,15 @@ TWO = {
 
 def dots(axis):
     return [line.get_ydata().tolist() for line in axis.lines if line.get_marker() == "."]
+
+
+def test_placements_show_each_token_at_its_position():
+    samples = {"contiguous": np.arange(5), "draw 1": np.array([0, 1, 4, 5, 9])}
+    figure = plots.placements([2, 2, 1], samples, 10)
+    (axis,) = figure.axes
+    places = [(int(text.get_position()[0]), text.get_text()) for text in axis.texts]
+    assert places == [(place, str(token)) for row in samples.values() for token, place in enumerate(row)]
+    assert alone(figure) == "Segments of 2, 2 and 1 tokens stay whole and in order in 10 positions"
 
 
 def test_position_maps_have_a_panel_for_each_method():
@@ -133,14 +158,14 @@ def test_position_map_shows_covered_distances():
     figure = plots.position_map(TWO["longrecipe"], 10, window=3)
     left, right = figure.axes
     assert dots(left) == [each.tolist() for each in TWO["longrecipe"]]
-    assert left.get_title() == "Positions of 5 tokens in a window of 10"
     assert "base window" in texts(left)
-    # Distances 1, 3, 4, 5, 8 and 9 of the first; 2, 6 and 7 come with the second.
-    assert right.get_title() == "Distances: one sample covers 67%, 2 samples 100%"
+    # Distances 1, 3, 4, 5, 8 and 9 of the first, and 1, 2, 5, 6, 7 and 8 of the second.
+    assert alone(figure) == "One sample of 5 tokens shows 66.7 % of all 9 distances (mean of 2)"
+    assert right.get_title() == "Pairs by distance; 2 samples show 100.0 %"
     pairs = right.lines[0]
     assert pairs.get_xdata().tolist() == [d + 0.5 for d in range(1, 10)]
     assert pairs.get_ydata()[[0, 8]].tolist() == [(2 + 3) / 2, 0.5]
-    assert plots.position_map(TWO["flt"][:1], 10).axes[1].get_title() == "Distances: one sample covers 100%"
+    assert alone(plots.position_map(TWO["flt"][:1], 10)) == "One sample of 10 tokens shows 100.0 % of all 9 distances"
 
 
 def test_distances_shows_counts_and_missing_distances():
@@ -151,13 +176,16 @@ def test_distances_shows_counts_and_missing_distances():
     assert missed["longrecipe"] == pytest.approx([3 / 9, 0]) and missed["mine"] == pytest.approx([5 / 9, 5 / 9])
     counts = {line.get_label(): line.get_ydata().tolist() for line in left.lines}
     assert counts["flt"] == list(range(9, 0, -1))
+    assert texts(right) == list(TWO) and alone(figure) == "After 2 samples these still miss distances: mine 55.6 %"
     figure.canvas.draw()
 
 
 def test_figure_3_shows_measured_lines_and_quoted_points():
     measured = pd.DataFrame({"target": [20, 80], "longrecipe": [6.7, 26.5], "cream": [5.0, 20.0]})
     quoted = pd.DataFrame({"target": [20, 80], "longrecipe": [6.6, 26.3]})
-    (axis,) = plots.figure_3(measured, quoted).axes
+    figure = plots.figure_3(measured, quoted)
+    (axis,) = figure.axes
+    assert alone(figure) == "Largest difference from the paper's points: longrecipe 1.5 %"
     lines = {line.get_label(): line for line in axis.lines}
     assert set(lines) == {"longrecipe", "cream", "longrecipe, quoted", "T / 3"}
     assert lines["longrecipe"].get_ydata().tolist() == [6.7, 26.5]

@@ -43,7 +43,7 @@ def test_densities():
         starts, sizes = map(np.array, zip(*segments, strict=True))
         return Kept(10, np.array(places), starts, sizes)
 
-    # Two documents of ten tokens, of which four are kept: with 2 and 3 anchors, of which so many are kept.
+    # Two documents of ten tokens, of which four are kept: with 2 and 3 anchors.
     kept = {
         "anchored": [of(2, 3, segments=[(2, 4)]), of(0, 2, 6, segments=[(0, 3), (6, 1)])],
         "random": [of(2, 3, segments=[(3, 4)]), of(0, 2, 6, segments=[(0, 1), (7, 3)])],
@@ -53,6 +53,7 @@ def test_densities():
         {
             "anchors per 1,000 tokens": [625.0, 250.0, 500.0, 250.0],
             "times random": [2.5, 1.0, 2.0, 1.0],
+            "anchors kept": [1.0, (1 / 2 + 1 / 3) / 2, (2 / 2 + 2 / 3) / 2, 1.0],
             "segments kept": [1.5, 1.5, 1.0, np.nan],
         },
         index=pd.Index(["anchored", "random", "first", "whole document"], name="selection"),

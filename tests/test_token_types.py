@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 import longrecipe.tokens.types as module
 from longrecipe.data.sentences import token_strings
-from longrecipe.tokens import CLASSES, UNIVERSAL, TaggerError, types_by_class, types_by_pos, types_by_token
+from longrecipe.tokens import (
+    CLASSES,
+    UNIVERSAL,
+    TaggerError,
+    types_by_class,
+    types_by_fact,
+    types_by_pos,
+    types_by_token,
+)
 
 TEXT = (
     "The interpreter raised 42 errors, and the parser doesn't remember why. This parser costs $1,000 at most!\n\n"
@@ -52,6 +60,18 @@ def test_every_token_has_the_class_of_its_text(tokenizer):
     assert whole.shape == (1024,) and whole.dtype == np.int64
     # The mini tokenizer has no other digits than the ten and the numbers of planted facts, 10 to 99.
     assert (whole == CLASSES.index("number")).sum() == 100
+
+
+def test_numbers_of_new_facts_and_recalls_are_types_of_their_own(tokenizer, facts):
+    types = types_by_fact(tokenizer, facts)
+    key = token_strings(tokenizer)[facts.keys[0]]
+    text = f"See 42. Note:{key} 17. Recall:{key} 17 and 18. Note:{key}"
+    kinds = [name for _, name in named(tokenizer, types, text) if name.startswith("number")]
+    assert kinds == ["number", "number, new", "number, recall", "number"]
+    ids, classes = ids_of(tokenizer, text), types_by_class(tokenizer)
+    others = np.array([name.startswith("number") for _, name in named(tokenizer, classes, text)])
+    np.testing.assert_array_equal(types.of(ids)[~others], classes.of(ids)[~others])
+    assert types.of(ids[:2]).tolist() == classes.of(ids[:2]).tolist()
 
 
 def test_incomplete_characters_have_class_other(tokenizer):
