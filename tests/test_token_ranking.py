@@ -13,8 +13,8 @@ from longrecipe.tokens import (
     binned,
     claims,
     rank,
+    saved_claims,
     score_documents,
-    standing,
     types_by_class,
     types_by_token,
 )
@@ -354,27 +354,23 @@ def test_range_of_positions_gives_the_ranking_of_cut_documents(rng, first, last)
     np.testing.assert_array_equal(found.by_position, expected.by_position)
 
 
-def test_standing_reads_saved_rankings_and_passes_over_rare_types():
+def test_saved_claims_hold_if_they_hold_for_every_seed_and_leave_out_rare_types():
     rows = [
-        ("all", "NUM", 2.0, 1.0, True),
-        ("beyond", "NUM", 1.2, 3.0, True),
-        *((positions, "PUNCT", 1.5, 1.5, True) for positions in ("all", "beyond")),
-        *((positions, "INTJ", 9.0, 9.0, False) for positions in ("all", "beyond")),
+        (3, "all", "NUM", 2.0, 1.0, True),
+        (4, "all", "NUM", 3.0, 2.0, True),
+        *((seed, "beyond", "NUM", 1.2, 3.0, True) for seed in (3, 4)),
+        *((seed, positions, "PUNCT", 1.5, 1.5, True) for seed in (3, 4) for positions in ("all", "beyond")),
+        *((seed, positions, "INTJ", 9.0, 9.0, False) for seed in (3, 4) for positions in ("all", "beyond")),
     ]
-    rankings = pd.DataFrame(rows, columns=["positions", "type", "lift", "mean_shift", "frequent"])
-    rankings = rankings.assign(seed=4, by="pos")
-    (row,) = standing(rankings, "NUM").reset_index().to_dict("records")
-    assert row == {
-        "seed": 4,
-        "NUM: lift": 2.0,
-        "largest lift": "NUM",
-        "NUM: mean_shift": 1.0,
-        "largest mean_shift": "PUNCT",
-        "NUM: lift, beyond": 1.2,
-        "largest lift, beyond": "PUNCT",
-        "NUM: mean_shift, beyond": 3.0,
-        "largest mean_shift, beyond": "NUM",
-    }
+    rankings = pd.DataFrame(rows, columns=["seed", "positions", "type", "lift", "mean_shift", "frequent"])
+    rankings = rankings.assign(by="pos", share_of_top=rankings["lift"])
+    found = {claim.text: (claim.verdict, claim.found, claim.main) for claim in saved_claims(rankings, "NUM", "here: ")}
+    assert len(found) == 6
+    assert found["here: NUM has the largest lift"] == ("holds", "2.00, PUNCT 1.50; 3.00, PUNCT 1.50", True)
+    lost = ("does not hold", "1.00, PUNCT 1.50; 2.00, PUNCT 1.50", True)
+    assert found["here: NUM has the largest mean shift"] == lost
+    beyond = ("does not hold", "1.20, PUNCT 1.50; 1.20, PUNCT 1.50", False)
+    assert found["here: beyond the window, NUM has the largest lift"] == beyond
 
 
 # refusals

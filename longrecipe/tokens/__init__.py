@@ -6,7 +6,7 @@ types that change the most: the anchors that sentence selection goes by.
 """
 
 from longrecipe.tokens.kept import Kept, densities, keep
-from longrecipe.tokens.ranking import Analysis, binned, claims, rank, standing
+from longrecipe.tokens.ranking import Analysis, binned, claims, rank, saved_claims
 from longrecipe.tokens.scores import SCORES, Scored, next_token_scores, read_scores, score_documents
 from longrecipe.tokens.taggers import UNIVERSAL, TaggerError
 from longrecipe.tokens.types import (
@@ -36,8 +36,8 @@ __all__ = [
     "next_token_scores",
     "rank",
     "read_scores",
+    "saved_claims",
     "score_documents",
-    "standing",
     "types_by_class",
     "types_by_fact",
     "types_by_pos",

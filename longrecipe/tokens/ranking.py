@@ -61,33 +61,40 @@ def claims(found: Analysis, name: str, where: str = "", *, main: bool = True) ->
     """
     rows, judged = found.ranking[found.ranking["frequent"]].set_index("type"), []
     for column, text in RANKED_BY.items():
-        values = rows[column].sort_values(ascending=False, kind="stable")
-        first = values.index[0]
-        other = values.index[1] if first == name else first
+        leads, measured = _compared(rows[column], name)
         low, high = (rows.loc[name, f"{column}{end}"] for end in ("_low", "_high"))
-        measured = f"{values[name]:.2f}, {other} {values[other]:.2f}"
         interval = f"[{low:.2f}, {high:.2f}]"
-        judged.append(
-            Claim(f"{where}{name} has the largest {text}", judge(first == name), measured, interval, main=main)
-        )
+        judged.append(Claim(f"{where}{name} has the largest {text}", judge(leads), measured, interval, main=main))
     agree = f"{where}lifts of two halves of the documents agree, Spearman's correlation of at least {STABLE:g}"
     return [*judged, Claim(agree, judge(found.stability >= STABLE), f"{found.stability:.2f}", main=False)]
 
 
-def standing(rankings: pd.DataFrame, name: str) -> pd.DataFrame:
-    """How one type ranks in saved analyses by part of speech, a row per seed: which types lead by lift and mean shift.
+def saved_claims(rankings: pd.DataFrame, name: str, where: str = "") -> list[Claim]:
+    """The claims about the leading part of speech in saved analyses. A claim holds if it holds for every seed.
 
-    Args: rankings: the table of results with a column seed, see `results.joined`; name: a type, for instance NUM.
-    Columns end in `beyond` if only positions beyond the base's window count.
+    Args:
+        rankings: the table of results with a column seed, see `results.joined`.
+        name: the type of numerals.
+        where: what comes before each claim.
+
+    Claims about positions beyond the base's window come after those about all positions, and are not main.
     """
-    rows = {}
-    frequent = rankings[rankings["frequent"] & (rankings["by"] == "pos")]
-    for (seed, positions), table in frequent.groupby(["seed", "positions"], sort=False):
-        row, where = rows.setdefault(seed, {}), ", beyond" if positions == "beyond" else ""
-        for column in ("lift", "mean_shift"):
-            values = table.set_index("type")[column]
-            row |= {f"{name}: {column}{where}": values[name], f"largest {column}{where}": values.idxmax()}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("seed")
+    judged, rows = [], rankings[rankings["frequent"] & (rankings["by"] == "pos")]
+    for positions, beyond in (("all", ""), ("beyond", "beyond the window, ")):
+        tables = [table.set_index("type") for _, table in rows[rows["positions"] == positions].groupby("seed")]
+        for column, text in RANKED_BY.items():
+            leads, measured = zip(*(_compared(table[column], name) for table in tables), strict=True)
+            claim = f"{where}{beyond}{name} has the largest {text}"
+            judged.append(Claim(claim, judge(all(leads)), "; ".join(measured), main=positions == "all"))
+    return judged
+
+
+def _compared(values: pd.Series, name: str) -> tuple[bool, str]:
+    """Whether a type has the largest value, and its value next to that of the first other type."""
+    ordered = values.sort_values(ascending=False, kind="stable")
+    first = ordered.index[0]
+    other = ordered.index[1] if first == name else first
+    return first == name, f"{values[name]:.2f}, {other} {values[other]:.2f}"
 
 
 def rank(
