@@ -39,9 +39,9 @@ class Family:
 
     config: its configuration class of transformers. rope_theta: the RoPE base of both models, which leaves low
     frequencies unused inside the window: room that extension needs. paper: the shape of the paper's model, public facts
-    of its configuration. hub_id: where its weights are. colour, marker: in every figure, as #RRGGBB and in matplotlib's
-    notation. mini: what the mini model has besides the shape that all share. table1, table4: its name in the paper's
-    tables, None if it is not in them.
+    of its configuration. hub_id: where its weights are, as owner/name@commit, so that a later change there does not
+    change a run. colour, marker: in every figure, as #RRGGBB and in matplotlib's notation. mini: what the mini model has
+    besides the shape that all share. table1, table4: its name in the paper's tables, None if it is not in them.
     """
 
     config: type[PreTrainedConfig]
@@ -71,7 +71,7 @@ FAMILIES: dict[str, Family] = {
         LlamaConfig,
         rope_theta=5.0e5,
         paper=_8B | {"vocab_size": 128256, "max_position_embeddings": 8192},
-        hub_id="meta-llama/Meta-Llama-3-8B-Instruct",
+        hub_id="meta-llama/Meta-Llama-3-8B-Instruct@5f0b02c75b57c5855da9ae460ce51323ea669d8a",
         colour="#0072B2",
         marker="o",
         table1="llama3-8b-instruct",
@@ -82,7 +82,7 @@ FAMILIES: dict[str, Family] = {
         rope_theta=1.0e6,
         # Version 0.3 has no sliding window (v0.1 had one).
         paper=_8B | {"vocab_size": 32768, "max_position_embeddings": 32768, "sliding_window": None},
-        hub_id="mistralai/Mistral-7B-v0.3",
+        hub_id="mistralai/Mistral-7B-v0.3@caa1feb0e54d415e2df31207e5f4e273e33509b1",
         colour="#E69F00",
         marker="s",
         # As in Mistral-7B-v0.3, the output weights are separate.
@@ -102,7 +102,7 @@ FAMILIES: dict[str, Family] = {
             "max_position_embeddings": 32768,
             "tie_word_embeddings": False,
         },
-        hub_id="Qwen/Qwen2-7B",
+        hub_id="Qwen/Qwen2-7B@453ed1575b739b5b03ce3758b23befdb0967f40e",
         colour="#009E73",
         marker="^",
         # The embeddings are tied, as in Qwen2's smaller sizes. The class has biases of queries, keys and values.

@@ -6,20 +6,21 @@ from longrecipe import models, settings
 from longrecipe.families import FAMILIES
 from longrecipe.models.rope import extend_config
 from longrecipe.recipe.card import NOT_MEASURED, Origin, card, display_name, origin
+from longrecipe.system.paths import split_revision
 
 TEXTS = {"text": "abc", "replay text": "def"}
 
 
 LLAMA = Origin(
-    FAMILIES["llama3"].hub_id, FAMILIES["llama3"].hub_id, {"license": "llama3"}, "bfloat16", "LlamaForCausalLM"
+    *[split_revision(FAMILIES["llama3"].hub_id)[0]] * 2, {"license": "llama3"}, "bfloat16", "LlamaForCausalLM"
 )
 OWN = Origin("my-model", None, {}, "float16", "LlamaForCausalLM")
 
 
-def made(numbers=None, base=LLAMA, **changes):
+def made(numbers=None, base=LLAMA, commits=None, **changes):
     p = settings.load("llama3", "paper", **changes)
     config = extend_config(models.config_of("llama3", "paper"), p.target_length)
-    return card(p, config, TEXTS, base=base, numbers=numbers)
+    return card(p, config, TEXTS, base=base, numbers=numbers, commits=commits)
 
 
 def test_card_names_the_base_and_the_recipe():
@@ -46,6 +47,14 @@ def test_origin_of_known_models_has_their_hub_id(tmp_path):
     hub = origin(settings.load("llama3", "paper", weights="me/own-1.5B"), models.folder_of("llama3"))
     assert hub.hub_id == hub.name == "me/own-1.5B"
     assert "base_model: me/own-1.5B" in made(base=hub, weights="me/own-1.5B")
+
+
+def test_card_shows_commits_and_no_revision_in_names():
+    p = settings.load("llama3", "paper", weights="me/own-1.5B@main")
+    hub = origin(p, models.folder_of("llama3"))
+    assert hub.hub_id == hub.name == "me/own-1.5B" and display_name(p) == "own-1.5B"
+    text = made(base=hub, weights="me/own-1.5B@main", commits={"me/own-1.5B": "0f3c"})
+    assert "| revision of me/own-1.5B | `0f3c` |" in text and "@" not in text and "revision of" not in made()
 
 
 def test_own_model_does_not_get_the_name_of_a_params_file():

@@ -110,6 +110,7 @@ def test_console_script_is_the_command_line():
     [
         ["train", "--params", "none.yaml"],
         ["check", "--params", "none.yaml"],
+        ["push", "none", "me/model"],
         ["sweep", "table2", "-p", "ratio", "2"],
         ["results"],
         ["cost", "mini"],

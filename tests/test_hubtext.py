@@ -1,6 +1,7 @@
 """Datasets of a hub. Tables in memory replace the hub, so no test needs a connection."""
 
 import re
+from types import SimpleNamespace
 
 import cases
 import numpy as np
@@ -9,11 +10,13 @@ from datasets import Dataset
 
 from longrecipe import settings
 from longrecipe.data import hubtext
-from longrecipe.data.hubtext import PRESETS, HubText, is_hub_text, load_hub_text
+from longrecipe.data.hubtext import PRESETS, HubText, check_hub_text, is_hub_text, load_hub_text
 from longrecipe.data.sentences import sentence_ends, sentence_lengths
 from longrecipe.models.loading import load_tokenizer
 from longrecipe.recipe.run_text import load_text
 from longrecipe.system.paths import mini_model_dir
+
+LATEST = "1" * 40
 
 
 @pytest.fixture(autouse=True)
@@ -23,16 +26,20 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """Datasets by id, and the requests that were made."""
+    """Datasets by id, and the requests for rows that were made. The latest commit of each is LATEST."""
     datasets, asked = {}, []
 
-    def load(name, split, streaming):
-        asked.append((name, split, streaming))
+    def info(name, revision, timeout):
         if name not in datasets:
             raise ConnectionError(f"Couldn't reach {name!r} on the Hub\nand more")
+        return SimpleNamespace(sha=revision or LATEST)
+
+    def load(name, revision, split, streaming):
+        asked.append((name, revision, split, streaming))
         return Dataset.from_list(datasets[name]).to_iterable_dataset()
 
     monkeypatch.setattr(hubtext, "load_dataset", load)
+    monkeypatch.setattr(hubtext, "HfApi", lambda: SimpleNamespace(dataset_info=info))
     return datasets, asked
 
 
@@ -47,7 +54,23 @@ def test_rows_of_text_are_streamed_once_into_a_corpus(hub, tokenizer):
     assert text_of(tokenizer, found.held_out).count("The text") == 2
     assert text_of(tokenizer, found.train).count("The text") == 38
     assert load_hub_text("someone/texts", tokenizer).sha256 == found.sha256
-    assert asked == [("someone/texts", "train", True)]
+    assert asked == [("someone/texts", LATEST, "train", True)]
+    assert found.hub == load_hub_text("someone/texts", tokenizer).hub == f"someone/texts@{LATEST}"
+
+
+def test_revision_of_a_dataset_is_read_and_kept_apart_from_others(hub, tokenizer, caplog):
+    datasets, asked = hub
+    caplog.set_level("INFO")
+    datasets["someone/texts"] = [{"text": f"The text {i}."} for i in range(9)]
+    datasets[PRESETS["magicoder"].id] = [{"problem": f"Sort {i}.", "solution": "sorted(it)"} for i in range(3)]
+    old, latest = "0" * 40, load_hub_text("someone/texts", tokenizer)
+    found = load_hub_text(f"someone/texts@{old}", tokenizer)
+    assert (found.hub, latest.hub) == (f"someone/texts@{old}", f"someone/texts@{LATEST}")
+    assert f"from someone/texts@{old}" in caplog.text
+    assert load_hub_text("magicoder@v1", tokenizer).hub == f"{PRESETS['magicoder'].id}@v1"
+    assert [revision for _, revision, *_ in asked] == [LATEST, old, "v1"]
+    with pytest.raises(FileNotFoundError, match="no dataset of a hub with this name and revision v2"):
+        check_hub_text("no/such@v2")
 
 
 def test_instructions_and_answers_are_documents(hub, tokenizer):
@@ -86,12 +109,13 @@ def test_reading_stops_at_most_tokens(hub, tokenizer):
 
 
 def test_connection_that_breaks_off_is_an_error_and_leaves_no_files(monkeypatch, tokenizer, tmp_path):
-    def load(name, split, streaming):
+    def load(name, revision, split, streaming):
         yield {"text": "One."}
         yield {"text": "Two."}
         raise TimeoutError
 
     monkeypatch.setattr(hubtext, "load_dataset", load)
+    monkeypatch.setattr(hubtext, "_commit", lambda hub: LATEST)
     with pytest.raises(ConnectionError, match=r"'a/b': the connection broke off after 2 rows \(TimeoutError\)"):
         load_hub_text("a/b", tokenizer)
     assert not list((tmp_path / "cache").glob("text/*"))
@@ -104,7 +128,17 @@ def test_unknown_dataset_error_gives_the_reason(hub, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "is_hub"), [("slimpajama", True), ("a/b", True), ("a/b/c", False), ("/a/b", False), ("texts", False)]
+    ("name", "is_hub"),
+    [
+        ("slimpajama", True),
+        ("slimpajama@main", True),
+        ("a/b", True),
+        ("a/b@0f3c", True),
+        ("a/b@", False),
+        ("a/b/c", False),
+        ("/a/b", False),
+        ("texts", False),
+    ],
 )
 def test_names_of_presets_and_with_one_slash_are_hub_ids(name, is_hub):
     assert is_hub_text(name) == is_hub

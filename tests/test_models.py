@@ -1,4 +1,5 @@
 import fnmatch
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from longrecipe.families import FAMILIES, MINI_VOCABULARY, MINI_WINDOW
 from longrecipe.models import loading
 from longrecipe.models.loading import (
     autocast_dtype,
+    commit_of,
     folder_of,
     load,
     load_tokenizer,
@@ -18,7 +20,7 @@ from longrecipe.models.loading import (
     save,
 )
 from longrecipe.models.rope import head_dim, ntk_base, rope_theta, wavelengths
-from longrecipe.system.paths import mini_model_dir
+from longrecipe.system.paths import is_hub_id, mini_model_dir, split_revision
 from longrecipe.train.guard import check_skipped_positions
 
 every_architecture = pytest.mark.parametrize("model", FAMILIES)
@@ -107,7 +109,14 @@ def test_unknown_folder_error_lists_models(model, scale, tmp_path, monkeypatch):
             function(model, scale)
 
 
-@pytest.mark.parametrize(("model", "asked"), [("llama3", FAMILIES["llama3"].hub_id), ("me/own-1.5B", "me/own-1.5B")])
+@pytest.mark.parametrize(
+    ("model", "asked"),
+    [
+        ("llama3", split_revision(FAMILIES["llama3"].hub_id)),
+        ("me/own-1.5B", ("me/own-1.5B", None)),
+        ("me/own-1.5B@v2", ("me/own-1.5B", "v2")),
+    ],
+)
 def test_hub_download_leaves_out_pickled_weights(model, asked, tiny, tokenizer, tmp_path, monkeypatch):
     saved, calls = save(tiny, tokenizer, tmp_path / "own"), []
     monkeypatch.setattr(
@@ -115,7 +124,7 @@ def test_hub_download_leaves_out_pickled_weights(model, asked, tiny, tokenizer, 
     )
     assert folder_of(model, "paper") == saved
     ((name, options),) = calls
-    assert name == asked
+    assert (name, options["revision"]) == asked
 
     def fetched(file):
         # As huggingface_hub reads its patterns.
@@ -132,6 +141,17 @@ def test_hub_download_leaves_out_pickled_weights(model, asked, tiny, tokenizer, 
     others += ["modeling_own.py", "training_args.bin", "model.gguf", "tf_model.h5"]
     assert all(map(fetched, wanted)) and not any(map(fetched, others))
     assert same(load(model, "paper"), tiny)
+
+
+def test_models_of_the_paper_are_fixed_to_a_commit():
+    for family in FAMILIES.values():
+        assert is_hub_id(family.hub_id) and re.fullmatch(r"[0-9a-f]{40}", split_revision(family.hub_id)[1])
+
+
+def test_commit_is_known_for_folders_of_the_hubs_cache(tmp_path):
+    commit = "0" * 40
+    assert commit_of(tmp_path / "models--me--own" / "snapshots" / commit) == commit
+    assert commit_of(tmp_path / "own") is commit_of(folder_of("llama3")) is None
 
 
 def test_failed_download_error_names_the_hub_id(monkeypatch):

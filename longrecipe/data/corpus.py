@@ -8,11 +8,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Corpus:
-    """A tokenised corpus: train and held_out token ids (1D, int64, or uint32 on disk), and the SHA-256 of its text."""
+    """A tokenised corpus: train and held_out token ids (1D, int64, or uint32 on disk), and the SHA-256 of its text.
+
+    hub: the dataset of a hub that it was read from, as owner/name@commit; None for other text.
+    """
 
     train: np.ndarray
     held_out: np.ndarray
     sha256: str
+    hub: str | None = None
 
 
 def stretches(source: np.ndarray, count: int, length: int) -> list[np.ndarray]:

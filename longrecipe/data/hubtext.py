@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,7 +19,7 @@ from longrecipe.data.textfiles import tokenise
 from longrecipe.data.textrows import Row
 from longrecipe.data.textwalk import Report
 from longrecipe.system.errors import reason
-from longrecipe.system.paths import is_hub_id, user_path
+from longrecipe.system.paths import is_hub_id, split_revision, user_path
 
 log = logging.getLogger(__name__)
 # How long a check waits for a hub, in seconds.
@@ -28,25 +28,38 @@ _SECONDS = 10.0
 
 @dataclass(frozen=True)
 class HubText:
-    """A dataset of a hub: its id, its split, and, if it contains token ids, the tokenizer that made them."""
+    """A dataset of a hub: its id, its split, and, if it contains token ids, the tokenizer that made them.
+
+    revision: commit, tag or branch; None takes the latest commit, which is recorded with the text.
+    """
 
     id: str
     split: str = "train"
     tokenizer: str | None = None
+    revision: str | None = None
 
 
 # The paper's long text (domains balanced, long documents upsampled; Fu et al. 2024), which contains token ids of
-# Llama-2's tokenizer, and the two datasets that it replays.
+# Llama-2's tokenizer, and the two datasets that it replays. No commit of them is known, so the latest one is read.
 PRESETS = {
-    "slimpajama": HubText("yaofu/slimpajama-per-source-length-upsample", tokenizer="meta-llama/Llama-2-7b-hf"),
+    "slimpajama": HubText(
+        "yaofu/slimpajama-per-source-length-upsample",
+        tokenizer="meta-llama/Llama-2-7b-hf@01c7f73d771dfac7d292323805ebc428287df4f9",
+    ),
     "magicoder": HubText("ise-uiuc/Magicoder-OSS-Instruct-75K"),
     "wizardlm": HubText("WizardLMTeam/WizardLM_evol_instruct_70k"),
 }
 
 
 def is_hub_text(name: str) -> bool:
-    """Whether a name is one of PRESETS, or has the form of a hub's id, owner/name."""
-    return name in PRESETS or is_hub_id(name)
+    """Whether a name is one of PRESETS, or has the form of a hub's id, owner/name. Both may end with @revision."""
+    return split_revision(name)[0] in PRESETS or is_hub_id(name)
+
+
+def _named(name: str) -> HubText:
+    name, revision = split_revision(name)
+    hub = PRESETS.get(name, HubText(name))
+    return replace(hub, revision=revision) if revision else hub
 
 
 def load_hub_text(
@@ -60,13 +73,14 @@ def load_hub_text(
     """Load a dataset of a hub by its id or a name in PRESETS, row by row, and tokenise it as `textfiles.load_files`.
 
     Rows of token ids (a column input_ids) are decoded with the tokenizer that the preset names, and split into
-    documents at its special tokens. The tokens stay in the cache; later versions of the dataset are not noticed.
+    documents at its special tokens. The tokens stay in the cache, together with the commit of the dataset; later
+    commits are not noticed.
     Args: most_tokens, reading stops within 64 documents of this number; held_out_every and text_column, as for
     `load_files`. Raises FileNotFoundError if no hub has the dataset, ConnectionError if the connection breaks off, and
     ValueError if the dataset has no column of text.
     """
-    hub, report = PRESETS.get(name, HubText(name)), Report()
-    source = [hub.id, hub.split, hub.tokenizer, text_column]
+    hub, report = _named(name), Report()
+    source = [hub.id, hub.split, hub.tokenizer, hub.revision, text_column]
     return tokenise(
         _documents(hub, text_column, report),
         tokenizer,
@@ -80,16 +94,22 @@ def load_hub_text(
 
 
 def check_hub_text(name: str) -> None:
-    """Raise FileNotFoundError if no hub has the dataset with this id or name in PRESETS."""
-    hub = PRESETS.get(name, HubText(name))
+    """Raise FileNotFoundError if no hub has the dataset with this id or name in PRESETS, or not this revision."""
+    _commit(_named(name))
+
+
+def _commit(hub: HubText) -> str:
+    """The commit of a dataset's revision."""
     try:
-        HfApi().dataset_info(hub.id, timeout=_SECONDS)
+        return HfApi().dataset_info(hub.id, revision=hub.revision, timeout=_SECONDS).sha
     except Exception as error:  # The exceptions of the hub's client differ between its versions.
         raise _not_there(hub, error) from error
 
 
 def _documents(hub: HubText, text_column: str | None, report: Report) -> Iterator[Document]:
-    rows = _rows(hub)
+    commit = _commit(hub)
+    report.hub = f"{hub.id}@{commit}"
+    rows = _rows(replace(hub, revision=commit))
     if hub.tokenizer is None:
         yield from documents_of(rows, hub.id, text_column, report=report)
         return
@@ -103,7 +123,7 @@ def _rows(hub: HubText) -> Iterator[Row]:
     n_rows = 0
     try:
         log.info("reading %s row by row", hub.id)
-        for row in load_dataset(hub.id, split=hub.split, streaming=True):
+        for row in load_dataset(hub.id, revision=hub.revision, split=hub.split, streaming=True):
             n_rows += 1
             yield Row(row, f"row {n_rows}")
     except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
@@ -115,10 +135,11 @@ def _rows(hub: HubText) -> Iterator[Row]:
 
 
 def _not_there(hub: HubText, error: Exception) -> FileNotFoundError:
+    revision = f" and revision {hub.revision}" if hub.revision else ""
     return FileNotFoundError(
         f"text = {hub.id!r}: there is no file or folder {user_path(hub.id)}, and no dataset of a hub with "
-        f"this name ({reason(error)}): check the name, log in with `hf auth login` if the dataset is gated, or name a "
-        "folder with text."
+        f"this name{revision} ({reason(error)}): check the name, log in with `hf auth login` if the dataset is gated, "
+        "or name a folder with text."
     )
 
 

@@ -130,7 +130,7 @@ def tokenise(
     if is_main():
         log.info("%s", _summary(label, about, walked or Report()))
     train, held_out = (np.memmap(folder / f"{part}.bin", dtype=_DTYPE, mode="r") for part in ("train", "held_out"))
-    return Corpus(train, held_out, about["sha256"])
+    return Corpus(train, held_out, about["sha256"], about["report"]["hub"])
 
 
 def _about(folder: Path) -> dict:
@@ -162,6 +162,8 @@ def _summary(label: str, about: dict, walked: Report) -> str:
     read = f"{files}{about['documents']:,} documents, {about['tokens']:,} tokens (held out {about['held_out']:,})"
     if reading.columns:
         read += ", columns " + ", ".join(f"{names} ({count:,})" for names, count in reading.columns.items())
+    if reading.hub:
+        read += f", from {reading.hub}"
     if about["stopped_at"]:
         read += f", stopped at text_tokens = {about['stopped_at']:,}"
     return f"{label}: read {read}; skipped: {walked.skipped() or 'nothing'}"

@@ -17,12 +17,16 @@ _KINDS = f"{', '.join(TEXT + ROWS)}, each also with {', '.join(COMPRESSED)}"
 
 @dataclass
 class Report:
-    """What was read: the number of files, and of rows by column. What was skipped, by reason: numbers and examples."""
+    """What was read: the number of files, and of rows by column. What was skipped, by reason: numbers and examples.
+
+    hub: the dataset that was read, as owner/name@commit.
+    """
 
     n_files: int = 0
     columns: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    hub: str | None = None
 
     def skip(self, why: str, example: str = "", count: int = 1) -> None:
         """Count something that is skipped. why: an adjective, or a noun in the singular."""

@@ -2,6 +2,7 @@
 
 from longrecipe.models.loading import (
     autocast_dtype,
+    commit_of,
     config_of,
     folder_of,
     hub_id,
@@ -14,6 +15,7 @@ from longrecipe.models.loading import (
 
 __all__ = [
     "autocast_dtype",
+    "commit_of",
     "config_of",
     "folder_of",
     "hub_id",

@@ -23,7 +23,7 @@ from longrecipe.models.formats import tidy
 from longrecipe.models.rope import extend_config
 from longrecipe.models.smollm2 import smollm2_folder
 from longrecipe.system.errors import reason
-from longrecipe.system.paths import check_pointer, is_hub_id, mini_model_dir, user_path
+from longrecipe.system.paths import check_pointer, is_hub_id, mini_model_dir, split_revision, user_path
 
 # Downloaded from a hub besides the weights: settings, all forms of the tokenizer, licences, and the card.
 _SMALL = ["*.json", "tokenizer*", "*.txt", "*.jinja", "*.model", "*.tiktoken", "README.md"]
@@ -71,7 +71,10 @@ def folder_of(model: str | Path, scale: str = "mini", with_weights: bool = True)
 
 
 def hub_id(model: str | Path, scale: str) -> str | None:
-    """The hub id of a model: the name itself, or that of the family at scale paper; None for one on this machine."""
+    """The hub id of a model, with @revision if one is given: the name itself, or that of the family at scale paper.
+
+    None for a model on this machine.
+    """
     family = FAMILIES.get(str(model)) if scale == "paper" else None
     name = family.hub_id if family else str(model)
     return name if is_hub_id(name) and not user_path(model).exists() else None
@@ -82,11 +85,18 @@ def is_remote(model: str | Path, scale: str) -> bool:
     return hub_id(model, scale) is not None
 
 
+def commit_of(folder: Path) -> str | None:
+    """The commit that a model folder was downloaded from; None if it is not in the hub's cache."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
 def _fetched(remote: str, with_weights: bool) -> Path:
     # Neither pickled weights nor copies in other formats (Llama's folder original/) are downloaded.
     wanted = [*(["*.safetensors"] if with_weights else []), *_SMALL]
+    name, revision = split_revision(remote)
+    ignored = ["original/*", "consolidated*"]
     try:
-        return Path(snapshot_download(remote, allow_patterns=wanted, ignore_patterns=["original/*", "consolidated*"]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=ignored))
     except (OSError, HFValidationError) as error:
         raise FileNotFoundError(
             f"{remote!r}: there is no folder {user_path(remote)}, and the download failed ({reason(error)}): check the "

@@ -15,8 +15,11 @@ _ANALYSIS = (
     "longrecipe.models.loading:load_tokenizer",
     "longrecipe.recipe.stages:Recipe.probe",
     "longrecipe.recipe.stages:Recipe.scored",
-    # This only words errors.
+    # These only word errors, name runs and report to trackers.
     "-longrecipe.recipe.disk:reports_full_disk",
+    "-longrecipe.results.run:run_name",
+    "-longrecipe.train.trackers:check_tracker",
+    "-longrecipe.train.trackers:tracked",
 )
 _EXTEND = (*_ANALYSIS, *(f"longrecipe.recipe.stages:Recipe.{name}" for name in ("analyse", "stage_one_set", "extend")))
 # The functions that make each stage. Their hash covers all code that they use.

@@ -19,7 +19,7 @@ from longrecipe.models.smollm2 import HUB_ID
 from longrecipe.positions import find
 from longrecipe.settings import Params
 from longrecipe.system.files import read_json
-from longrecipe.system.paths import is_hub_id, user_path
+from longrecipe.system.paths import is_hub_id, split_revision, user_path
 
 NOT_MEASURED = "Not measured: this model was not evaluated after merging."
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -52,7 +52,7 @@ def origin(params: Params, folder: Path) -> Origin:
     dtypes = {_DTYPES.get(dtype, dtype) for dtype in read_checkpoint(folder).dtypes.values()}
     architecture = (settings.get("architectures") or [settings.get("model_type", "not stated")])[0]
     name = _asked_hub_id(params) or local_name(params.source)
-    return Origin(name, hub_id, _licence(folder), ", ".join(sorted(dtypes)), architecture)
+    return Origin(name, hub_id, licence_of(folder), ", ".join(sorted(dtypes)), architecture)
 
 
 def display_name(params: Params) -> str:
@@ -62,9 +62,9 @@ def display_name(params: Params) -> str:
 
 
 def local_name(name: str) -> str:
-    """A hub id unchanged, or the last part of a path, because the rest means nothing to others."""
+    """A hub id without its revision, or the last part of a path, because the rest means nothing to others."""
     is_path = user_path(name).exists() or not is_hub_id(name)
-    return user_path(name).name if is_path else name
+    return user_path(name).name if is_path else split_revision(name)[0]
 
 
 def file_name(name: str) -> str:
@@ -84,12 +84,13 @@ def card(
     *,
     base: Origin,
     numbers: Mapping[str, Mapping] | None = None,
+    commits: Mapping[str, str] | None = None,
 ) -> str:
     """The text of a model's README.md: what the model was made from and how, and its measurements.
 
     Args: params of the run; config of the merged model; texts, the SHA-256 of each text by its use; base, the original
     model; numbers, `evaluate.Report.numbers()` by stage, with those of the base under the name base, or None if nothing
-    was measured.
+    was measured; commits, those that were read from a hub, by id.
     """
     p, name = params, display_name(params)
     front = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["longrecipe", "long-context"]}
@@ -113,6 +114,7 @@ def card(
         "stage 3, merge": f"weight of the original {p.merge_weight:g}, rule {p.merge_rule}",
         "seed": p.seed,
         **{f"{use}, SHA-256": f"`{digest}`" for use, digest in texts.items()},
+        **{f"revision of {source}": f"`{commit}`" for source, commit in (commits or {}).items()},
         "made with": made_with,
     }
     lines = [
@@ -139,10 +141,12 @@ def _asked_hub_id(params: Params) -> str | None:
     """The hub id in a run's settings, or None for a folder and for the mini models."""
     if params.scale == "small" and params.source == "smollm2":
         return HUB_ID
-    return models.hub_id(params.source, params.scale)
+    asked = models.hub_id(params.source, params.scale)
+    return asked and split_revision(asked)[0]
 
 
-def _licence(folder: Path) -> dict[str, Any]:
+def licence_of(folder: Path) -> dict[str, Any]:
+    """The licence in the metadata of a model folder's README.md, or else its LICENSE file; empty if it has neither."""
     readme = folder / "README.md"
     front = re.match(r"---\s*\n(.*?)\n---", readme.read_text("utf-8", "replace"), re.S) if readme.is_file() else None
     try:

@@ -110,6 +110,8 @@ def export(
     replayed_dir: Path,
     texts: Mapping[str, str],
     numbers: Mapping[str, Mapping] | None = None,
+    *,
+    commits: Mapping[str, str] | None = None,
 ) -> Path:
     """Merge the base with its replayed model into the folder of `check_out`.
 
@@ -118,6 +120,7 @@ def export(
         replayed_dir: the model folder of stage 2; its configuration has the raised RoPE base.
         texts: the SHA-256 of each text, by its use.
         numbers: `evaluate.Report.numbers()` by stage, for the model card; None if nothing was measured.
+        commits: those of the models and datasets that were read from a hub, by id.
 
     Returns:
         The folder, with weights, config.json, generation_config.json if the base has one, tokenizer, licence, model
@@ -130,11 +133,16 @@ def export(
     # In the cache, because only the export itself stays in the user's folder.
     lock = cache_dir() / "exports" / file_name(str(out_folder(params)))
     with locked(lock, f"exports to {out_folder(params)}"):
-        return _export(params, replayed_dir, texts, numbers)
+        return _export(params, replayed_dir, texts, numbers, commits=commits or {})
 
 
 def _export(
-    params: Params, replayed_dir: Path, texts: Mapping[str, str], numbers: Mapping[str, Mapping] | None
+    params: Params,
+    replayed_dir: Path,
+    texts: Mapping[str, str],
+    numbers: Mapping[str, Mapping] | None,
+    *,
+    commits: Mapping[str, str],
 ) -> Path:
     out, base = check_out(params), models.folder_of(params.source, params.scale)
     part = _part(out)
@@ -151,8 +159,9 @@ def _export(
             )
         copy_small_files(base, part)
         set_tokenizer_length(part, length)
-        write_text(part / "README.md", card(params, config, texts, base=origin(params, base), numbers=numbers))
-        write_json(part / RECORD, _record(params, texts, part))
+        about = card(params, config, texts, base=origin(params, base), numbers=numbers, commits=commits)
+        write_text(part / "README.md", about)
+        write_json(part / RECORD, _record(params, texts, part, commits=commits))
         _put(part, out)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -221,7 +230,7 @@ def _is_length(value: Any) -> bool:
     return isinstance(value, int | float) and value > _NO_WINDOW
 
 
-def _record(params: Params, texts: Mapping[str, str], folder: Path) -> dict[str, Any]:
+def _record(params: Params, texts: Mapping[str, str], folder: Path, *, commits: Mapping[str, str]) -> dict[str, Any]:
     settings = params.model_dump(mode="json", exclude={"out"})
     # Paths of this machine mean nothing to readers of the folder.
     settings |= {key: local_name(settings[key]) for key in ("weights", "text", "replay_text") if settings.get(key)}
@@ -231,6 +240,7 @@ def _record(params: Params, texts: Mapping[str, str], folder: Path) -> dict[str,
         "versions": versions(),
         "settings": settings,
         "texts_sha256": dict(texts),
+        "revisions": dict(commits),
         "bytes": dict(sorted(files.items())),
     }
 

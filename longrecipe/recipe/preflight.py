@@ -70,6 +70,7 @@ def check_for_analysis(p: Params) -> PreTrainedTokenizerBase:
     Raises the errors of `check`.
     """
     check_writable(cache_dir(), "cache ($LONGRECIPE_CACHE)")
+    train.check_tracker(p.report_to)
     config = check_config(p)
     check_text(p)
     if not models.is_remote(p.source, p.scale):
@@ -101,6 +102,7 @@ def check_training(p: Params, config: PreTrainedConfig) -> None:
     if its files cannot be written."""
     check_days(p, config)
     check_installed(setup_of(p))
+    train.check_tracker(p.report_to)
     check_writable(cache_dir(), "cache ($LONGRECIPE_CACHE)")
     check_disk(p, config)
 

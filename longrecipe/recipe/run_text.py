@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from longrecipe import models
 from longrecipe.data import english
 from longrecipe.data.corpus import Corpus
 from longrecipe.data.facts import FactFormat, fact_format
@@ -16,7 +17,7 @@ from longrecipe.data.textcheck import check_files
 from longrecipe.data.textcolumns import NoColumnError
 from longrecipe.data.textfiles import load_files
 from longrecipe.settings import Params
-from longrecipe.system.paths import user_path
+from longrecipe.system.paths import split_revision, user_path
 
 # More than the default, because measuring at 16k tokens needs at least 16k held-out tokens; this gives 26k of SmolLM2.
 _HELD_OUT_EVERY = 8
@@ -50,6 +51,15 @@ def load_text(params: Params, tokenizer: PreTrainedTokenizerBase) -> RunText:
         long = english.load_english(tokenizer, _HELD_OUT_EVERY, planted=False)
     general = _load(params.replay_text, params, tokenizer) if params.replay_text else long
     return RunText(long, general, fact_format(tokenizer) if is_planted else None, sentence_ends(tokenizer))
+
+
+def commits(params: Params, text: RunText) -> dict[str, str]:
+    """The commits of the model and the datasets that a run reads from a hub, by hub id."""
+    found = [corpus.hub for corpus in (text.long, text.general) if corpus.hub]
+    if remote := models.hub_id(params.source, params.scale):
+        commit = models.commit_of(models.folder_of(params.source, params.scale, with_weights=False))
+        found += [f"{split_revision(remote)[0]}@{commit}"] if commit else []
+    return {name: str(commit) for name, commit in map(split_revision, found)}
 
 
 def check_text(params: Params, tokenizer: PreTrainedTokenizerBase | None = None, on_hub: bool = False) -> None:

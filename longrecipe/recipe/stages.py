@@ -14,14 +14,14 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from longrecipe import evaluate, models, tokens, train
+from longrecipe import evaluate, models, results, tokens, train
 from longrecipe.data import samples
 from longrecipe.data.selection import Sample
 from longrecipe.merge import merge
 from longrecipe.positions import METHODS, Method, find
 from longrecipe.recipe import cache, draws, export, measuring, preflight
 from longrecipe.recipe.disk import reports_full_disk, run_disk_reported
-from longrecipe.recipe.run_text import RunText, load_text
+from longrecipe.recipe.run_text import RunText, commits, load_text
 from longrecipe.recipe.text_checks import check_loaded
 from longrecipe.settings import Params, changed
 from longrecipe.system.processes import is_main, made_once
@@ -30,11 +30,15 @@ from longrecipe.train.memory import rows_at_once, setup_of
 
 @dataclass(frozen=True)
 class Recipe:
-    """A run: its settings, its tokenizer and its text. Make one with `prepare`."""
+    """A run: its settings, its tokenizer and its text. Make one with `prepare`.
+
+    analysis_only: whether it was prepared for the token analysis and positions only.
+    """
 
     params: Params
     tokenizer: PreTrainedTokenizerBase
     text: RunText
+    analysis_only: bool = False
 
     @property
     def method(self) -> Method:
@@ -207,7 +211,7 @@ class Recipe:
         if not is_main():
             return export.out_folder(self.params)
         texts = {"text": self.text.long.sha256, "replay text": self.text.general.sha256}
-        return export.export(self.params, replayed.folder, texts, numbers)
+        return export.export(self.params, replayed.folder, texts, numbers, commits=commits(self.params, self.text))
 
     def measure(
         self,
@@ -260,6 +264,9 @@ class Recipe:
 
     def _stage(self, name: str, steps: int, *, batch_size: int, rate: float) -> train.Stage:
         p, setup = self.params, setup_of(self.params)
+        # In a tracker, a stage has the name of the run in results/, and of its own folder.
+        run = results.run_name(p, "tokens" if self.analysis_only else "train")
+        folder = {"H'": "probe"}.get(name, name)
         return train.Stage(
             name,
             steps,
@@ -271,6 +278,8 @@ class Recipe:
             precision=p.precision,
             accumulation=max(1, batch_size // (train.n_readers(setup) * rows_at_once(p, batch_size))),
             setup=setup,
+            report_to=p.report_to,
+            run_name=f"{run}-{folder}",
         )
 
 
@@ -290,4 +299,5 @@ def prepare(params: Params, analysis_only: bool = False) -> Recipe:
         text = load_text(params, tokenizer)
     if not analysis_only:
         check_loaded(params, text)
-    return Recipe(params, tokenizer, text)
+    results.revisions.record(params, commits(params, text))
+    return Recipe(params, tokenizer, text, analysis_only)

@@ -1,5 +1,6 @@
 """Finished runs as tables: what a run measured, its rows in results/, and the table and claims of one run."""
 
+from longrecipe.results import revisions
 from longrecipe.results.lookup import collect, find, finished, load
 from longrecipe.results.rows import analysis_rows, depth_rows, joined, merge_rows, score_rows
 from longrecipe.results.run import TABLES, Run, run_name
@@ -20,6 +21,7 @@ __all__ = [
     "joined",
     "load",
     "merge_rows",
+    "revisions",
     "run_dir",
     "run_name",
     "run_tables",

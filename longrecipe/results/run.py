@@ -52,7 +52,8 @@ class Run:
 
     name: of its folder when it was made, see `run_name`. settings: as recorded, without those that did not exist then.
     full: whether everything was measured that the tables of methods need. anchors: the token types that sentences were
-    selected by. tables: its rows by table, see TABLES.
+    selected by. packages: versions of Python and its packages, and commits of the models and datasets that were read
+    from a hub. tables: its rows by table, see TABLES.
     """
 
     experiment: str

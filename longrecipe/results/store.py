@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from longrecipe.results import revisions
 from longrecipe.results.run import Run, as_record, complete, of_record, run_name, typed
 from longrecipe.settings import Params, key_of
 from longrecipe.system.diskfull import full_disk_reported
@@ -56,7 +57,9 @@ def save(
         seconds=round(seconds, 1),
         git_commit=_git_commit(),
         device=_device(),
-        packages={"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        packages={"python": platform.python_version()}
+        | {name: version(name) for name in _PACKAGES}
+        | revisions.recorded(params),
         anchors=list(anchors),
         tables={name: typed(table, name) for name, table in tables.items()},
     )

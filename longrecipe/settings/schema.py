@@ -56,8 +56,8 @@ class Params(Measure, Memory, Merge, Replay, Analysis, Extend, Text, Run):
 
     def _key(self, groups: Collection[str]) -> str:
         names = {name for group in groups for name in GROUPS[group].model_fields}
-        # The folder of the export does not change the model.
-        return key_of(self.model_dump(include=names - {"out"}))
+        # Neither the folder of the export nor the tracker changes the model.
+        return key_of(self.model_dump(include=names - {"out", "report_to"}))
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Params":

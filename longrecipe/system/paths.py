@@ -9,7 +9,7 @@ import platformdirs
 
 from longrecipe.system.errors import reason
 
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?")
 _POINTER = b"version https://git-lfs.github.com/spec/v1"
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -103,5 +103,11 @@ def user_path(name: str | Path) -> Path:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of a hub's id, owner/name."""
+    """Whether a name has the form of a hub's id, owner/name or owner/name@revision."""
     return bool(_HUB_ID.fullmatch(name))
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """The id and the revision (a commit, tag or branch) in owner/name@revision; None if no revision is given."""
+    name, _, revision = name.partition("@")
+    return name, revision or None

@@ -10,6 +10,7 @@ from longrecipe.train.sequence_parallel_check import check_sequence_parallel
 from longrecipe.train.settings import PLAIN, Stage
 from longrecipe.train.sharding import shards_asked
 from longrecipe.train.stage import Trained, run_stage
+from longrecipe.train.trackers import check_tracker
 from longrecipe.train.trainer import StageTrainer, kl_divergence, n_readers
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "attention_of",
     "check_installed",
     "check_sequence_parallel",
+    "check_tracker",
     "damaged_model",
     "first_not_finite",
     "kl_divergence",

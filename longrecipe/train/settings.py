@@ -14,6 +14,8 @@ class Stage:
     term that keeps the model near the original one on text within its window (0: none).
 
     A step's samples are read in `accumulation` batches of equal size; setup: how memory is spent (see `Setup`).
+    report_to and run_name: the experiment tracker and the name of the run there (see `trackers.tracked`); they do not
+    change the training.
     Raises ValueError if batch_size is no multiple of accumulation, and for a kl_weight with a fused loss.
     """
 
@@ -30,6 +32,8 @@ class Stage:
     accumulation: int = 1
     setup: Setup = PLAIN
     options: dict = field(default_factory=dict)
+    report_to: str = "none"
+    run_name: str | None = None
 
     def __post_init__(self) -> None:
         if self.accumulation < 1 or self.batch_size % self.accumulation:
@@ -43,7 +47,13 @@ class Stage:
 
     @property
     def record(self) -> dict:
-        """The settings as plain values, without those that only say how the work is split (and change rounding)."""
+        """The settings as plain values, without the tracker and how the work is split (which changes rounding)."""
         plain = asdict(self)
-        del plain["accumulation"], plain["setup"]["shards"], plain["setup"]["sequence_parallel"]
+        del (
+            plain["accumulation"],
+            plain["report_to"],
+            plain["run_name"],
+            plain["setup"]["shards"],
+            plain["setup"]["sequence_parallel"],
+        )
         return plain

@@ -25,6 +25,7 @@ from longrecipe.train.guard import check_skipped_positions
 from longrecipe.train.options import check_installed
 from longrecipe.train.settings import Stage
 from longrecipe.train.sharding import whole_weights
+from longrecipe.train.trackers import check_tracker, tracked
 from longrecipe.train.trainer import Bar, Clock, StageTrainer, n_readers, stage_trainer
 
 log = logging.getLogger(__name__)
@@ -175,10 +176,11 @@ def _train(
         network = load(checkpoint, dtype=network.dtype)
         history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     else:
-        trainer = stage_trainer(
-            network, dataset, collator, stage=stage, folder=folder / "checkpoints", original=original
-        )
-        history = _run(trainer, clock, Bar(stage.name), checkpoint=checkpoint)
+        with tracked(stage.report_to, stage.run_name):
+            trainer = stage_trainer(
+                network, dataset, collator, stage=stage, folder=folder / "checkpoints", original=original
+            )
+            history = _run(trainer, clock, Bar(stage.name), checkpoint=checkpoint)
     trained = Trained(
         stage.name,
         folder / "model",
@@ -206,6 +208,7 @@ def _train(
 
 def _check_setup(stage: Stage) -> None:
     check_installed(stage.setup)
+    check_tracker(stage.report_to)
     readers = n_readers(stage.setup)
     if stage.batch_size % (stage.accumulation * readers):
         groups = f" groups of {stage.setup.sequence_parallel}" if readers < n_processes() else ""

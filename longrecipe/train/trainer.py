@@ -24,6 +24,7 @@ from longrecipe.train.sequence_parallel import SplitCollator, check_splittable, 
 from longrecipe.train.sequence_parallel_check import SplitAttention
 from longrecipe.train.settings import Stage
 from longrecipe.train.sharding import configure_sharding, fsdp_options
+from longrecipe.train.trackers import PROJECT
 
 
 def n_readers(setup: Setup) -> int:
@@ -194,7 +195,9 @@ def stage_trainer(
         # If True, a NaN loss is logged as 0.
         logging_nan_inf_filter=False,
         disable_tqdm=True,
-        report_to="none",
+        report_to=stage.report_to,
+        run_name=stage.run_name,
+        project=PROJECT,
         **options,
     )
     callbacks = [_Epoch(collator), StopAtNonFinite(stage)]
