@@ -40,8 +40,8 @@ class Family:
     config: its configuration class of transformers. rope_theta: the RoPE base of both models, which leaves low
     frequencies unused inside the window: room that extension needs. paper: the shape of the paper's model, public facts
     of its configuration. hub_id: where its weights are, as owner/name@commit, so that a later change there does not
-    change a run. colour, marker: in every figure, as #RRGGBB and in matplotlib's notation. mini: what the mini model has
-    besides the shape that all share. table1, table4: its name in the paper's tables, None if it is not in them.
+    change a run. colour, marker: in every figure, as #RRGGBB and in matplotlib's notation. mini: what the mini model
+    has besides the shape that all share. table1, table4: its name in the paper's tables, None if it is not in them.
     """
 
     config: type[PreTrainedConfig]

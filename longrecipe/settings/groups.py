@@ -73,8 +73,8 @@ class Run(Group):
     out: str | None = Field(None, description="folder for the extended model; null: exports/ and the run's name")
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = Field(
         "none",
-        description="experiment tracker that records loss, learning rate and gradient norm of every step, in the cache's "
-        "folder trackers/ or where its own environment variables say; needs its package",
+        description="experiment tracker that records loss, learning rate and gradient norm of every step, in the "
+        "cache's folder trackers/ or where its own environment variables say; needs its package",
     )
 
     @property
@@ -88,8 +88,8 @@ class Text(Group):
 
     text: str | None = Field(
         None,
-        description="long text: a file, a folder (.txt, .md, .jsonl, .csv, .parquet, ...) or a hub dataset (owner/name or "
-        "owner/name@revision); paper: slimpajama; null: English text from the Python installation",
+        description="long text: a file, a folder (.txt, .md, .jsonl, .csv, .parquet, ...) or a hub dataset (owner/name "
+        "or owner/name@revision); paper: slimpajama; null: English text from the Python installation",
     )
     text_tokens: int | None = Field(
         None,
