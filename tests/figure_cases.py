@@ -253,7 +253,11 @@ def table4_flop_parts():
 
 
 def table4_longest_samples():
-    return table4.longest_samples(table4.longest(asked()), 131072, asked().short)
+    return table4.longest_samples(table4.longest(asked(), gpu_gb=85), 131072, asked().short)
+
+
+def table4_price():
+    return table4.price(table4.prices(asked()), 2.5)
 
 
 def table4_step_times():
@@ -293,6 +297,7 @@ CASES = {
         table4_cost_by_length,
         table4_flop_parts,
         table4_longest_samples,
+        table4_price,
         table4_step_times,
     )
 }

@@ -27,11 +27,6 @@ NOT_YET = {
     "plots.position_map",
     "plots.distances",
     "plots.figure_3",
-    "table4.memory_parts",
-    "table4.cost_by_length",
-    "table4.flop_parts",
-    "table4.longest_samples",
-    "table4.step_times",
 }
 ROOT = Path(__file__).resolve().parents[1]
 MOST_PANELS, LEAST_POINTS, OVERLAP_PIXELS = 3, 8, 4

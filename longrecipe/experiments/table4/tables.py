@@ -182,11 +182,15 @@ def shown(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
 
 
 def rounded(value: float, digits: int = 2) -> str:
-    """A number in significant digits, without an exponent; whole numbers are exact, NaN (does not fit) is a dash.
+    """A number in significant digits, without an exponent; integers and 0 are exact, NaN (does not fit) is a dash.
 
-    >>> rounded(1716.2), rounded(0.1538), rounded(1280), rounded(math.nan)
-    ('1,700', '0.15', '1,280', '–')
+    >>> rounded(1716.2), rounded(0.1538), rounded(15.02, 3), rounded(1280), rounded(math.nan)
+    ('1,700', '0.15', '15.0', '1,280', '–')
     """
     if math.isnan(value):
         return "–"
-    return f"{value:,}" if isinstance(value, Integral) else f"{float(f'{value:.{digits}g}'):,g}"
+    if isinstance(value, Integral) or not value:
+        return f"{value:,.0f}"
+    near = float(f"{value:.{digits}g}")
+    places = max(0, digits - 1 - math.floor(math.log10(abs(near))))
+    return f"{near:,.{places}f}"
