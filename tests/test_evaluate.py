@@ -24,7 +24,10 @@ from longrecipe.evaluate import (
     planted,
     report,
     scoring,
+    sentences,
     to_read,
+    worked,
+    worked_table,
 )
 
 # reading once, asking often
@@ -417,3 +420,26 @@ def test_bfloat16_on_cpu_attends_in_float32_and_keeps_torch_settings(rng, monkey
         whole = Reader(copied, ids[:, :50]).ask(ids[:, 50:], last=10)
         assert whole.std() > 1, "of tolerances that tell something"
         torch.testing.assert_close(whole, full_logits(copied, ids, 10).float(), rtol=0.05, atol=0.1)
+
+
+# one worked question
+
+
+def test_worked_question_is_the_first_one_that_a_report_asks(tiny, source, words):
+    asked = worked(tiny, words, source, length=128, n_facts=3, seed=5)
+    assert asked.fact in asked.before + asked.fact + asked.after and asked.question.startswith(" Recall:")
+    key = asked.question.removeprefix(" Recall:")
+    assert asked.fact == f" Note:{key}{asked.right}." and asked.length == 128
+    assert 0 < asked.distance < 128
+    prompts = report(tiny, source, words, lengths=[128, 256], n_documents=2, n_facts=3, seed=5).prompts
+    first = prompts.query("task == 'multi-key' and length == 128").iloc[0]
+    assert first["score"] == (asked.answer == asked.right)
+    assert 0 < asked.right_probability <= asked.answer_probability <= 1
+    assert worked_table([asked]).loc[128, "right answer"] == asked.right.strip()
+    assert f"<mark>{asked.fact}</mark>" in asked._repr_html_()
+
+
+def test_worked_question_in_sentences_finds_its_fact(tiny, tokenizer, corpus):
+    wording = sentences(tokenizer, tokenizer.decode(corpus.train[:20_000]))
+    asked = worked(tiny, wording, corpus.held_out, length=240, n_facts=2)
+    assert asked.fact.startswith(" The secret number of") and asked.fact.endswith(f"{asked.right}.")

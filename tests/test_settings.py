@@ -23,6 +23,7 @@ from longrecipe.settings import (
     Setup,
     available,
     changed,
+    differences,
     from_notebook,
     group_of,
     load,
@@ -841,3 +842,15 @@ def test_train_length_is_a_share_of_the_target_or_all_of_it(method):
     # flt reads whole documents, so a ratio that is too small for other methods is allowed.
     if method == "flt":
         assert load("llama3", method=method, ratio=0.001).train_length == params.target_length
+
+
+def test_differences_name_what_the_paper_states_otherwise():
+    found = differences(load("llama3"))
+    assert found.loc["merge_weight", ["here", "paper (quoted)"]].tolist() == ["0.25", "0.5"]
+    assert list(found.index[:4]) == ["replay_long_share", "replay_kl_weight", "merge_weight", "merge_rule"]
+    # A table in a notebook cuts longer texts.
+    assert found["why"].str.len().max() <= 50
+    paper = differences(load("llama3", "paper"))
+    assert list(paper.index) == ["token_types", "anchor_rule", "n_documents"]
+    other = load("llama3", "paper", token_types="pos", anchor_rule="share", n_documents=10_000, method="pose")
+    assert list(differences(other).index) == ["method"]

@@ -110,3 +110,16 @@ def test_a_gain_of_equal_models_is_nothing():
     scores = np.random.default_rng(0).integers(0, 2, 8).astype(float)
     gain = results.gain(report_of(scores), report_of(scores)).iloc[0]
     assert gain["gain"] == 0 and np.isnan(gain["low"]) and gain["documents"] == 8
+
+
+def test_a_gain_needs_both_reports():
+    assert results.gain(None, report_of([1, 1])).empty and results.gain(report_of([1, 1]), None).empty
+
+
+def test_claims_say_what_training_adds():
+    params = settings.load("llama3")
+    ours, control = (report_of(scores, "multi-key", 4096) for scores in ([1, 1, 1, 0, 1, 1], [0, 1, 0, 0, 0, 1]))
+    found = results.claims(mini(), params, results.gain(ours, control))
+    (claim,) = [each for each in found if "adds recall" in each.text]
+    assert claim.verdict == HOLDS and claim.found == "50.0 points above the RoPE rule alone"
+    assert len(results.claims(mini(), params, results.gain(ours, None))) == 5

@@ -108,24 +108,22 @@ def _ends(p: Params) -> list[int]:
 
 def _train(run: recipe.Recipe) -> tuple[dict[str, pd.DataFrame], list[str], dict[str, Trained]]:
     """Train a run. Returns the table of what its stages took, the anchors, and the stages extended and replayed."""
-    p, training, anchors = run.params, {}, []
+    p, training = run.params, {}
     start, is_new = time.perf_counter(), not run.folder("analysis").exists()
     analysis = run.analyse()
     if analysis is not None:
-        anchors = analysis.anchors(p.anchor_count, p.anchor_rule)
         training["token analysis"] = _analysis_compute(run, time.perf_counter() - start if is_new else None)
-    extended = run.extend(run.stage_one_set(analysis))
-    stages = {"extended": extended, "replayed": run.replay(extended, analysis)}
+    stages = recipe.train_all(run, analysis)
     n_long = round(p.replay_steps * p.replay_long_share) * p.replay_batch_size * p.train_length
     short = stages["replayed"].n_tokens - n_long
     # For the KL term the original model reads the short samples too, forward only.
     kl_tokens = short / 3 if p.replay_kl_weight else 0
-    training["extended"] = _compute(run, extended, (extended.n_tokens, p.train_length))
+    training["extended"] = _compute(run, stages["extended"], (stages["extended"].n_tokens, p.train_length))
     training["replayed"] = _compute(
         run, stages["replayed"], (n_long, p.train_length), (short + kl_tokens, p.short_length)
     )
     table = pd.DataFrame.from_dict(training, orient="index").rename_axis("stage").reset_index()
-    return {"training": table}, anchors, stages
+    return {"training": table}, recipe.anchors_of(run, analysis), stages
 
 
 def _flops(run: recipe.Recipe, *read: tuple[float, int]) -> float:

@@ -1,0 +1,71 @@
+"""The whole recipe in few calls, on a run of seconds and on method none."""
+
+import numpy as np
+import pytest
+from runs import SHORT
+
+from longrecipe import recipe, results, settings
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LONGRECIPE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield recipe.prepare(settings.load("llama3", **SHORT | {"out": str(tmp_path_factory.mktemp("out") / "made")}))
+
+
+@pytest.fixture(scope="module")
+def analysis(run):
+    return run.analyse()
+
+
+def test_one_sentence_shows_its_anchor_and_the_jumps_around_it(run, analysis):
+    anchors, row = recipe.anchors_of(run, analysis), recipe.shown_rows(run, analysis, 3)[0]
+    shown = recipe.one_sentence(run, row, anchors)
+    this = shown[shown["sentence"] == "this one"]
+    assert 4 <= len(this) <= 12 and "anchor" in set(this["anchor"])
+    assert set(np.diff(this["position id"])) == set(np.diff(this["place in the document"])) == {1}
+    assert shown["sentence"].iloc[0] == "the one before" and shown["sentence"].iloc[-1] == "the one after"
+    ids = np.asarray(row["input_ids"])[shown["place in the sample"]]
+    assert [repr(run.tokenizer.decode([i])) for i in ids] == list(shown["token"])
+    assert list(shown["learns to predict"])[:-1] == list(shown["token"])[1:]
+    batch = run.collator()([row])
+    assert shown["position id"].tolist() == batch["position_ids"][0, shown["place in the sample"]].tolist()
+
+
+def test_one_sentence_without_anchors_is_the_shortest(run):
+    row = {"key": 0, "long": True, "input_ids": [5, 6, 7, 8, 9], "segment_lengths": [3, 2], "segment_starts": [0, 7]}
+    shown = recipe.one_sentence(run, row, [])
+    assert shown["place in the document"].tolist() == [2, 7, 8] and not any(shown["anchor"])
+    assert shown["place in the sample"].tolist() == [2, 3, 4] and shown["learns to predict"].tolist()[-1] == ""
+
+
+def test_ranking_marks_the_anchors(run, analysis):
+    ranking = recipe.ranking_of(run, analysis)
+    assert ranking.index[ranking["anchor"] == "anchor"].tolist() == recipe.anchors_of(run, analysis)
+    assert recipe.ranking_of(run, None).empty and recipe.anchors_of(run, None) == []
+
+
+@pytest.mark.slow
+def test_all_stages_are_trained_measured_and_exported(run, analysis):
+    trained = recipe.train_all(run, analysis)
+    assert list(trained) == ["extended", "replayed"]
+    trained |= recipe.replay_as_in_paper(run, trained, analysis)
+    assert list(results.training_table(trained).index) == ["extended", "replayed", "replayed, short text only"]
+    chosen = run.varied(eval_stages=["merged", "paper's setting"])
+    reports = recipe.measure_all(chosen, trained)
+    assert list(reports) == ["merged", "paper's setting"]
+    assert recipe.replay_as_in_paper(run.varied(eval_stages=["merged"]), trained, analysis) == {}
+    found = recipe.export_checked(run, trained, {name: report.numbers() for name, report in reports.items()})["found"]
+    assert found["architecture"] == "LlamaForCausalLM" and found["window"] == "512 tokens"
+
+
+@pytest.mark.slow
+def test_method_none_trains_and_exports_nothing(run):
+    none = run.varied(method="none")
+    assert recipe.train_all(none, none.analyse()) == recipe.replay_as_in_paper(none, {}, None) == {}
+    assert list(recipe.measure_all(none, {})) == ["base", "RoPE rule alone"]
+    assert recipe.export_checked(none, {}, {})["found"].tolist() == ["none: this method trains no model"]
+    rows = recipe.shown_rows(none, None, 2)
+    assert len(rows) == 2 and not list(none.folder("extend").glob("data/*"))
+    assert none.collator()(rows)["position_ids"].tolist() == [list(range(none.params.train_length))] * 2
