@@ -67,6 +67,12 @@ def code_cells(path: Path) -> list:
     return [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
 
 
+def tables_of(path: Path) -> str:
+    """The tables that a notebook shows, as plain text."""
+    outputs = [output for cell in code_cells(path) for output in cell.outputs]
+    return "\n".join(output.data.get("text/plain", "") for output in outputs if "data" in output)
+
+
 def is_stored(name: ast.Name) -> bool:
     return isinstance(name.ctx, ast.Store)
 
@@ -197,7 +203,8 @@ def test_chosen_stages_and_lengths_are_measured(run_cells, capsys):
     gains = space["gains"].reset_index()
     assert list(gains.columns) == ["measure", "length", "gain", "low", "high", "documents"]
     assert ("passkey", 1024) in set(zip(gains["measure"], gains["length"], strict=True))
-    assert "LlamaForCausalLM, window 1,024 tokens, tokenizer by" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "LlamaForCausalLM" in shown and "1,024 tokens" in shown
 
 
 @pytest.mark.slow
@@ -334,10 +341,7 @@ def test_killed_papermill_resumes_and_saves_the_whole_run(tmp_path, environment)
     run.wait()
     again = papermill("03_train.ipynb", tmp_path / "again.ipynb", environment, **parameters)
     assert again.returncode == 0, again.stderr[-2000:]
-    printed = "".join(
-        output.text for cell in code_cells(tmp_path / "again.ipynb") for output in cell.outputs if "text" in output
-    )
-    assert re.search(r"extended .* resumed from step [2-7]\b", printed)
+    assert re.search(r"extended .* resumed from step [2-7]\b", tables_of(tmp_path / "again.ipynb"))
     (metrics,) = (tmp_path / "cache" / "runs" / "train").glob("*/metrics.json")
     saved = store.load(metrics.parent)
     assert set(saved.tables["scores"]["stage"]) >= {"base", "extended", "replayed", "merged", "paper's setting"}
