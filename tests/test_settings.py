@@ -727,6 +727,7 @@ def test_a_changed_default_changes_the_key():
     # With another default, a run that names no value is another run.
     assert Later().key != base.key and Later().stage_key("analysis") != base.stage_key("analysis")
     assert changed(base, out="somewhere").key == base.key, "the folder of the export does not change the model"
+    assert changed(base, report_to="wandb").key == base.key, "the tracker does not change the model"
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
@@ -734,7 +735,7 @@ def test_a_setting_changes_the_keys_of_the_stages_that_read_its_group():
     base = Params()
     read = {"run": STAGES, "text": STAGES, "memory": STAGES, "analysis": STAGES, "merge": (), "measure": ()}
     read |= {"extend": ("extend", "replay"), "replay": ("replay",)}
-    for name in Params.model_fields.keys() - {"out"}:
+    for name in Params.model_fields.keys() - {"out", "report_to"}:
         other = base.model_copy(update={name: "another value"})
         assert tuple(stage for stage in STAGES if other.stage_key(stage) != base.stage_key(stage)) == tuple(
             read[group_of(name)]

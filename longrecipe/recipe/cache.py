@@ -18,6 +18,7 @@ _ANALYSIS = (
     # These only word errors, name runs and report to trackers.
     "-longrecipe.recipe.disk:reports_full_disk",
     "-longrecipe.results.run:run_name",
+    "-longrecipe.train.trackers:PROJECT",
     "-longrecipe.train.trackers:check_tracker",
     "-longrecipe.train.trackers:tracked",
 )
