@@ -61,6 +61,7 @@ def wandb(monkeypatch):
     return package
 
 
+@pytest.mark.slow
 def test_tracker_gets_every_step_and_leaves_the_training_alone(train, wandb, cache):
     plain, reported = train("plain"), train("reported", report_to="wandb", run_name="a-run-extend")
     assert plain.losses == reported.losses
@@ -75,11 +76,13 @@ def test_tracker_gets_every_step_and_leaves_the_training_alone(train, wandb, cac
     assert "WANDB_DIR" not in os.environ
 
 
+@pytest.mark.slow
 def test_finished_stage_is_loaded_whatever_the_tracker(train, wandb):
     train("stage")
     assert train("stage", report_to="wandb", run_name="a-run-extend").resumed_from == STAGE.steps and not wandb.logs
 
 
+@pytest.mark.slow
 def test_run_of_the_user_stays_open_and_their_environment_wins(train, wandb, monkeypatch):
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     wandb.run = "my run"
@@ -94,6 +97,7 @@ def test_run_is_closed_after_an_error(wandb):
     assert wandb.finished == ["a-run"] and "WANDB_DIR" not in os.environ
 
 
+@pytest.mark.slow
 def test_tensorboard_writes_to_a_folder_of_the_run_in_the_cache(train, cache):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -106,6 +110,7 @@ def test_tensorboard_writes_to_a_folder_of_the_run_in_the_cache(train, cache):
     assert {"train/learning_rate", "train/grad_norm"} <= set(events.Tags()["scalars"])
 
 
+@pytest.mark.slow
 def test_stages_have_the_name_of_the_runs_row_in_the_results(monkeypatch):
     run = recipe.prepare(settings.load("llama3", report_to="tensorboard", **SHORT | {"method": "pose"}))
     made = []
