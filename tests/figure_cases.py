@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pandas as pd
 
-from longrecipe import plots
+from longrecipe import plots, positions
 from longrecipe.cost import question, record
 from longrecipe.evaluate import Report
 from longrecipe.experiments import figure2, fronts, scores, table1, table2, table3, table4
@@ -53,11 +53,12 @@ def passage():
         " 17",
         ".",
     ] * 12
-    return plots.passage(pieces, rng().normal(size=len(pieces)) * 3, threshold=2.0)
+    numbers = [piece.strip().isdigit() for piece in pieces]
+    return plots.passage(pieces, rng().normal(size=len(pieces)) * 3, threshold=2.0, is_number=numbers)
 
 
 def token_shift():
-    return plots.token_shift(analysis(), ["NUM"], WINDOW)
+    return plots.token_shift(analysis(), ["NUM"])
 
 
 def position_shares():
@@ -91,6 +92,11 @@ def samples(n=16):
         name: [method.draw(whole if name == "flt" else sample, TARGET, np.random.default_rng(i)) for i in range(n)]
         for name, method in trained.items()
     }
+
+
+def placements():
+    rows = {f"sample {i + 1}": positions.longrecipe([5, 4, 6], 40, np.random.default_rng(i)) for i in range(3)}
+    return plots.placements([5, 4, 6], rows, 40)
 
 
 def position_maps():
@@ -152,6 +158,10 @@ def numbers():
 
 def passkeys():
     return plots.passkeys(numbers(), WINDOW)
+
+
+def nothing():
+    return plots.nothing("No losses to draw: this run has trained nothing.")
 
 
 def retention():
@@ -260,6 +270,10 @@ def table4_price():
     return table4.price(table4.prices(asked()), 2.5)
 
 
+def table4_price():
+    return table4.price(table4.prices(asked()), 2.0)
+
+
 def table4_step_times():
     steps = table4.mini_steps(record.record_of("mini"))
     return table4.step_times(steps, table4.mini_ratios(steps))
@@ -273,6 +287,7 @@ CASES = {
         token_shift,
         position_shares,
         selections,
+        placements,
         position_maps,
         position_map,
         distances,
@@ -282,6 +297,7 @@ CASES = {
         losses,
         recall_heatmaps,
         passkeys,
+        nothing,
         retention,
     )
 } | {

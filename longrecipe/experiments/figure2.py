@@ -178,7 +178,7 @@ def _finding(lines: Mapping[str, pd.DataFrame], x: str, column: str) -> str:
         return ""
     (ours, flt), (took, whole) = (rows.loc[[ratio, 1.0], (of, "mean")] for of in (column, x))
     return (
-        f"With {100 * ratio:g} % of the tokens, LongRecipe scores {ours:.1f} and FLT {flt:.1f}, "
+        f"LongRecipe with {100 * ratio:g} % of the tokens scores {ours:.1f}, FLT {flt:.1f}, "
         f"at {100 * took / whole:.1f} % of FLT's time per step"
     )
 

@@ -98,7 +98,8 @@ def figure(rows: pd.DataFrame, x: str = "perplexity kept", y: str = "NIAH(M)") -
                 for _, point in line.iloc[1:].iterrows():
                     at = {"xy": (point[x], point[y]), "xytext": (-7, 3), "textcoords": "offset points"}
                     axis.annotate(f"{point['weight']:g}", **at, size=8, ha="right", color=style["color"])
-        axis.set(xlabel=f"{x}, percent of the base", ylabel=f"{y} at the target, percent")
+        axis.set(xlabel=f"{x}, percent of the base (large markers: not merged; numbers: merge weight)")
+        axis.set_ylabel(f"{y} at the target, percent")
         axis.margins(x=0.06, y=0.08)
         plots.label_ends(axis, ends)
         drawn = f"Curves of {y} over {x}, from weight 0 (large markers) to larger merge weights (numbers)."

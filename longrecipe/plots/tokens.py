@@ -69,7 +69,7 @@ def passage(
                 style = {"facecolor": _SHIFTS(scale(value)) if high else "none", "lw": 1.2 if number else 0}
                 axis.add_patch(plt.Rectangle(*box, edgecolor=_ANCHOR if number else "none", **style))
             axis.text(start, row + 0.5, text, family="DejaVu Sans Mono", size=size, va="center", parse_math=False)
-        bar = figure.add_axes((0.02, 0.38 / height, 0.4, 0.11 / height))
+        bar = figure.add_axes((0.02, 0.38 / height, 0.4, 0.11 / height), label="<colorbar>")
         drawn = ScalarMappable(scale, _SHIFTS)
         figure.colorbar(drawn, cax=bar, orientation="horizontal", extend="max", label="shift of the token, logits")
         figure.text(0.48, 0.42 / height, "blue outline: a number", color=_ANCHOR, size=8, va="center")

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from longrecipe.evaluate import Report
 from longrecipe.models import rope
-from longrecipe.plots.drawing import colour_bar, depth_heatmap, describe, label_ends, nothing
+from longrecipe.plots.drawing import depth_heatmaps, describe, label_ends, nothing
 from longrecipe.plots.style import STYLE, WIDTH_INCHES, colour, marker
 from longrecipe.train import Trained
 
@@ -103,28 +103,17 @@ def _smooth(values: list[float]) -> np.ndarray:
 def recall_heatmaps(reports: Mapping[str, Report], n_depths: int = 5) -> Figure:
     """A heatmap for each model, three in a row: recall of one of the hidden facts by text length and depth."""
     edges = np.linspace(0, 1, n_depths + 1)
-    labels = [f"{low:.0%} to {high:.0%}" for low, high in itertools.pairwise(edges)]
-    n_columns = min(3, len(reports))
-    n_rows = -(-len(reports) // n_columns)
-    width = {1: 4.6, 2: 6.2}.get(n_columns, WIDTH_INCHES)
-    with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = plt.subplots(n_rows, n_columns, figsize=(width, 2.4 * n_rows + 0.5), sharey=True, squeeze=False)
-        for axis, (name, report) in zip(axes.flat, reports.items(), strict=False):
-            rows = report.recall.assign(bin=pd.cut(report.recall["depth"], edges, labels=labels, include_lowest=True))
-            table = rows.pivot_table(index="bin", columns="length", values="score", observed=False)
-            drawn = depth_heatmap(axis, table, name)
-            if len(table.columns) > 4 or n_columns == 3:
-                axis.tick_params(axis="x", labelsize=8)
-        for axis in axes.flat[len(reports) :]:
-            axis.axis("off")
-        for axis in axes[:, 0]:
-            axis.set_ylabel("depth of the fact")
-        colour_bar(figure, axes.ravel(), "recall", drawn=drawn)
-        describe(
-            figure,
-            "Heatmaps of recall by text length (columns) and by the depth of the fact in the text (rows).",
-            _of_recall({name: report.recall_at(_longest(report)) for name, report in reports.items()}, reports),
-        )
+    labels = [f"{100 * low:.0f} to {100 * high:.0f} %" for low, high in itertools.pairwise(edges)]
+    tables = {}
+    for name, report in reports.items():
+        rows = report.recall.assign(bin=pd.cut(report.recall["depth"], edges, labels=labels, include_lowest=True))
+        tables[name] = rows.pivot_table(index="bin", columns="length", values="score", observed=False)
+    figure = depth_heatmaps(tables)
+    describe(
+        figure,
+        "Heatmaps of recall by text length (columns) and by the depth of the fact in the text (rows).",
+        _of_recall({name: report.recall_at(_longest(report)) for name, report in reports.items()}, reports),
+    )
     return figure
 
 
