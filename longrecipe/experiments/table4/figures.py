@@ -56,7 +56,7 @@ def memory_parts(table: pd.DataFrame, cards: Mapping[str, float]) -> Figure:
         title = (
             f"As set up, training needs {rounded(usual)} GB, which fits {'a card of ' + fits[0] if fits else 'no card'}"
         )
-        if (more := peaks[peaks > usual]).size:
+        if (more := peaks[peaks > 1.05 * usual]).size:
             title += f"; with one of {len(more)} savings switched off, {rounded(more.min())} GB or more"
         drawn = (
             f"Stacked bars for {len(table)} setups, by what the memory holds, with lines at the memory of the cards."

@@ -73,7 +73,8 @@ def _title(model: str, scale: str) -> str:
     """A model in words, such as Llama-3-8B."""
     if scale != "paper" or model not in FAMILIES:
         return f"{scale} {model}"
-    return FAMILIES[model].hub_id.split("/")[-1].removeprefix("Meta-").removesuffix("-Instruct")
+    name = FAMILIES[model].hub_id.split("/")[-1].partition("@")[0]
+    return name.removeprefix("Meta-").removesuffix("-Instruct")
 
 
 def _saved(question: Question) -> Iterator[Claim]:
