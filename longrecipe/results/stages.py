@@ -26,17 +26,15 @@ def stage_table(numbers: Mapping[str, Mapping]) -> pd.DataFrame:
 
 
 def training_table(stages: Mapping[str, Trained]) -> pd.DataFrame:
-    """One row for each trained stage: tokens, seconds, and the step that it resumed from if it was interrupted."""
-    rows = {
-        name: (
-            f"{stage.n_tokens:,}",
-            f"{stage.seconds:.1f}",
-            "no" if stage.resumed_from is None else f"resumed from step {stage.resumed_from}",
-        )
-        for name, stage in stages.items()
-    }
-    columns = ["tokens", "seconds", "interrupted"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("stage")
+    """One row for each trained stage: tokens, seconds, and whether it was interrupted or already in the cache."""
+    rows = {name: (f"{stage.n_tokens:,}", f"{stage.seconds:.1f}", _ran(stage)) for name, stage in stages.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["tokens", "seconds", "ran"]).rename_axis("stage")
+
+
+def _ran(stage: Trained) -> str:
+    if stage.resumed_from is None:
+        return "without interruption"
+    return "before (cached)" if stage.resumed_from == len(stage.losses) else f"resumed from step {stage.resumed_from}"
 
 
 def run_tables(
