@@ -17,7 +17,7 @@ ROOT = PACKAGE.parent
 PAGES = {str(path.relative_to(ROOT)): path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 # Programs whose arguments are not checked.
-OTHERS = ("pytest", "jupyter", "python3", "source", "ls", "export")
+OTHERS = ("pytest", "jupyter", "tensorboard", "python3", "source", "ls", "export")
 # Training with more steps takes minutes.
 MOST_STEPS = 8
 
@@ -104,7 +104,7 @@ def runs_in_seconds(arguments, folder):
     if arguments[0] == "train":
         steps = keys(arguments)
         return all(int(steps.get(f"{stage}_steps", 99)) <= MOST_STEPS for stage in ("extend", "replay"))
-    return arguments[0] == "check" or getattr(chosen, "dry_run", False)
+    return arguments[0] == "check" or (arguments[0] == "sweep" and chosen.dry_run)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if {"bash", "python"} & dict(blocks(page)).keys()])
