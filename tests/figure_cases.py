@@ -270,10 +270,6 @@ def table4_price():
     return table4.price(table4.prices(asked()), 2.5)
 
 
-def table4_price():
-    return table4.price(table4.prices(asked()), 2.0)
-
-
 def table4_step_times():
     steps = table4.mini_steps(record.record_of("mini"))
     return table4.step_times(steps, table4.mini_ratios(steps))
