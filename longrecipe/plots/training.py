@@ -86,12 +86,14 @@ def losses(stages: Mapping[str, Trained]) -> Figure:
             axis.plot(steps, smooth, color=colour(name), lw=2)
             axis.set(xlabel=_STEPS, title=f"{name}:\n{stage.n_tokens / 1e3:,.0f}k tokens")
         axes[0, 0].set_ylabel(_LOSS)
-        name, stage = next(iter(stages.items()))
-        smooth = _smooth(stage.losses)
+        changes = [
+            f"{name} from {smooth[0]:.2f} to {smooth[-1]:.2f}"
+            for name, smooth in ((name, _smooth(stage.losses)) for name, stage in stages.items())
+        ]
         describe(
             figure,
             "Training loss by optimizer step, a panel for each stage; the thick line is a running mean.",
-            f"The loss of the stage {name} changes from {smooth[0]:.2f} to {smooth[-1]:.2f} (running mean)",
+            f"Loss (running mean): {'; '.join(changes)}",
         )
     return figure
 
@@ -188,7 +190,7 @@ def _bars(axis: Axes, values: Mapping[str, Mapping]) -> None:
     for i, (stage, value) in enumerate(values.items()):
         mean = value["mean"]
         error = [[mean - value["low"]], [value["high"] - mean]] if "low" in value else None
-        axis.barh(i, mean, color=colour(stage), xerr=error, capsize=2, error_kw={"lw": 0.9})
+        axis.barh(i, mean, color=colour(stage), xerr=error, capsize=2, error_kw={"lw": 0.9, "ecolor": "#555555"})
         text = f"{mean:.2f}" if error else f"{mean:.1f}"
         end = (value.get("high", mean), i)
         axis.annotate(text, end, (4, 0), textcoords="offset points", va="center", fontsize=8)
@@ -207,5 +209,7 @@ def _of_retention(numbers: Mapping[str, Mapping], window: int, target: int) -> s
     if name == "base" or "base" not in numbers:
         return found
     base = numbers["base"]
-    times = ours["perplexity"] / base["perplexity"]
-    return f"{found} (base {base['recall'][target]['mean']:.2f}), and {times:.3f} times its perplexity at {window:,}"
+    return (
+        f"{found} (base {base['recall'][target]['mean']:.2f}); "
+        f"perplexity {ours['perplexity']:.1f} at {window:,} (base {base['perplexity']:.1f})"
+    )

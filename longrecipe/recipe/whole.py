@@ -73,8 +73,8 @@ def export_checked(run: Recipe, trained: Mapping[str, Trained], numbers: Mapping
             "window": f"{found.window:,} tokens",
             "tokenizer is read by": found.tokenizer,
             "logits in a fresh process differ by at most": f"{found.difference:.1e}",
-            "rounding to the base's dtype changes logits by at most": f"{found.rounding:.1e}",
-            "continues a text with": repr(found.said),
+            "rounding to the base's dtype changes them by": f"{found.rounding:.1e}",
+            "continues a text with": repr(found.said[:40]),
         }
     )
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from longrecipe.claims import Claim, Claims, at_least, difference, judge
+from longrecipe.claims import Claim, Claims, at_least, difference, judge, number
+from longrecipe.claims import interval as interval_text
 from longrecipe.evaluate import NIAH_M, Report, interval, paired
 from longrecipe.results.rows import depth_rows, score_rows
 from longrecipe.settings import Params
@@ -130,7 +131,8 @@ def _of_real(numbers: Mapping[str, Mapping], params: Params) -> Iterator[Claim]:
 
 
 def _claim(text: str, found: Mapping, *, holds: bool, main: bool = True) -> Claim:
-    return Claim(text, judge(holds), f"{found['mean']:.2f}", f"[{found['low']:.2f}, {found['high']:.2f}]", main=main)
+    triple = (found["mean"], found["low"], found["high"])
+    return Claim(text, judge(holds), number(found["mean"], 3), interval_text(triple, 3), main=main)
 
 
 def _perplexity(numbers: Mapping[str, Mapping], length: int, *, most: float) -> Claim:
