@@ -76,7 +76,7 @@ def test_token_shift_shows_frequent_types_and_marks_anchors(analysis):
     blue, grey = (bar.get_facecolor() for bar in left.patches)
     assert blue != grey
     first = analysis.ranking.iloc[0]
-    assert alone(figure).startswith(f"NUM has the largest lift, {first['lift']:.1f}, and the largest mean shift")
+    assert alone(figure).startswith(f"Largest lift: NUM ({first['lift']:.1f}). Largest mean shift: NUM (")
 
 
 def test_position_shares_have_a_panel_for_each_source_or_say_not_measured(analysis):

@@ -100,14 +100,10 @@ def token_shift(analysis: Analysis | None, anchors: Sequence[str], *, most: int 
         axes[0].axvline(1, color="black", lw=0.8, ls=":")
         axes[0].set(xlabel="lift: share of top tokens / share of all tokens")
         axes[1].set(xlabel="mean shift $S_{H'} - S_H$, logits")
-        first, largest = ranking.iloc[0], ranking.loc[ranking["mean_shift"].idxmax(), "type"]
-        both = f"and the largest mean shift, {first['mean_shift']:.1f} logits"
-        title = f"{first['type']} has the largest lift, {first['lift']:.1f}, " + (
-            both if largest == first["type"] else f"and {largest} the largest mean shift"
-        )
-        describe(
-            figure, "Bars: lift and mean shift of each type of token, with 95 % intervals; anchors are blue.", title
-        )
+        first, other = ranking.iloc[0], ranking.loc[ranking["mean_shift"].idxmax()]
+        title = f"Largest lift: {first['type']} ({first['lift']:.1f}). "
+        title += f"Largest mean shift: {other['type']} ({other['mean_shift']:.1f} logits)"
+        describe(figure, "Lift and mean shift of each type of token, with 95 % intervals; anchors are blue.", title)
     return figure
 
 
