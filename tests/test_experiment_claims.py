@@ -124,10 +124,10 @@ def test_stages_are_judged_by_what_they_cost_and_keep():
         stages.append(rows)
     claims = table3.claims(pd.concat(stages))
     found = verdicts(claims)
-    assert found["perplexity kept: LongRecipe, extended, has less than 100 %"] == HOLDS
-    assert found["copying kept: LongRecipe, replayed is at least as good as LongRecipe, extended"] == HOLDS
-    assert found["perplexity kept: LongRecipe, merged, has at least 97 %"] == HOLDS
-    assert found["copying kept: FLT, merged, has at least 97 %"] == FAILS
+    assert found["perplexity kept: LongRecipe after extension has less than 100 %"] == HOLDS
+    assert found["copying kept: LongRecipe after replay is at least as good as LongRecipe after extension"] == HOLDS
+    assert found["perplexity kept: LongRecipe after merging has at least 97 %"] == HOLDS
+    assert found["copying kept: FLT after merging has at least 97 %"] == FAILS
     assert len(found) == len(claims) == 4 * len(GENERAL)
     assert {claim.text.split(":")[0] for claim in claims if claim.main} == {"perplexity kept"}
 

@@ -12,7 +12,9 @@ from longrecipe.experiments import judging, quoted, table1
 from longrecipe.experiments.scores import GENERAL, NAMES, default_ratio, in_order, over_seeds
 from longrecipe.stats import seed_interval
 
-STAGES, COLUMNS = ("extended", "replayed", "merged"), ["NIAH(M)", *GENERAL]
+# The models of the three stages, and what was done to them.
+AFTER = {"extended": "extension", "replayed": "replay", "merged": "merging"}
+STAGES, COLUMNS = tuple(AFTER), ["NIAH(M)", *GENERAL]
 # The least of a general score of the base that counts as kept, percent.
 LEAST_KEPT = 97.0
 
@@ -43,17 +45,19 @@ def claims(scores: pd.DataFrame) -> Claims:
     Main claims are those about perplexity.
     """
     found, stages = [], scores[scores["name"] == "LongRecipe"]
-    stages = stages.assign(name="LongRecipe, " + stages["stage"])
+    stages = stages.assign(name="LongRecipe after " + stages["stage"].map(AFTER))
     for column in GENERAL:
         main = column == GENERAL[0]
         extended = seed_interval(stages.loc[stages["stage"] == "extended", column].tolist())
-        text = f"{column}: LongRecipe, extended, has less than 100 %"
+        text = f"{column}: LongRecipe after extension has less than 100 %"
         found.append(judging.level(text, extended, at_most(extended, 100), main=main))
-        found += judging.compared(stages, [("LongRecipe, replayed", "LongRecipe, extended", 0.0)], column, main=main)
+        found += judging.compared(
+            stages, [("LongRecipe after replay", "LongRecipe after extension", 0.0)], column, main=main
+        )
     for name, frame in scores[scores["stage"] == "merged"].groupby("name", sort=False):
         for column in GENERAL:
             triple = seed_interval(frame[column].tolist())
-            text = f"{column}: {name}, merged, has at least {LEAST_KEPT:g} %"
+            text = f"{column}: {name} after merging has at least {LEAST_KEPT:g} %"
             found.append(judging.level(text, triple, at_least(triple, LEAST_KEPT), main=column == GENERAL[0]))
     return Claims(found)
 
