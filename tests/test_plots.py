@@ -209,6 +209,11 @@ def test_recall_heatmaps_show_multi_key_by_length_and_depth():
     figure.canvas.draw()
 
 
+def test_figures_of_nothing_say_so():
+    for figure in (plots.losses({}), plots.token_shift(None, [])):
+        assert len(figure.texts) == 1 and figure.get_label().startswith(figure.texts[0].get_text().rstrip("."))
+
+
 # resources
 
 
