@@ -185,7 +185,7 @@ def test_figure_3_shows_measured_lines_and_quoted_points():
     quoted = pd.DataFrame({"target": [20, 80], "longrecipe": [6.6, 26.3]})
     figure = plots.figure_3(measured, quoted)
     (axis,) = figure.axes
-    assert alone(figure) == "Largest difference from the paper's points: longrecipe 1.5 %"
+    assert alone(figure) == "Largest difference from the paper: longrecipe 1.5 %"
     lines = {line.get_label(): line for line in axis.lines}
     assert set(lines) == {"longrecipe", "cream", "longrecipe, quoted", "T / 3"}
     assert lines["longrecipe"].get_ydata().tolist() == [6.7, 26.5]

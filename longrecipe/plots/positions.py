@@ -157,7 +157,7 @@ def figure_3(measured: pd.DataFrame, quoted: pd.DataFrame) -> Figure:
         )
         off = {name: 100 * (measured[name] / quoted[name] - 1).abs().max() for name in quoted.columns.drop("target")}
         largest = ", ".join(f"{name} {off[name]:.1f} %" for name in sorted(off, key=off.get))
-        title = f"Largest difference from the paper's points: {largest}"
+        title = f"Largest difference from the paper: {largest}"
         describe(figure, "Mean distance of token pairs by target length; the paper's points are crosses.", title)
         label_ends(axis, [(last["target"], last[name], name, colour(name)) for name in names])
     return figure
