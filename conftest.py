@@ -12,7 +12,14 @@ ROOT = Path(__file__).resolve().parent
 os.environ["OMP_NUM_THREADS"] = "1"
 KINDS = ("tests", "notebooks")
 # Files that take longest, in the order in which workers start them, so that all workers end at about the same time.
-LONGEST = ("03_train.ipynb", "test_notebooks.py", "test_train_sharding.py", "test_train_cli.py", "test_runner.py")
+LONGEST = (
+    "03_train.ipynb",
+    "test_notebooks.py",
+    "test_train_sharding.py",
+    "test_train_cli.py",
+    "test_runner.py",
+    "test_readme.py",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
