@@ -108,8 +108,9 @@ def _counts(claims: Sequence[Claim], more: str = "") -> str:
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     def row(cells: Iterable[str], tag: str) -> str:
-        left = '<{0} style="text-align: left">{1}</{0}>'
-        return f"<tr>{''.join(left.format(tag, html.escape(cell)) for cell in cells)}</tr>"
+        first, *others = (html.escape(cell) for cell in cells)
+        left = "".join(f'<{tag} style="text-align: left">{cell}</{tag}>' for cell in others)
+        return f'<tr><{tag} style="text-align: left; white-space: nowrap">{first}</{tag}>{left}</tr>'
 
     body = "".join(row(cells, "td") for cells in rows)
     return f"<table><thead>{row(columns, 'th')}</thead><tbody>{body}</tbody></table>"
