@@ -123,3 +123,11 @@ def test_claims_say_what_training_adds():
     (claim,) = [each for each in found if "adds recall" in each.text]
     assert claim.verdict == HOLDS and claim.found == "50.0 points above the RoPE rule alone"
     assert len(results.claims(mini(), params, results.gain(ours, None))) == 5
+
+
+def test_scores_are_shown_next_to_the_committed_run_of_the_same_settings():
+    params = settings.load("llama3", "mini")
+    numbers = {"merged": mini()["merged"] | {"first_copy": 0.4}}
+    found = results.next_to_committed(numbers, params)
+    assert list(found.index) == ["merged"] and found.loc["merged", ("recall", "results/")] == 0.895
+    assert results.next_to_committed(numbers, settings.load("llama3", "mini", {"seed": 7})).empty

@@ -4,7 +4,7 @@ from longrecipe.results import revisions
 from longrecipe.results.lookup import collect, find, finished, load
 from longrecipe.results.rows import analysis_rows, depth_rows, joined, merge_rows, score_rows
 from longrecipe.results.run import TABLES, Run, run_name
-from longrecipe.results.stages import claims, gain, run_tables, stage_table, training_table
+from longrecipe.results.stages import claims, gain, next_to_committed, run_tables, stage_table, training_table
 from longrecipe.results.store import grid_dir, run_dir, save
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "joined",
     "load",
     "merge_rows",
+    "next_to_committed",
     "revisions",
     "run_dir",
     "run_name",
