@@ -130,4 +130,4 @@ def test_scores_are_shown_next_to_the_committed_run_of_the_same_settings():
     numbers = {"merged": mini()["merged"] | {"first_copy": 0.4}}
     found = results.next_to_committed(numbers, params)
     assert list(found.index) == ["merged"] and found.loc["merged", ("recall", "results/")] == 0.895
-    assert results.next_to_committed(numbers, settings.load("llama3", "mini", {"seed": 7})).empty
+    assert results.next_to_committed(numbers, settings.changed(params, seed=7)).empty
