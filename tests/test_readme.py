@@ -59,7 +59,7 @@ def test_command_is_valid(words, capsys):
         check_longrecipe(words, words[words.index("longrecipe") + 1 :])
     elif words[0] == "papermill":
         check_papermill(words[1:])
-    elif words[0] == "pip":
+    elif words[0] == "pip" or words[:2] == ["uv", "pip"]:
         named = re.findall(r"\.\[([\w,]+)\]", " ".join(words))
         assert {extra for each in named for extra in each.split(",")} <= EXTRAS.keys()
         assert all((ROOT / words[i + 1]).is_file() for i, word in enumerate(words) if word == "-c")
