@@ -4,6 +4,7 @@
 packages (`positions`, `tokens`, `train`, `merge`, ...) work on their own, too; see docs/architecture.md.
 """
 
+import logging
 from importlib import import_module
 from typing import Any
 
@@ -18,6 +19,11 @@ _PUBLIC = {
     "Recipe": "longrecipe.recipe",
     "METHODS": "longrecipe.positions",
 }
+
+# transformers imports torchao if it is installed, and torchao then warns in every notebook about kernels for other
+# GPUs and, through PyTorch, about its own use of enums.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 def __getattr__(name: str) -> Any:

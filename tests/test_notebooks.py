@@ -4,6 +4,7 @@ papermill runs them three times, in processes of its own. All else runs their ce
 """
 
 import ast
+import logging
 import os
 import re
 import signal
@@ -141,6 +142,10 @@ class TestForm:
 
     def test_names_no_path_of_a_machine(self, path):
         assert str(ROOT) not in path.read_text(encoding="utf-8")
+
+
+def test_warnings_of_torchao_stay_out_of_outputs():
+    assert not any(logging.getLogger(name).isEnabledFor(logging.WARNING) for name in ("torchao", "torch.utils._pytree"))
 
 
 # Unknown names and impossible values: the cell after the parameters raises.
