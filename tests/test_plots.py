@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import figure_cases
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,7 +8,6 @@ import pandas as pd
 import pytest
 
 from longrecipe import plots
-from longrecipe.cost import question
 from longrecipe.evaluate import Report
 from longrecipe.experiments import figure2, fronts, scores, table1, table3, table4
 from longrecipe.families import FAMILIES
@@ -214,24 +214,6 @@ def test_figures_of_nothing_say_so():
         assert len(figure.texts) == 1 and figure.get_label().startswith(figure.texts[0].get_text().rstrip("."))
 
 
-# resources
-
-
-@pytest.fixture(scope="module")
-def asked():
-    return question.Question(
-        model="llama3",
-        scale="paper",
-        method="longrecipe",
-        target_length=131072,
-        ratio=0.3,
-        gpu="H100 80 GB",
-        host_gb=100,
-        price_per_gpu_hour=2,
-        tokens_millions=384,
-    )
-
-
 def test_passkeys_are_drawn_by_length():
     def stage(*means):
         cells = {n: {"mean": m, "low": m / 2, "high": (1 + m) / 2} for n, m in zip((2048, 16384), means, strict=True)}
@@ -243,6 +225,14 @@ def test_passkeys_are_drawn_by_length():
     assert drawn == {"base": [1.0, 0.0], "merged": [1.0, 0.875]}
     assert [label.get_text() for label in axis.get_xticklabels()] == ["2,048", "16,384"]
     assert "base window" in texts(axis)
+
+
+# resources
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return figure_cases.asked()
 
 
 def test_memory_bars_end_at_the_peak_and_measured_peaks_are_marked(asked):
