@@ -123,6 +123,12 @@ def test_every_command_fails_with_one_message(words, tmp_path, monkeypatch, caps
     assert code == 1 and said.count("\n") == 1 and said.startswith(f"longrecipe {words[0]}: ")
 
 
+def test_training_without_a_method_is_refused(capsys):
+    path = str(PACKAGE.parent / "params" / "mini" / "llama3.yaml")
+    code, _, said = exit_of(capsys, "train", "--params", path, "-p", "method", "none")
+    assert code == 1 and "method = none: it trains nothing" in said
+
+
 @pytest.mark.slow
 def test_python_m_longrecipe_is_the_command_line(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "LONGRECIPE_ROOT": str(tmp_path / "nowhere")}

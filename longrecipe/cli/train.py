@@ -36,7 +36,7 @@ def run(chosen: argparse.Namespace) -> None:
     """Check the run, train, and print the folder of the extended model."""
     import transformers
 
-    from longrecipe import recipe, settings
+    from longrecipe import positions, recipe, settings
     from longrecipe.recipe.memory import check_memory
     from longrecipe.system.processes import is_main
 
@@ -44,6 +44,8 @@ def run(chosen: argparse.Namespace) -> None:
     if not is_main():
         transformers.utils.logging.set_verbosity_error()
     p = settings.load(chosen.params, **overrides(chosen))
+    if positions.find(p.method).positions is None:
+        raise settings.ParamsError(f"method = {p.method}: it trains nothing, so no model is written; set another.")
     log.info("%s", check_memory(p))
     prepared = recipe.prepare(p)
     exported = prepared.export(_train(prepared))
