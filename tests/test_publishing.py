@@ -7,10 +7,12 @@ import runpy
 import shutil
 import tomllib
 import types
+from importlib.metadata import PackageNotFoundError, metadata
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from longrecipe import __version__
@@ -36,6 +38,18 @@ def test_every_direct_dependency_is_pinned_within_its_range(needed):
 def test_constraints_are_plain_versions_that_any_index_has():
     # A local version such as 2.13.0+cpu is only on some indexes; 2.13.0 accepts it.
     assert all(re.fullmatch(r"[\w.-]+==[\w.!]+", line) for line in LINES)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_pinned_versions_support_early_releases_of_python(line):
+    """Debian 12 has Python 3.11.2."""
+    name, version = line.split("==")
+    try:
+        about = metadata(name)
+    except PackageNotFoundError:
+        pytest.skip("not installed")
+    if about["Version"] == version:
+        assert SpecifierSet(about.get("Requires-Python") or "").contains("3.11.2")
 
 
 def test_ci_and_devcontainer_install_with_the_constraints():
