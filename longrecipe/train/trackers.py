@@ -43,7 +43,7 @@ def tracked(report_to: str, run_name: str | None) -> Iterator[None]:
 
 
 def _places(report_to: str, run_name: str | None) -> dict[str, str]:
-    """The environment variables that say where a tracker writes."""
+    """The environment variables that set the folder of a tracker."""
     folder = cache_dir() / "trackers"
     return {
         "tensorboard": {"TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard" / str(run_name))},
