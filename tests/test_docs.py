@@ -1,25 +1,19 @@
 """README.md, docs/ and notebooks: links lead somewhere, and the glossary is complete and in order."""
 
-import json
 import re
-from pathlib import Path
 
 import pytest
+from pages import NOTEBOOKS, PAGES, ROOT, text_of
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
-NOTEBOOKS = {path.name: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 GLOSSARY = ROOT / "docs" / "glossary.md"
 DEFINITION = re.compile(r"^\[([^\]]+)\]: (\S+)$", re.MULTILINE)
 
 
 def markdown(path):
     """The text of a page, or of the markdown cells of a notebook, with empty lines instead of code blocks."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".ipynb":
-        cells = (cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
-        text = "\n\n".join("".join(cell["source"]) for cell in cells)
-    return re.sub(r"^```.*?^```$", lambda block: "\n" * block[0].count("\n"), text, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(
+        r"^```.*?^```$", lambda block: "\n" * block[0].count("\n"), text_of(path), flags=re.DOTALL | re.MULTILINE
+    )
 
 
 def without_code(path):
@@ -52,7 +46,7 @@ def broken(path):
     return wrong
 
 
-@pytest.mark.parametrize("path", [*PAGES.values(), *NOTEBOOKS.values()], ids=[*PAGES, *NOTEBOOKS])
+@pytest.mark.parametrize("path", [*PAGES.values(), *NOTEBOOKS], ids=lambda path: path.name)
 def test_relative_links_lead_to_files_and_headings(path):
     assert broken(path) == []
 

@@ -2,17 +2,14 @@
 
 import json
 import re
-from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
+from pages import NOTEBOOKS, PAGES, ROOT, text_of
 
 from longrecipe.system.paths import PACKAGE
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WIDTH = 120
 # Words of an older style, and numbers and verdicts that no output has.
 OLD = re.compile(
@@ -62,11 +59,8 @@ def prose(text: str) -> list[str]:
 
 def pages():
     """Every page and Markdown cell: an id, the file it is in, and its text."""
-    for path in PAGES:
-        yield pytest.param(path, path.read_text(encoding="utf-8"), id=path.name)
-    for path in NOTEBOOKS:
-        text = "\n\n".join(cell.source for cell in cells_of(path, "markdown"))
-        yield pytest.param(path, text, id=path.name)
+    for path in (*PAGES.values(), *NOTEBOOKS):
+        yield pytest.param(path, text_of(path), id=path.name)
 
 
 @pytest.mark.parametrize(("path", "text"), pages())

@@ -8,13 +8,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from pages import PAGES, ROOT
 
 from longrecipe import cli, settings
 from longrecipe.settings import Params
-from longrecipe.system.paths import PACKAGE
 
-ROOT = PACKAGE.parent
-PAGES = {str(path.relative_to(ROOT)): path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 # Programs whose arguments are not checked.
 OTHERS = ("pytest", "jupyter", "tensorboard", "python3", "source", "ls", "export")
