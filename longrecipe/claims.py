@@ -23,7 +23,7 @@ class Claim:
     """A claim and its verdict.
 
     text: what is claimed, a sentence without its full stop. verdict: one of MARKS. found: the number, in words.
-    interval: its 95 % interval. main: whether the notebook's reader sees it first. label: where the number is from
+    interval: its 95 % interval. main: whether the notebook's reader sees it first. label: the source of the number
     (measured, modelled or quoted), if a table has numbers of several kinds.
     """
 
@@ -63,9 +63,6 @@ class Claims(Sequence[Claim]):
 
     def __len__(self) -> int:
         return len(self._claims)
-
-    def __add__(self, other: Iterable[Claim]) -> "Claims":
-        return Claims([*self, *other])
 
     def counts(self) -> str:
         """The number of claims and of each verdict, such as `8 claims: 7 hold, 1 does not hold`."""

@@ -86,7 +86,7 @@ def mixed():
 
 def test_main_claims_come_first_in_their_order(mixed):
     assert [claim.text for claim in mixed] == ["main", "other main", "a < b", "c"]
-    more = mixed + Claims([Claim("another", HOLDS)])
+    more = Claims([*mixed, Claim("another", HOLDS)])
     assert [claim.text for claim in more] == ["main", "other main", "another", "a < b", "c"]
 
 

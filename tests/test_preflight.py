@@ -327,7 +327,7 @@ def exit_of(capsys, *words):
 @pytest.mark.parametrize("command", ["train", "check"])
 def test_damaged_model_exits_1_with_one_message(command, folder, capsys, monkeypatch):
     monkeypatch.setattr(
-        "longrecipe.recipe.stages.load_text", lambda *given: pytest.fail("read the text before all checks")
+        "longrecipe.recipe.preparing.load_text", lambda *given: pytest.fail("read the text before all checks")
     )
     settings(folder)
     drop_norm(folder)

@@ -10,6 +10,7 @@ import torch
 from longrecipe import cost, models
 from longrecipe.cli import main
 from longrecipe.cost import measure
+from longrecipe.cost.cases import Case, gpu_cases, mini_cases
 from longrecipe.cost.record import record_of
 from longrecipe.settings import Setup
 from longrecipe.train import PLAIN
@@ -20,19 +21,19 @@ def pytests_own_logging(monkeypatch):
     monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
 
 
-CASE = measure.Case("llama3", "mini", "longrecipe", 512, PLAIN, batch_size=1, steps=3)
+CASE = Case("llama3", "mini", "longrecipe", 512, PLAIN, batch_size=1, steps=3)
 
 
 def cases_at(*lengths):
     """Mini's cases at these target lengths alone."""
-    return [case for case in measure.mini_cases(lengths) if case.target_length in lengths]
+    return [case for case in mini_cases(lengths) if case.target_length in lengths]
 
 
 def test_names_of_cases_are_unique_and_list_changes():
     assert CASE.name == "llama3 longrecipe T=512 n=153"
-    assert measure.Case("llama3", "mini", "flt", 512, PLAIN).n_tokens == 512
-    gpu = measure.gpu_cases(85e9)
-    for cases in (gpu, measure.mini_cases()):
+    assert Case("llama3", "mini", "flt", 512, PLAIN).n_tokens == 512
+    gpu = gpu_cases(85e9)
+    for cases in (gpu, mini_cases()):
         assert len({case.name for case in cases}) == len(cases)
     names = [case.name for case in gpu]
     assert names[0] == "llama3 longrecipe T=131072 n=39321"
@@ -42,16 +43,16 @@ def test_names_of_cases_are_unique_and_list_changes():
 
 def test_cases_that_cannot_fit_are_left_out():
     # Without checkpointing 8B needs hundreds of GB; a card of 24 GB holds none of the cases.
-    assert all(case.setup.checkpointing for case in measure.gpu_cases(85e9))
-    assert measure.gpu_cases(24e9) == []
-    for case in measure.gpu_cases(85e9):
+    assert all(case.setup.checkpointing for case in gpu_cases(85e9))
+    assert gpu_cases(24e9) == []
+    for case in gpu_cases(85e9):
         config = models.config_of(case.model, "paper")
         assert cost.training_memory(config, case.n_tokens, case.setup).peak < 94e9
 
 
 @pytest.mark.parametrize("setup", [PLAIN, Setup(optimizer="adamw_bf16")], ids=["plain", "saving"])
 def test_case_is_measured_with_the_trainer(setup):
-    found = measure.measure(measure.Case("qwen2", "mini", "longrecipe", 512, setup, batch_size=2, steps=3))
+    found = measure.measure(Case("qwen2", "mini", "longrecipe", 512, setup, batch_size=2, steps=3))
     assert found["seconds_per_step"] > 0 and found["host_peak_gb"] > 0.1
     assert found["tokens_per_second"] == pytest.approx(2 * 153 / found["seconds_per_step"])
 
@@ -192,7 +193,7 @@ def test_record_of_another_machine_is_refused(tmp_path):
 def test_committed_record_has_the_cases_of_this_version_and_one_thread():
     mini = record_of("mini")
     assert mini["threads"] == 1 == measure._machine()["threads"]
-    assert set(mini["cases"]) <= {case.name for case in measure.mini_cases()}
+    assert set(mini["cases"]) <= {case.name for case in mini_cases()}
     with pytest.raises(ValueError, match="allowed are mini and gpu"):
         record_of("ratios")
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from longrecipe import cost, models
-from longrecipe.cost import measure
 from longrecipe.cost import question as asked
+from longrecipe.cost.cases import Case, mini_cases
 from longrecipe.cost.record import record_of, step_shares
 from longrecipe.experiments import table4
 from longrecipe.experiments.table4.tables import ALL_SAVINGS
@@ -40,7 +40,7 @@ def record(cases, **about):
 
 def mini_record(off=1.0):
     """Mini's steps as the time model has them and half as long again; LongRecipe's off times that at every length."""
-    cases = dict.fromkeys(measure.mini_cases([256, 4096]))
+    cases = dict.fromkeys(mini_cases([256, 4096]))
     device = cost.device_of(record({}))
     for case in cases:
         step = cost.step_seconds(models.config_of("llama3"), case.n_tokens, device, setup=PLAIN, batch_size=8)
@@ -89,7 +89,7 @@ class TestQuestion:
 
 class TestTables:
     def test_memory_table_has_measured_peaks(self):
-        base = measure.Case("llama3", "paper", "longrecipe", 131072)
+        base = Case("llama3", "paper", "longrecipe", 131072)
         failed = replace(base, setup=Setup(optimizer="adamw_bf16"))
         broken = replace(base, setup=Setup(offload_activations=True))
         gpu = record(
@@ -108,7 +108,7 @@ class TestTables:
             assert set(table.loc[too_large, "measured peak"]) == {"too large to try"}
 
     def test_table_4_has_the_papers_lines_as_they_are(self):
-        case = measure.Case("llama3", "paper", "longrecipe", 131072)
+        case = Case("llama3", "paper", "longrecipe", 131072)
         table = table4.table_4(record({case: {"peak_gb": 70.5, "tokens_per_second": 4000.0}}))
         assert table.loc[("GPU memory, GB", "quoted")].tolist() == [56, 104, 64, 72]
         assert table.loc[("hours", "quoted, H100")].tolist() == [16, 20, 15, 28]
@@ -210,7 +210,7 @@ class TestClaims:
         assert self.pick(found, "time model misses").verdict == "holds"
 
     def test_a_gpus_record_settles_what_was_not_measured(self):
-        case = measure.Case("llama3", "paper", "longrecipe", 131072)
+        case = Case("llama3", "paper", "longrecipe", 131072)
         good = record({case: {"peak_gb": 70.5, "tokens_per_second": 5000.0}})
         slow = record({case: {"peak_gb": 90.0, "tokens_per_second": 4000.0}})
         none = record({case: {"error": "CUDA out of memory"}})
@@ -273,7 +273,7 @@ class TestShown:
 
 class TestStepShares:
     def test_seconds_are_in_percent_of_flts_at_the_same_target(self):
-        seconds = {case: {"seconds_per_step": 1e-3 * case.n_tokens} for case in measure.mini_cases([])}
+        seconds = {case: {"seconds_per_step": 1e-3 * case.n_tokens} for case in mini_cases([])}
         made = record(seconds)
         shares = step_shares(made, "qwen2", 4096)
         assert list(shares) == [1.0, 0.05, 0.1, 0.2, 0.3, 0.4]
@@ -282,7 +282,7 @@ class TestStepShares:
         assert list(step_shares(made, "qwen2", 4096, "pose")) == [1.0, 0.3]
 
     def test_cases_without_result_are_left_out(self):
-        cases = [case for case in measure.mini_cases([]) if case.model == "llama3" and case.target_length == 2560]
+        cases = [case for case in mini_cases([]) if case.model == "llama3" and case.target_length == 2560]
         assert step_shares(record({case: {"error": "killed"} for case in cases}), "llama3", 2560) == {}
         assert step_shares(None, "llama3", 2560) == {}
         assert step_shares(record({}), "llama3", 2560) == {}

@@ -20,7 +20,7 @@ def analysis(run):
 
 
 def test_one_sentence_shows_its_anchor_and_the_jumps_around_it(run, analysis):
-    anchors, row = recipe.anchors_of(run, analysis), recipe.shown_rows(run, analysis, 3)[0]
+    anchors, row = run.anchors(analysis), recipe.shown_rows(run, analysis, 3)[0]
     shown = recipe.one_sentence(run, row, anchors)
     this = shown[shown["sentence"] == "this one"]
     assert 4 <= len(this) <= 12 and "anchor" in set(this["anchor"])
@@ -42,8 +42,8 @@ def test_one_sentence_without_anchors_is_the_shortest(run):
 
 def test_ranking_marks_the_anchors(run, analysis):
     ranking = recipe.ranking_of(run, analysis)
-    assert ranking.index[ranking["anchor"] == "anchor"].tolist() == recipe.anchors_of(run, analysis)
-    assert recipe.ranking_of(run, None).empty and recipe.anchors_of(run, None) == []
+    assert ranking.index[ranking["anchor"] == "anchor"].tolist() == run.anchors(analysis)
+    assert recipe.ranking_of(run, None).empty and run.anchors(None) == []
 
 
 @pytest.mark.slow

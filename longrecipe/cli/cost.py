@@ -28,9 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Measure the cases that the file does not contain yet."""
     from longrecipe.cost import measure
+    from longrecipe.cost.cases import cases_of
     from longrecipe.system.paths import results_dir
 
-    cases = measure.cases_of(chosen.what)
+    cases = cases_of(chosen.what)
     path = chosen.out or results_dir() / "resources" / f"{chosen.what}.json"
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     try:

@@ -55,11 +55,12 @@ def run(chosen: argparse.Namespace) -> None:
 
 def _train(run: "Recipe") -> "Trained":
     """Run the token analysis and the two stages, and log their results."""
+    from longrecipe import recipe
+
     analysis = run.analyse()
-    if analysis is not None:
-        log.info("anchors: %s", ", ".join(analysis.anchors(run.params.anchor_count, run.params.anchor_rule)))
-    extended = run.extend(run.stage_one_set(analysis))
-    replayed = run.replay(extended, analysis)
-    for stage in (extended, replayed):
+    if anchors := run.anchors(analysis):
+        log.info("anchors: %s", ", ".join(anchors))
+    stages = recipe.train_all(run, analysis)
+    for stage in stages.values():
         log.info("%s: %s tokens, %.0f s, loss %.3f", stage.name, f"{stage.n_tokens:,}", stage.seconds, stage.losses[-1])
-    return replayed
+    return stages["replayed"]

@@ -3,7 +3,8 @@
 import json
 import sys
 
-from longrecipe.cost.measure import Case, measure
+from longrecipe.cost.cases import Case
+from longrecipe.cost.measure import measure
 from longrecipe.settings.memory import Setup
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from longrecipe.claims import NOT_MEASURED
 from longrecipe.results.store import read_record
 from longrecipe.settings.memory import Setup
 from longrecipe.system.errors import reason
 from longrecipe.system.paths import results_dir
 
-NOT_MEASURED, OUT_OF_MEMORY = "not measured", "out of memory"
+OUT_OF_MEMORY = "out of memory"
 
 
 def record_of(name: str) -> dict | None:

@@ -1,5 +1,6 @@
 """Claims about scores, judged by intervals over seeds."""
 
+import math
 from collections.abc import Iterable
 
 import pandas as pd
@@ -61,8 +62,7 @@ def compared(
     return found
 
 
-def level(text: str, triple: Triple, verdict: str, *, main: bool = True, unit: str = " %") -> Claim:
-    """A claim about one number, its mean over seeds with the interval."""
-    known = triple[0] == triple[0]
-    found = f"{claims.number(triple[0])}{unit}" if known else ""
+def level(text: str, triple: Triple, verdict: str, *, main: bool = True) -> Claim:
+    """A claim about one number in percent, its mean over seeds with the interval."""
+    found = "" if math.isnan(triple[0]) else f"{claims.number(triple[0])} %"
     return Claim(text, verdict, found, claims.interval(triple), main=main)

@@ -123,7 +123,7 @@ def _train(run: recipe.Recipe) -> tuple[dict[str, pd.DataFrame], list[str], dict
         run, stages["replayed"], (n_long, p.train_length), (short + kl_tokens, p.short_length)
     )
     table = pd.DataFrame.from_dict(training, orient="index").rename_axis("stage").reset_index()
-    return {"training": table}, recipe.anchors_of(run, analysis), stages
+    return {"training": table}, run.anchors(analysis), stages
 
 
 def _flops(run: recipe.Recipe, *read: tuple[float, int]) -> float:

@@ -132,7 +132,7 @@ def _points(difference: float) -> str:
 
 def depth_figure(depths: pd.DataFrame) -> Figure:
     """Recall by text length and depth of the fact, a heatmap for each method; depths as `scores.depths` gives them."""
-    labels = [f"{20 * i} to {20 * i + 20} %" for i in range(5)]
+    labels = plots.depth_labels()
     tables = {
         name: rows.pivot(index="depth", columns="length", values="score").reindex(range(5)).set_axis(labels)
         for name, rows in depths.groupby("name", sort=False)

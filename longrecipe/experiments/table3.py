@@ -103,7 +103,7 @@ def _finding(table: pd.DataFrame, stage: str) -> str:
     """Which methods keep enough of every general score after a stage, with the whole interval."""
     least = table[[(column, "low") for column in GENERAL]].min(axis="columns")
     keep, lose = list(least.index[least >= LEAST_KEPT]), list(least.index[~(least >= LEAST_KEPT)])
-    after = {"extended": "extension", "replayed": "replay", "merged": "merging"}.get(stage, stage)
+    after = AFTER.get(stage, stage)
     if not keep:
         return f"After {after}, no method keeps {LEAST_KEPT:g} % of every general score"
     found = f"{_listed(keep)} {'keeps' if len(keep) == 1 else 'keep'} {LEAST_KEPT:g} % of every general score"

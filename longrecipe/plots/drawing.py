@@ -122,6 +122,11 @@ def depth_heatmap(axis: Axes, table: pd.DataFrame, title: str) -> ScalarMappable
     return axis.collections[0]
 
 
+def depth_labels(count: int = 5) -> list[str]:
+    """The names of equal ranges of depth, such as `0 to 20 %`, from the start of a text to its end."""
+    return [f"{100 * i / count:.0f} to {100 * (i + 1) / count:.0f} %" for i in range(count)]
+
+
 def depth_heatmaps(tables: Mapping[str, pd.DataFrame], what: str = "recall") -> Figure:
     """A heatmap of each table of scores in 0..1 by depth (rows) and text length (columns), with one colour bar.
 

@@ -1,6 +1,5 @@
 """Figures of models and training: RoPE wavelengths, losses, recall, and scores after each stage."""
 
-import itertools
 from collections.abc import Callable, Mapping
 
 import matplotlib.pyplot as plt
@@ -12,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from longrecipe.evaluate import Report
 from longrecipe.models import rope
-from longrecipe.plots.drawing import depth_heatmaps, describe, label_ends, nothing
+from longrecipe.plots.drawing import depth_heatmaps, depth_labels, describe, label_ends, nothing
 from longrecipe.plots.style import STYLE, WIDTH_INCHES, colour, marker
 from longrecipe.train import Trained
 
@@ -104,9 +103,7 @@ def _smooth(values: list[float]) -> np.ndarray:
 
 def recall_heatmaps(reports: Mapping[str, Report], n_depths: int = 5) -> Figure:
     """A heatmap for each model, three in a row: recall of one of the hidden facts by text length and depth."""
-    edges = np.linspace(0, 1, n_depths + 1)
-    labels = [f"{100 * low:.0f} to {100 * high:.0f} %" for low, high in itertools.pairwise(edges)]
-    tables = {}
+    edges, labels, tables = np.linspace(0, 1, n_depths + 1), depth_labels(n_depths), {}
     for name, report in reports.items():
         rows = report.recall.assign(bin=pd.cut(report.recall["depth"], edges, labels=labels, include_lowest=True))
         tables[name] = rows.pivot_table(index="bin", columns="length", values="score", observed=False)
@@ -132,9 +129,12 @@ def _of_recall(recall: Mapping[str, float], reports: Mapping[str, Report]) -> st
         name, report = next(iter(reports.items()))
         short = int(report.recall["length"].min())
         return f"{name}: recall {report.recall_at(short):.2f} at {short:,} tokens, {recall[name]:.2f} at {length:,}"
-    found = f"{others[0]}: recall {recall[others[0]]:.2f} at {length:,} tokens"
-    found = found[0].upper() + found[1:]
+    found = _recalled(others[0], recall[others[0]], length)
     return f"{found}; the base recalls {told}" if "base" in recall else found
+
+
+def _recalled(name: str, recall: float, length: int) -> str:
+    return f"{name[0].upper()}{name[1:]}: recall {recall:.2f} at {length:,} tokens"
 
 
 def passkeys(numbers: Mapping[str, Mapping], window: int) -> Figure:
@@ -204,8 +204,7 @@ def _of_retention(numbers: Mapping[str, Mapping], window: int, target: int) -> s
     """What was gained and kept, of the merged model, or of the last stage if nothing was merged."""
     name = "merged" if "merged" in numbers else list(numbers)[-1]
     ours = numbers[name]
-    found = f"{name}: recall {ours['recall'][target]['mean']:.2f} at {target:,} tokens"
-    found = found[0].upper() + found[1:]
+    found = _recalled(name, ours["recall"][target]["mean"], target)
     if name == "base" or "base" not in numbers:
         return found
     base = numbers["base"]

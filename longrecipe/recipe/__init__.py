@@ -1,8 +1,8 @@
 """The recipe of one run, from its settings: checks, stages with their cache, measuring and export."""
 
-from longrecipe.recipe.stages import Recipe, prepare
+from longrecipe.recipe.preparing import prepare
+from longrecipe.recipe.stages import Recipe
 from longrecipe.recipe.whole import (
-    anchors_of,
     export_checked,
     measure_all,
     one_sentence,
@@ -14,7 +14,6 @@ from longrecipe.recipe.whole import (
 
 __all__ = [
     "Recipe",
-    "anchors_of",
     "export_checked",
     "measure_all",
     "one_sentence",

@@ -19,10 +19,9 @@ from longrecipe.data import samples
 from longrecipe.data.selection import Sample
 from longrecipe.merge import merge
 from longrecipe.positions import METHODS, Method, find
-from longrecipe.recipe import cache, draws, export, measuring, preflight
-from longrecipe.recipe.disk import reports_full_disk, run_disk_reported
-from longrecipe.recipe.run_text import RunText, commits, load_text
-from longrecipe.recipe.text_checks import check_loaded
+from longrecipe.recipe import cache, draws, export, measuring
+from longrecipe.recipe.disk import reports_full_disk
+from longrecipe.recipe.run_text import RunText, commits
 from longrecipe.settings import Params, changed
 from longrecipe.system.processes import is_main, made_once
 from longrecipe.train.memory import rows_at_once, setup_of
@@ -144,6 +143,10 @@ class Recipe:
             return None
         return tokens.rank(self.scored(), self.types, self.params.analysis_top_share, seed=self.params.seed)
 
+    def anchors(self, analysis: tokens.Analysis | None) -> list[str]:
+        """The token types that sentences are selected by; none without a token analysis."""
+        return [] if analysis is None else analysis.anchors(self.params.anchor_count, self.params.anchor_rule)
+
     @reports_full_disk
     def stage_one_set(self, analysis: tokens.Analysis | None) -> Dataset:
         """The stored stage-1 set: from each document of T tokens the n tokens that the method trains on."""
@@ -238,7 +241,7 @@ class Recipe:
     def _anchors(self, analysis: tokens.Analysis | None) -> draws.AnchorMask | None:
         if analysis is None:
             return None
-        chosen = analysis.anchors(self.params.anchor_count, self.params.anchor_rule)
+        chosen = self.anchors(analysis)
         return lambda ids: self.types.mask(ids, chosen)
 
     def _stored(self, stage: str, name: str, make_rows: Callable[[], Iterable[dict]]) -> Dataset:
@@ -281,23 +284,3 @@ class Recipe:
             report_to=p.report_to,
             run_name=f"{run}-{folder}",
         )
-
-
-def prepare(params: Params, analysis_only: bool = False) -> Recipe:
-    """Check a run and load what it needs: its tokenizer and its text.
-
-    analysis_only: whether only the token analysis and positions are needed. If not, all checks of `preflight` and
-    `text_checks` run first, so that problems with the model, tokenizer, text, export folder, disk or tasks end the run
-    before any work.
-    Raises ValueError or OSError, with the value and how to fix it.
-    """
-    for stage in cache.CODE:
-        # Hashed before any work, because sources may be edited during the run.
-        cache.code_of(stage)
-    tokenizer = preflight.check_for_analysis(params) if analysis_only else preflight.check(params)
-    with run_disk_reported(params):
-        text = load_text(params, tokenizer)
-    if not analysis_only:
-        check_loaded(params, text)
-    results.revisions.record(params, commits(params, text))
-    return Recipe(params, tokenizer, text, analysis_only)

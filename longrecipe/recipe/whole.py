@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel
 
-from longrecipe.claims import number
+from longrecipe.claims import interval, number
 from longrecipe.data.samples import rows_of
 from longrecipe.data.sentences import token_strings
 from longrecipe.evaluate import Report
@@ -79,17 +79,12 @@ def export_checked(run: Recipe, trained: Mapping[str, Trained], numbers: Mapping
     )
 
 
-def anchors_of(run: Recipe, analysis: Analysis | None) -> list[str]:
-    """The token types that sentences are selected by; none without a token analysis."""
-    return [] if analysis is None else analysis.anchors(run.params.anchor_count, run.params.anchor_rule)
-
-
 def ranking_of(run: Recipe, analysis: Analysis | None) -> pd.DataFrame:
     """The token types of an analysis by falling lift, and which of them are anchors; no rows without an analysis."""
     columns = ["anchor", "tokens", "share of all", "share of top", "lift", "95 % interval", "mean shift"]
     if analysis is None:
         return pd.DataFrame(columns=columns).rename_axis("type")
-    anchors = anchors_of(run, analysis)
+    anchors = run.anchors(analysis)
     rows = {
         each.type: (
             "anchor" if each.type in anchors else "",
@@ -97,7 +92,7 @@ def ranking_of(run: Recipe, analysis: Analysis | None) -> pd.DataFrame:
             f"{each.share_of_all:.1%}",
             f"{each.share_of_top:.1%}",
             number(each.lift, 2),
-            f"[{number(each.lift_low, 2)}, {number(each.lift_high, 2)}]",
+            interval((each.lift, each.lift_low, each.lift_high), 2),
             number(each.mean_shift, 2),
         )
         for each in analysis.ranking.itertuples(index=False, name="Ranked")

@@ -22,6 +22,11 @@ def find(params: Params, experiment: str) -> Run | None:
     return _by_identity(experiment).get(run_name(params, experiment))
 
 
+def find_committed(params: Params, experiment: str) -> Run | None:
+    """The run of results/ with some settings; None if there is none. Raises ValueError as `finished`."""
+    return _committed(experiment).get(run_name(params, experiment))
+
+
 def load(params: Params, experiment: str) -> Run:
     """The finished run of some settings.
 
@@ -39,5 +44,8 @@ def collect() -> None:
 
 def _by_identity(experiment: str) -> dict[str, Run]:
     """Runs by the name that their settings have today: neither a new setting nor a changed default loses one."""
-    there = [run for run in committed.read() if run.experiment == experiment]
-    return {run.identity: run for run in [*there, *store.stored(experiment)]}
+    return _committed(experiment) | {run.identity: run for run in store.stored(experiment)}
+
+
+def _committed(experiment: str) -> dict[str, Run]:
+    return {run.identity: run for run in committed.read() if run.experiment == experiment}

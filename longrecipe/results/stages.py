@@ -8,9 +8,8 @@ import pandas as pd
 from longrecipe.claims import Claim, Claims, at_least, difference, judge, number
 from longrecipe.claims import interval as interval_text
 from longrecipe.evaluate import NIAH_M, Report, interval, paired
-from longrecipe.results import committed
+from longrecipe.results.lookup import find_committed
 from longrecipe.results.rows import depth_rows, score_rows
-from longrecipe.results.run import run_name
 from longrecipe.settings import Params
 from longrecipe.train import Trained
 
@@ -59,16 +58,15 @@ def next_to_committed(numbers: Mapping[str, Mapping], params: Params) -> pd.Data
     Training sums in another order on another kind of processor, so the last digits differ. There are no rows if
     results/ has no such run.
     """
-    name = run_name(params, "train")
-    runs = [run for run in committed.read() if run.experiment == "train" and run.identity == name]
+    run = find_committed(params, "train")
     tables, columns = {"this run": score_rows(numbers)}, {}
-    if runs:
-        tables["results/"] = runs[0].tables["scores"]
+    if run is not None:
+        tables["results/"] = run.tables["scores"]
     for measure, task in (("recall", "multi-key"), ("NIAH(M)", "NIAH(M)")):
         for where, table in tables.items():
             rows = table[(table["task"] == task) & (table["length"] == params.target_length)]
             columns[measure, where] = rows.set_index("stage")["mean"]
-    return pd.DataFrame(columns).reindex(list(numbers) if runs else []).rename_axis("stage")
+    return pd.DataFrame(columns).reindex(list(numbers) if run is not None else []).rename_axis("stage")
 
 
 def gain(one: Report | None, other: Report | None) -> pd.DataFrame:

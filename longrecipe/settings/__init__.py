@@ -5,7 +5,7 @@
 
 from longrecipe.settings.errors import ParamsError, checked
 from longrecipe.settings.files import available, changed, is_file, load, profiles
-from longrecipe.settings.groups import read_list
+from longrecipe.settings.group import read_list
 from longrecipe.settings.memory import Setup
 from longrecipe.settings.mini import MiniParams, mini_from_notebook
 from longrecipe.settings.notebook import from_notebook, given_in

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from longrecipe.settings.groups import Group
+from longrecipe.settings.group import Group
 
 Optimizer = Literal["adamw_fp32", "adamw_bf16", "adamw_8bit", "adamw_4bit"]
 

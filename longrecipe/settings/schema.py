@@ -7,7 +7,8 @@ from typing import Any, get_args
 
 from pydantic import model_validator
 
-from longrecipe.settings.groups import Analysis, Extend, Group, Measure, Merge, Replay, Run, Text, kinds_of
+from longrecipe.settings.group import Group, kinds_of
+from longrecipe.settings.groups import Analysis, Extend, Measure, Merge, Replay, Run, Text
 from longrecipe.settings.memory import Memory
 
 GROUPS: dict[str, type[Group]] = {

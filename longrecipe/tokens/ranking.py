@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from longrecipe import stats
-from longrecipe.claims import Claim, judge
+from longrecipe.claims import Claim, interval, judge
 from longrecipe.tokens.scores import Scored
 from longrecipe.tokens.types import TokenTypes
 
@@ -62,9 +62,8 @@ def claims(found: Analysis, name: str, where: str = "", *, main: bool = True) ->
     rows, judged = found.ranking[found.ranking["frequent"]].set_index("type"), []
     for column, text in RANKED_BY.items():
         leads, measured = _compared(rows[column], name)
-        low, high = (rows.loc[name, f"{column}{end}"] for end in ("_low", "_high"))
-        interval = f"[{low:.2f}, {high:.2f}]"
-        judged.append(Claim(f"{where}{name} has the largest {text}", judge(leads), measured, interval, main=main))
+        limits = interval(tuple(rows.loc[name, [column, f"{column}_low", f"{column}_high"]]), 2)
+        judged.append(Claim(f"{where}{name} has the largest {text}", judge(leads), measured, limits, main=main))
     agree = f"{where}lifts of two halves of the documents agree, Spearman's correlation of at least {STABLE:g}"
     return [*judged, Claim(agree, judge(found.stability >= STABLE), f"{found.stability:.2f}", main=False)]
 

@@ -6,10 +6,10 @@ from longrecipe.experiments.table4.figures import (
     longest_samples,
     memory_parts,
     price,
-    step_times,
 )
+from longrecipe.experiments.table4.steps import mini_ratios, mini_steps, step_times
 from longrecipe.experiments.table4.tables import CARDS, by_length, longest, memory, prices, ratios, shown, table_4
-from longrecipe.experiments.table4.verdicts import claims, mini_ratios, mini_steps
+from longrecipe.experiments.table4.verdicts import claims
 
 __all__ = [
     "CARDS",

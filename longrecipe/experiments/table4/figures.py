@@ -1,4 +1,4 @@
-"""Figures of notebook 05: memory by content, cost by target length, longest samples, price, and measured steps."""
+"""Figures of notebook 05: memory by content, cost by target length, longest samples, and price."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from longrecipe.cost import LONGEST
 from longrecipe.experiments.table4.tables import PARTS, rounded
@@ -100,7 +99,7 @@ def cost_by_length(
         _line(axes[1], 24, "one day", 3)
         titles = "FLOPs of a sample, PFLOP", f"hours of stage 1, {gpu}", "FLOPs, percent of FLT's"
         for axis, title in zip(axes, titles, strict=True):
-            _lengths(axis, table["target"], every=2)
+            length_ticks(axis, table["target"], every=2)
             axis.axvline(target_length, color="black", lw=0.8, ls=":")
             axis.set_title(title, fontsize=8.5)
             axis.set_xlabel("target, tokens")
@@ -133,7 +132,7 @@ def _line(axis: Axes, level: float, text: str, up: float) -> None:
     axis.annotate(text, (0, level), (2, up), ("axes fraction", "data"), "offset points", fontsize=8)
 
 
-def _lengths(axis: Axes, lengths: pd.Series, every: int = 1) -> None:
+def length_ticks(axis: Axes, lengths: pd.Series, every: int = 1) -> None:
     """Set a logarithmic axis with ticks at every n-th length (n = every) that is a power of two times the shortest."""
     axis.set_xscale("log")
     doubled = [x for x in sorted(set(lengths)) if (x // min(lengths)).bit_count() == 1 and x % min(lengths) == 0]
@@ -250,56 +249,3 @@ def price(table: pd.DataFrame, usd: float) -> Figure:
         title = f"At {usd:.2f} USD per GPU-hour, stage 1 costs {short} on short samples and {whole} on whole ones"
         describe(figure, "Bars of the price of stage 1 by method.", title)
     return figure
-
-
-def step_times(steps: pd.DataFrame, ratios: pd.DataFrame) -> Figure:
-    """Seconds per step of the mini by target, measured (points) and modelled (dashed), and the ratio of short to whole.
-
-    Args:
-        steps: of `experiments.table4.mini_steps`; if empty, the figure says "not measured".
-        ratios: of `experiments.table4.mini_ratios`.
-    """
-    with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH_INCHES, 3.2))
-        ends: tuple[list, list] = ([], [])
-        for name, rows in steps.groupby("method", sort=False):
-            rows = rows.sort_values("target")
-            left.plot(rows["target"], rows["measured"], marker=marker(name), ms=4, lw=1.2, color=colour(name))
-            ends[0].append((*rows[["target", "measured"]].iloc[-1], name, colour(name)))
-            if name in ("FLT", "LongRecipe"):
-                left.plot(rows["target"], rows["modelled"], "--", lw=1.2, color=colour(name))
-        for column in [column for column in ratios if " / FLT" in column]:
-            name, _, source = column.partition(" / FLT, ")
-            style, shade = {"measured": "-", "time model": "--", "FLOPs": ":"}[source], colour(name)
-            known = 100 * ratios[column].dropna()
-            shape = marker(name) if source == "measured" else None
-            right.plot(known.index, known, style, marker=shape, ms=4, lw=1.2, color=shade)
-            ends[1].append((known.index[-1], known.iloc[-1], name if source == "measured" else source, shade))
-        for axis, title in ((left, "seconds per step of 8 samples"), (right, "percent of FLT's seconds")):
-            axis.set_title(title, fontsize=8.5)
-            axis.set_xlabel("target, tokens")
-            if len(steps):
-                _lengths(axis, steps["target"])
-            else:
-                axis.text(0.5, 0.5, "not measured", ha="center", transform=axis.transAxes)
-        left.set_yscale("log")
-        left.yaxis.set_major_formatter("{x:g}")
-        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        left.yaxis.set_minor_formatter("")
-        if len(ratios):
-            right.set_ylim(0, 110 * float(np.nanmax(ratios.filter(like=" / FLT").to_numpy())))
-        drawn = "Two panels over the target length: seconds per step, measured (points) and modelled (dashed), and "
-        drawn += "seconds in percent of FLT's, measured, by the time model (dashed) and by FLOPs alone (dotted)."
-        describe(figure, drawn, _steps_title(ratios))
-        for axis, end in zip((left, right), ends, strict=True):
-            label_ends(axis, end)
-    return figure
-
-
-def _steps_title(ratios: pd.DataFrame) -> str:
-    column = "LongRecipe / FLT, measured"
-    known = ratios[column].dropna() if column in ratios else pd.Series(dtype=float)
-    if known.empty:
-        return ""
-    target = 4096 if 4096 in known.index else known.index[-1]
-    return f"To {target:,} tokens, a step of LongRecipe takes {known[target]:.1%} of FLT's seconds (measured)"

@@ -12,9 +12,10 @@ from numbers import Integral
 import pandas as pd
 
 from longrecipe import cost, models
+from longrecipe.claims import NOT_MEASURED
 from longrecipe.cost import DEVICES, GB, SAVINGS
 from longrecipe.cost.question import Question
-from longrecipe.cost.record import NOT_MEASURED, measured_cell
+from longrecipe.cost.record import measured_cell
 from longrecipe.experiments import quoted
 from longrecipe.experiments.scores import NAMES
 from longrecipe.families import FAMILIES
@@ -32,6 +33,8 @@ PARTS = {
     "block or logits": "block or logits",
     "CUDA": "runtime",
 }
+# Families by their names in the paper's Table 4.
+FAMILY_OF = {family.table4: name for name, family in FAMILIES.items()}
 # The paper's 80k and 128k tokens.
 TARGETS = {80: 81920, 128: 131072}
 
@@ -62,10 +65,9 @@ def table_4(record: Mapping | None = None) -> pd.DataFrame:
 
     Ours: samples of its length, as many tokens, one sample at a time, on an A100 (the nearest to its A800) and an H100.
     """
-    columns, names = {}, {family.table4: name for name, family in FAMILIES.items()}
-    a100, h100 = DEVICES["A100 80 GB"], DEVICES["H100 80 GB"]
+    columns, a100, h100 = {}, DEVICES["A100 80 GB"], DEVICES["H100 80 GB"]
     for row in quoted.read("table4_resources").itertuples():
-        model, n = names[row.model], row.train_length
+        model, n = FAMILY_OF[row.model], row.train_length
         config = models.config_of(model, "paper")
         asked = {"model": model, "method": "longrecipe", "target_length": TARGETS[row.target_k], "scale": "paper"}
         peak, rate = (measured_cell(record, key, Setup(), **asked) for key in ("peak_gb", "tokens_per_second"))

@@ -1,4 +1,4 @@
-"""Measured steps of the mini models next to the modelled ones, and the paper's claims about cost."""
+"""The paper's claims about cost, and this kit's about its time model."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -8,51 +8,19 @@ import pandas as pd
 from longrecipe import cost, models
 from longrecipe.claims import NOT_MEASURED, Claim, Claims, judge
 from longrecipe.cost import DEVICES, GB
-from longrecipe.cost.measure import RATIO
 from longrecipe.cost.question import Question
 from longrecipe.cost.record import OUT_OF_MEMORY, measured_cell
 from longrecipe.experiments import quoted
-from longrecipe.experiments.scores import NAMES
-from longrecipe.experiments.table4.tables import METHODS, TARGETS, ratios, table_4
+from longrecipe.experiments.table4.steps import mini_ratios, mini_steps
+from longrecipe.experiments.table4.tables import FAMILY_OF, TARGETS, ratios, table_4
 from longrecipe.families import FAMILIES
 from longrecipe.settings.memory import Setup
+from longrecipe.system.paths import split_revision
 
 # The target at which the time model is judged, and how far it may be off.
 JUDGED_AT, WITHIN = 4096, 0.15
 # The share of FLT's cost that the paper saves.
 SAVED = 85
-
-
-def mini_steps(record: Mapping | None) -> pd.DataFrame:
-    """Seconds of mini Llama-3's steps by method and target: measured, and modelled by the rates of the same machine.
-
-    Columns: method (as tables name it), target, n, measured, modelled (`cost.step_seconds`), GFLOP (of the model).
-    """
-    rows = []
-    for case in record["cases"].values() if record else ():
-        if (case["model"], case["ratio"]) != ("llama3", RATIO) or "error" in case["measured"]:
-            continue
-        config, n, batch = models.config_of(case["model"]), case["n_tokens"], case["batch_size"]
-        step = cost.step_seconds(config, n, cost.device_of(record), setup=Setup(**case["setup"]), batch_size=batch)
-        flops = cost.training_flops(config, n * batch, n) / 1e9
-        found = case["measured"]["seconds_per_step"]
-        rows.append((NAMES.get(case["method"], case["method"]), case["target_length"], n, found, step.total, flops))
-    return pd.DataFrame(rows, columns=["method", "target", "n", "measured", "modelled", "GFLOP"])
-
-
-def mini_ratios(steps: pd.DataFrame) -> pd.DataFrame:
-    """Each method's seconds over FLT's by target, from `mini_steps`: measured, and for LongRecipe as the time model and
-    FLOPs alone have it; then what the model leaves out: measured over modelled seconds of FLT and LongRecipe."""
-    by = steps.pivot(index="target", columns="method", values=["measured", "modelled", "GFLOP"])
-    there = set(steps["method"]) if "FLT" in set(steps["method"]) else set()
-    short = [NAMES[name] for name in METHODS if name != "flt" and NAMES[name] in there]
-    table = {f"{name} / FLT, measured": by["measured", name] / by["measured", "FLT"] for name in short}
-    if "LongRecipe" in short:
-        table["LongRecipe / FLT, time model"] = by["modelled", "LongRecipe"] / by["modelled", "FLT"]
-        table["LongRecipe / FLT, FLOPs"] = by["GFLOP", "LongRecipe"] / by["GFLOP", "FLT"]
-        for name in ("FLT", "LongRecipe"):
-            table[f"{name}, measured / modelled"] = by["measured", name] / by["modelled", name]
-    return pd.DataFrame(table)
 
 
 def claims(question: Question, mini: Mapping | None = None, gpu: Mapping | None = None) -> Claims:
@@ -73,7 +41,7 @@ def _title(model: str, scale: str) -> str:
     """A model in words, such as Llama-3-8B."""
     if scale != "paper" or model not in FAMILIES:
         return f"{scale} {model}"
-    name = FAMILIES[model].hub_id.split("/")[-1].partition("@")[0]
+    name = split_revision(FAMILIES[model].hub_id)[0].split("/")[-1]
     return name.removeprefix("Meta-").removesuffix("-Instruct")
 
 
@@ -158,8 +126,7 @@ def _one_day(main: str, gpu: Mapping | None) -> Iterator[Claim]:
 
 def _quoted(rows: pd.DataFrame) -> Iterator[tuple]:
     """Rows of the paper's Table 4, each with the name of its family."""
-    names = {family.table4: name for name, family in FAMILIES.items()}
-    return ((names[row.model], row) for row in rows.itertuples())
+    return ((FAMILY_OF[row.model], row) for row in rows.itertuples())
 
 
 def _gpus(number: int) -> str:
