@@ -64,6 +64,9 @@ class Claims(Sequence[Claim]):
     def __len__(self) -> int:
         return len(self._claims)
 
+    def __add__(self, other: Iterable[Claim]) -> "Claims":
+        return Claims([*self, *other])
+
     def counts(self) -> str:
         """The number of claims and of each verdict, such as `8 claims: 7 hold, 1 does not hold`."""
         return _counts(self._claims)

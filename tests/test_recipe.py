@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from longrecipe import evaluate, models, positions, recipe, settings, train
+from longrecipe import evaluate, models, positions, recipe, results, settings, train
 from longrecipe.data import samples
 from longrecipe.positions import METHODS
 from longrecipe.recipe import cache
 from longrecipe.settings import Params, ParamsError
+from longrecipe.settings.schema import NO_EFFECT
 from longrecipe.system.codehash import code_hash
 from longrecipe.train.memory import rows_at_once
 
@@ -171,8 +172,9 @@ READ: set[str] = set()
 def test_folder_of_a_stage_depends_on_all_settings_that_the_stage_reads(prepared, own_cache, monkeypatch):
     plain = prepared.varied(**SHORT).params
     run = replace(prepared, params=Watched(**plain.model_dump()))
-    # The name of a folder does not count as a use of a setting.
+    # The names of a folder and of a run do not count as a use of a setting.
     monkeypatch.setattr(Params, "method_slug", "longrecipe")
+    monkeypatch.setattr(results, "run_name", lambda params, notebook: "train-llama3")
     stages = {
         "analysis": lambda made: run.scored(),
         "extend": lambda made: run.extend(run.stage_one_set(run.analyse())),
@@ -183,7 +185,7 @@ def test_folder_of_a_stage_depends_on_all_settings_that_the_stage_reads(prepared
         READ.clear()
         made[stage] = make(made)
         assert {"seed", "model"} <= READ
-        for name in READ:
+        for name in READ - NO_EFFECT:
             value = getattr(plain, name)
             other = plain.model_copy(update={name: "other" if isinstance(value, str) else 7 + (value or 0)})
             assert other.stage_key(stage) != plain.stage_key(stage), f"{stage} reads {name}"

@@ -95,7 +95,7 @@ def test_failed_case_is_named_and_tried_again(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(measure.subprocess, "run", process)
     cases = cases_at(512)
-    monkeypatch.setattr(measure, "mini_cases", lambda: cases)
+    monkeypatch.setattr("longrecipe.cost.cases.mini_cases", lambda: cases)
     with pytest.raises(SystemExit) as left:
         main(["cost", "mini", "--out", str(path), "--minutes", "5"])
     said = capsys.readouterr().err

@@ -10,7 +10,7 @@ from longrecipe import recipe, results, settings
 from longrecipe.data.corpus import Corpus
 from longrecipe.models import loading
 from longrecipe.models.loading import save
-from longrecipe.recipe import stages
+from longrecipe.recipe import preparing
 from longrecipe.recipe.export import export
 from longrecipe.recipe.run_text import RunText, commits
 from longrecipe.results import revisions
@@ -60,9 +60,9 @@ def test_commits_of_model_and_text_are_found(hub):
 
 def test_run_with_another_commit_than_before_says_so(hub, caplog, monkeypatch):
     caplog.set_level("WARNING")
-    monkeypatch.setattr(stages.preflight, "check", lambda p: None)
-    monkeypatch.setattr(stages, "load_text", lambda p, tokenizer: text_of(f"you/texts@{TEXT}"))
-    monkeypatch.setattr(stages, "check_loaded", lambda p, text: None)
+    monkeypatch.setattr(preparing.preflight, "check", lambda p: None)
+    monkeypatch.setattr(preparing, "load_text", lambda p, tokenizer: text_of(f"you/texts@{TEXT}"))
+    monkeypatch.setattr(preparing, "check_loaded", lambda p, text: None)
     recipe.prepare(run_of())
     recipe.prepare(run_of())
     assert not caplog.records

@@ -24,6 +24,8 @@ GROUPS: dict[str, type[Group]] = {
 # The groups that a stage reads: its own, and those of the stages before it.
 _ANALYSIS = ("run", "text", "memory", "analysis")
 STAGES = {"analysis": _ANALYSIS, "extend": (*_ANALYSIS, "extend"), "replay": (*_ANALYSIS, "extend", "replay")}
+# Neither the folder of the export nor the tracker changes the model or its scores.
+NO_EFFECT = frozenset({"out", "report_to"})
 
 
 # Fields come in the order of GROUPS, from the last base class to the first: the default of probe_window reads window
@@ -57,8 +59,7 @@ class Params(Measure, Memory, Merge, Replay, Analysis, Extend, Text, Run):
 
     def _key(self, groups: Collection[str]) -> str:
         names = {name for group in groups for name in GROUPS[group].model_fields}
-        # Neither the folder of the export nor the tracker changes the model.
-        return key_of(self.model_dump(include=names - {"out", "report_to"}))
+        return key_of(self.model_dump(include=names - NO_EFFECT))
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Params":
