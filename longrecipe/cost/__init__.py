@@ -9,6 +9,7 @@ from longrecipe.cost.memory import (
     Memory,
     activation_bytes,
     check_fits,
+    key_value_heads,
     training_memory,
 )
 from longrecipe.cost.plan import BATCH, LONGEST, SAVINGS, TRIED, gpu_hours, gpus_needed, longest_sample
@@ -36,6 +37,7 @@ __all__ = [
     "flops_per_token",
     "gpu_hours",
     "gpus_needed",
+    "key_value_heads",
     "longest_sample",
     "mfu",
     "step_seconds",

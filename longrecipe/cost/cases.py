@@ -1,12 +1,15 @@
-"""What `longrecipe cost` measures: training steps of models, methods, target lengths and memory setups."""
+"""The cases of `longrecipe cost`: training steps, reading, and a resume, by model, method, length and memory setup."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 
 import torch
+from transformers import PreTrainedConfig
 
 from longrecipe import cost, models, positions
 from longrecipe.families import FAMILIES
+from longrecipe.models.rope import head_dim
 from longrecipe.settings.memory import Setup
 from longrecipe.train import PLAIN
 
@@ -16,7 +19,7 @@ RATIO = 0.3
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement: a model (by name and scale), a method, a target of T tokens, and a memory setup."""
+    """Training steps: a model (by name and scale), a method, a target of T tokens, and a memory setup."""
 
     model: str
     scale: str
@@ -40,6 +43,93 @@ class Case:
         changed = [f"{k}={v}" for k, v in asdict(self.setup).items() if v != getattr(usual, k)]
         return " ".join([self.model, self.method, f"T={self.target_length}", f"n={self.n_tokens}", *changed])
 
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The configuration of the model."""
+        return models.config_of(self.model, self.scale)
+
+    @property
+    def modelled_bytes(self) -> float:
+        """Memory that it needs on the GPU, according to the cost model."""
+        return cost.training_memory(self.config, self.n_tokens, self.setup, batch_size=self.batch_size).peak
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A model in bfloat16 reads a text of T tokens and writes an answer."""
+
+    model: str
+    scale: str
+    target_length: int
+    setup: Setup = field(default_factory=Setup)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the text: T."""
+        return self.target_length
+
+    @property
+    def name(self) -> str:
+        """A name with the model and its length."""
+        return f"{self.model} reads n={self.n_tokens}"
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The configuration of the model."""
+        return models.config_of(self.model, self.scale)
+
+    @property
+    def modelled_bytes(self) -> float:
+        """Memory that it needs on the GPU: weights, keys and values of all tokens, and one block's activations."""
+        c = self.config.get_text_config()
+        cached = 4.0 * c.num_hidden_layers * cost.key_value_heads(c) * head_dim(c)
+        return 2.0 * cost.counts(c).total + (cached + cost.activation_bytes(c)) * self.n_tokens
+
+
+@dataclass(frozen=True)
+class Resuming:
+    """A stage that is killed after its first checkpoint and resumes, of a model with the first blocks only.
+
+    The process is killed while later steps run, so there must be a few more.
+    """
+
+    model: str
+    scale: str
+    target_length: int
+    setup: Setup = field(default_factory=Setup)
+    batch_size: int = 1
+    steps: int = 12
+    save_steps: int = 4
+    blocks: int = 2
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of a sample."""
+        return int(RATIO * self.target_length)
+
+    @property
+    def name(self) -> str:
+        """A name with the model and its optimizer."""
+        return f"{self.model} resumes with {self.setup.optimizer}"
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The configuration of the model, with fewer blocks."""
+        config = models.config_of(self.model, self.scale)
+        text = config.get_text_config()
+        if getattr(text, "layer_types", None):
+            text.layer_types = text.layer_types[: self.blocks]
+        text.num_hidden_layers = self.blocks
+        return config
+
+    @property
+    def modelled_bytes(self) -> float:
+        """Memory that it needs on the GPU, according to the cost model."""
+        return cost.training_memory(self.config, self.n_tokens, self.setup).peak
+
+
+Measured = Case | Reading | Resuming
+
 
 def mini_cases(lengths: Iterable[int] = (256, 512, 1024, 2048, 4096, 8192)) -> list[Case]:
     """Steps of 8 samples, as the mini recipe trains: FLT, PoSE and LongRecipe on each mini model to 10 and 16 windows,
@@ -58,32 +148,49 @@ def mini_cases(lengths: Iterable[int] = (256, 512, 1024, 2048, 4096, 8192)) -> l
     return list(dict.fromkeys(cases))
 
 
-def gpu_cases(gpu_bytes: float) -> list[Case]:
-    """The three models of the paper at 80k and 128k, each saving switched off, one at a time, and whole samples.
+def gpu_cases(gpu_bytes: float) -> list[Measured]:
+    """The paper's models, the most informative cases first: the setup of params/paper, which offloads activations, then
+    without offload, to 80k, with float32 sums, and for the other models; reading 128k; a kill and a resume; then each
+    saving switched off and whole samples.
 
-    Cases that need far more memory, according to the cost model, are left out (`cost.TRIED`).
+    Cases that need far more memory than there is, according to the cost model, are left out (`cost.TRIED`).
     """
-    base = Case("llama3", "paper", "longrecipe", 131072)
-    cases = [base, replace(base, target_length=109227), replace(base, target_length=81920)]
-    cases += [replace(base, model=name) for name in ("mistral", "qwen2")]
-    cases.append(replace(base, model="qwen2", target_length=81920))
-    changes = [change for change in cost.SAVINGS.values() if change]
-    for change in (*changes, {"fp32_accumulation": True, "offload_activations": True}):
-        cases.append(replace(base, setup=replace(base.setup, **change)))
-    away = replace(base, method="flt", setup=Setup(offload_activations=True))
-    cases += [replace(away, target_length=T) for T in (65536, 81920, 131072)]
-    return [case for case in cases if _modelled(case).peak < cost.TRIED * gpu_bytes]
+    away = Setup(offload_activations=True)
+    paper = Case("llama3", "paper", "longrecipe", 131072, away)
+    usual = replace(paper, setup=Setup(), steps=2)
+    cases: list[Measured] = [
+        paper,
+        usual,
+        replace(usual, target_length=81920),
+        Reading("llama3", "paper", 131072),
+        Resuming("mistral", "paper", 8192),
+        replace(usual, setup=replace(away, fp32_accumulation=True)),
+        *(replace(usual, model=name, target_length=T) for T in (131072, 81920) for name in ("qwen2", "mistral")),
+    ]
+    cases += [replace(usual, setup=replace(Setup(), **change)) for change in cost.SAVINGS.values()]
+    cases += [replace(usual, setup=away, method="flt", target_length=T) for T in (65536, 81920, 131072)]
+    return [case for case in dict.fromkeys(cases) if case.modelled_bytes < cost.TRIED * gpu_bytes]
 
 
-def cases_of(what: str) -> list[Case]:
+def dry_cases() -> list[Measured]:
+    """The kinds of `gpu_cases` in tiny: mini models, so that the same code runs anywhere within a minute.
+
+    Without a GPU nothing is offloaded, and without torchao moments have 16 bits.
+    """
+    cases, on_gpu = [], torch.cuda.is_available()
+    changes = {} if find_spec("torchao") else {"optimizer": "adamw_bf16"}
+    for case in gpu_cases(85e9)[:6]:
+        setup = replace(case.setup, **changes, offload_activations=case.setup.offload_activations and on_gpu)
+        cases.append(replace(case, scale="mini", target_length=512, setup=setup))
+    return list({case.name: case for case in cases}.values())
+
+
+def cases_of(what: str) -> list[Measured]:
     """The cases of `longrecipe cost WHAT`: mini or gpu. Raises ValueError for gpu if there is no GPU."""
     if what == "mini":
         return mini_cases()
     if not torch.cuda.is_available():
-        raise ValueError("there is no GPU here: measure `mini`, or run this on a machine with a GPU of 80 GB.")
+        raise ValueError(
+            "there is no GPU here: measure `mini`, try `gpu --dry-run`, or run this on a machine with a GPU of 80 GB."
+        )
     return gpu_cases(torch.cuda.get_device_properties(0).total_memory)
-
-
-def _modelled(case: Case) -> cost.Memory:
-    config = models.config_of(case.model, case.scale)
-    return cost.training_memory(config, case.n_tokens, case.setup, batch_size=case.batch_size)

@@ -83,8 +83,9 @@ def training_memory(
     weights 2 N / s (6 N / s in mixed precision); gradients 2 N / s (4 N / s in float32); optimizer as its moments need;
     checkpoints $2 L H n B / p$; block: `activation_bytes`, plus gradients at its widest point, the MLP ($6 F + 4 H$),
     and with split samples the keys and values of all parts with their gradients ($8 k d$ per token of the sample);
-    logits: V in bfloat16, twice in float32 (upcast, softmax), and the gradient, 12 V per token, for all tokens of the
-    GPU or of one chunk. Sharded weights are gathered for two blocks at a time, as the next block is prefetched.
+    logits: without the fused loss V in bfloat16, twice in float32 (upcast, softmax), and the gradient, 12 V per token;
+    with it V in bfloat16 and float32, 6 V per token of one chunk, the head's gradient in float32, 4 V H, and the
+    gradient of the last hidden states, 2 H per token. Sharded weights are gathered for two blocks at a time, as the next block is prefetched.
 
     Args: n_tokens: of one sample; setup: None means the defaults of Setup; batch_size: samples at a time.
     """
@@ -98,7 +99,10 @@ def training_memory(
     block = (activation_bytes(c) if setup.checkpointing else 0.0) * here + width * here
     if setup.sequence_parallel > 1:
         block += 8.0 * key_value_heads(c) * head_dim(c) * n_tokens * batch_size
-    at_once = min(here, setup.loss_chunk) if setup.fused_loss else here
+    logits = 12.0 * c.vocab_size * here
+    if setup.fused_loss:
+        of_head, of_hidden = 4.0 * c.vocab_size * c.hidden_size, 2.0 * c.hidden_size * here
+        logits = 6.0 * c.vocab_size * min(here, setup.loss_chunk) + of_head + of_hidden
     moments = OPTIMIZER_BYTES[setup.optimizer] * n.total / setup.shards
     away = setup.offload_activations
     return Memory(
@@ -108,7 +112,7 @@ def training_memory(
         # Two inputs are being copied to and from the host.
         checkpoints=2 * kept * here if away else checkpoints,
         block=block,
-        logits=12.0 * c.vocab_size * at_once,
+        logits=logits,
         runtime=1.5 * GB,
         host=(checkpoints if away else 0.0) + (moments if setup.offload_optimizer else 0.0),
     )

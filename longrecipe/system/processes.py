@@ -13,6 +13,11 @@ def n_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def local_rank() -> int:
+    """The number of this process on its machine, which is the number of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
 def is_main() -> bool:
     """Whether this is the first process, which writes files."""
     return int(os.environ.get("RANK", 0)) == 0

@@ -30,10 +30,14 @@ class Float32Gradients:
         parameter.grad = None
 
     def restore(self) -> None:
-        """Set the gradient of every parameter to the sum, in the dtype of the parameter."""
-        for parameter, total in self.sums.items():
+        """Set the gradient of every parameter to the sum, in the dtype of the parameter.
+
+        Each sum is freed once it is converted, so that not all sums and all gradients are in memory together.
+        """
+        while self.sums:
+            parameter, total = self.sums.popitem()
             parameter.grad = total.to(parameter.dtype)
-        self.sums.clear()
+            del total
 
     def remove(self) -> None:
         """Remove the hooks from the network."""

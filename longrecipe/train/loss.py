@@ -40,17 +40,25 @@ def _forward(hidden, weight, label_chunks, dtype):
         matrix = weight.to(dtype)
         for rows, labels, out in zip(hidden.split(sizes), label_chunks, d_hidden.split(sizes), strict=True):
             rows = rows.to(dtype)
-            logits = F.linear(rows, matrix).float()
-            counted = labels != IGNORE
-            index = labels.where(counted, 0)[:, None]
-            log_sum = logits.logsumexp(dim=-1, keepdim=True)
-            loss += ((log_sum - logits.gather(1, index)).squeeze(1) * counted).sum()
-            # d loss / d logits = softmax - one-hot, computed in place.
-            gradient = logits.sub_(log_sum).exp_().scatter_add_(1, index, -torch.ones_like(index, dtype=logits.dtype))
-            gradient = gradient.mul_(counted[:, None]).to(dtype)
+            # A function of its own, so that the logits of one chunk are freed before those of the next are made.
+            summed, gradient = _chunk(F.linear(rows, matrix).float(), labels, dtype)
+            loss += summed
             out.copy_(gradient @ matrix)
             d_weight += gradient.T @ rows
+            del gradient
     return loss, d_hidden, d_weight.to(weight.dtype)
+
+
+def _chunk(logits, labels, dtype):
+    """The sum of cross-entropies of a chunk, and d loss / d logits = softmax - one-hot. Overwrites the logits."""
+    counted = labels != IGNORE
+    index = labels.where(counted, 0)[:, None]
+    right, largest = logits.gather(1, index), logits.amax(dim=-1, keepdim=True)
+    # In place: torch's logsumexp and softmax would allocate once or twice the memory of the logits.
+    total = logits.sub_(largest).exp_().sum(dim=-1, keepdim=True)
+    loss = ((largest + total.log() - right).squeeze(1) * counted).sum()
+    gradient = logits.div_(total).scatter_add_(1, index, -torch.ones_like(right)).mul_(counted[:, None])
+    return loss, gradient.to(dtype)
 
 
 def chunked_cross_entropy(

@@ -18,7 +18,7 @@ from longrecipe.data.samples import Collator, tokens_seen
 from longrecipe.models.formats import tidy
 from longrecipe.models.loading import load
 from longrecipe.system.files import locked, read_json, write_text
-from longrecipe.system.processes import is_main, n_processes
+from longrecipe.system.processes import is_main, local_rank, n_processes
 from longrecipe.train.checkpoints import damaged_model, latest_checkpoint
 from longrecipe.train.divergence import check_trained, first_not_finite, warn_if_worse
 from longrecipe.train.guard import check_skipped_positions
@@ -220,12 +220,25 @@ def _check_setup(stage: Stage) -> None:
 
 def _checked_network(make_network: Callable[[], PreTrainedModel], collator: Collator, stage: Stage) -> PreTrainedModel:
     """The model to start from. Its weights must be finite, and its attention must cross skipped positions."""
-    network = make_network()
+    network = _on_gpu(make_network())
     if name := first_not_finite(network.named_parameters()):
         raise ValueError(f"{stage.name} starts from a model whose {name} has NaN or infinite values: use another one.")
     if _skips(collator):
         check_skipped_positions(network)
     return network
+
+
+def _on_gpu(network: PreTrainedModel) -> PreTrainedModel:
+    """The model on the GPU of this process, if there is one with room for all its weights; else as it is.
+
+    Trainer would move it later, but the guard runs before, and some attention kernels (flash-attn) need a GPU. A model
+    that only fits sharded stays in the host's memory.
+    """
+    if not torch.cuda.is_available():
+        return network
+    device = torch.device("cuda", local_rank())
+    size = sum(weights.nbytes for weights in network.parameters())
+    return network.to(device) if size < torch.cuda.mem_get_info(device)[0] else network
 
 
 def _skips(collator: Collator) -> bool:
