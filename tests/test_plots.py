@@ -244,9 +244,9 @@ def test_memory_bars_end_at_the_peak_and_measured_peaks_are_marked(asked):
     assert ends == pytest.approx(table["peak"].tolist())
     assert {f"{table.loc['as set up', 'peak']:.0f} GB", "80 GB"} <= set(texts(axis))
     assert any(text.startswith("up to") for text in texts(axis))
-    found = table.assign(**{"measured peak": [70.0] + ["not measured"] * (len(table) - 1)})
+    found = table.assign(**{"measured, one batch": [70.0] + ["not measured"] * (len(table) - 1)})
     (axis,) = table4.memory_parts(found, {"80 GB": 85.0}).axes
-    assert "peak measured" in axis.get_xlabel()
+    assert "one batch, measured" in axis.get_xlabel()
     assert [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "x"] == [70.0]
 
 

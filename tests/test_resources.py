@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from longrecipe import cost, models
+from longrecipe import cost, models, settings
 from longrecipe.cli import main
-from longrecipe.cost import measure
-from longrecipe.cost.cases import Case, gpu_cases, mini_cases
+from longrecipe.cost import measure, runner
+from longrecipe.cost.cases import Case, Resuming, gpu_cases, mini_cases
 from longrecipe.cost.record import record_of
 from longrecipe.settings import Setup
 from longrecipe.train import PLAIN
@@ -21,6 +21,7 @@ def pytests_own_logging(monkeypatch):
     monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
 
 
+RATES = '{"matmul_flops": 1.0}\n'
 CASE = Case("llama3", "mini", "longrecipe", 512, PLAIN, batch_size=1, steps=3)
 
 
@@ -36,18 +37,59 @@ def test_names_of_cases_are_unique_and_list_changes():
     for cases in (gpu, mini_cases()):
         assert len({case.name for case in cases}) == len(cases)
     names = [case.name for case in gpu]
-    assert names[0] == "llama3 longrecipe T=131072 n=39321"
-    assert any(name.endswith("offload_activations=True") for name in names)
+    assert names[:2] == [
+        "llama3 longrecipe T=131072 n=39321 offload_activations=True",
+        "llama3 longrecipe T=131072 n=39321",
+    ]
+    assert "llama3 reads n=131072" in names and "mistral resumes with adamw_8bit" in names
     assert any(name.startswith("mistral") for name in names) and any(name.startswith("qwen2") for name in names)
 
 
+def test_first_case_of_a_gpu_is_the_setup_of_params_paper():
+    p, first = settings.load("llama3", "paper", text="text"), gpu_cases(85e9)[0]
+    assert first.setup == Setup.of(p) and (first.target_length, first.model) == (p.target_length, p.model)
+
+
 def test_cases_that_cannot_fit_are_left_out():
-    # Without checkpointing 8B needs hundreds of GB; a card of 24 GB holds none of the cases.
+    # Without checkpointing 8B needs hundreds of GB; a card of 24 GB holds only two blocks.
     assert all(case.setup.checkpointing for case in gpu_cases(85e9))
-    assert gpu_cases(24e9) == []
+    assert [type(case) for case in gpu_cases(24e9)] == [Resuming]
     for case in gpu_cases(85e9):
-        config = models.config_of(case.model, "paper")
-        assert cost.training_memory(config, case.n_tokens, case.setup).peak < 94e9
+        if isinstance(case, Case):
+            need = cost.training_memory(case.config, case.n_tokens, case.setup, accumulated=False)
+            assert need.peak < 94e9
+
+
+@pytest.mark.slow
+def test_dry_run_measures_each_kind_with_mini_models(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("longrecipe.system.paths.results_dir", lambda: tmp_path)
+    main(["cost", "gpu", "--dry-run"])
+    assert not list(tmp_path.iterdir())
+    record = json.loads(capsys.readouterr().out)
+    assert all(case["scale"] == "mini" for part in ("cases", "readings", "resumes") for case in record[part].values())
+    assert record["rates"]["matmul_flops"] > 0
+    plain, summed = (case["measured"] for case in record["cases"].values())
+    assert plain["seconds_per_step"] > 0 and summed["seconds_per_step"] > 0
+    (read,), (resumed,) = (record[part].values() for part in ("readings", "resumes"))
+    assert read["measured"]["seconds"] > 0 and read["measured"]["answer_seconds"] > 0
+    assert resumed["measured"]["resumed_from"] in (4, 8)
+    # On a CPU a resumed stage equals the uninterrupted one bit for bit.
+    assert resumed["measured"]["largest_difference"] == 0 or torch.cuda.is_available()
+
+
+@pytest.mark.parametrize("words", [["mini", "--dry-run"], ["gpu", "--dry-run", "--out", "a.json"]])
+def test_dry_run_is_for_the_gpu_cases_and_keeps_nothing(words, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["cost", *words])
+    assert left.value.code == 2 and "--dry-run goes with gpu and without --out" in capsys.readouterr().err
+
+
+def test_rates_that_cannot_be_measured_end_the_run(tmp_path, monkeypatch):
+    failed = subprocess.CompletedProcess([], 1, "", "Traceback\nRuntimeError: no driver\n")
+    monkeypatch.setattr(runner.subprocess, "run", lambda command, **options: failed)
+    with pytest.raises(runner.CasesFailedError, match=r"rates .* \(exit status 1: RuntimeError: no driver\)"):
+        runner.run(cases_at(512), tmp_path / "mini.json", minutes=5)
+    assert not (tmp_path / "mini.json").exists()
 
 
 @pytest.mark.parametrize("setup", [PLAIN, Setup(optimizer="adamw_bf16")], ids=["plain", "saving"])
@@ -63,22 +105,24 @@ def test_every_case_runs_in_its_own_process_and_results_are_kept(tmp_path, monke
 
     def process(command, **options):
         case = json.loads(command[-1])
+        if case["kind"] == "rates":
+            return subprocess.CompletedProcess(command, 0, RATES, "")
         asked.append(case["method"])
         if case["method"] == "rpes":
             return subprocess.CompletedProcess(command, 0, '{"error": "out of memory: 9 GB"}\n', "")
         return subprocess.CompletedProcess(command, 0, 'a line before\n{"seconds_per_step": 2.5}\n', "")
 
-    monkeypatch.setattr(measure.subprocess, "run", process)
+    monkeypatch.setattr(runner.subprocess, "run", process)
     cases = cases_at(512)
-    measure.run(cases[:2], path, minutes=5)
-    record = measure.run(cases, path, minutes=5)
+    runner.run(cases[:2], path, minutes=5)
+    record = runner.run(cases, path, minutes=5)
     assert asked == [case.method for case in cases]
     assert json.loads(path.read_text()) == json.loads(json.dumps(record))
     assert [each["measured"] for each in record["cases"].values()] == [
         {"seconds_per_step": 2.5} if case.method != "rpes" else {"error": "out of memory: 9 GB"} for case in cases
     ]
     # No minute left: nothing is started, nothing is lost.
-    measure.run(cases_at(512, 1024), path, minutes=0.5)
+    runner.run(cases_at(512, 1024), path, minutes=0.5)
     assert len(asked) == 4 and json.loads(path.read_text())["cases"].keys() == record["cases"].keys()
 
 
@@ -88,12 +132,14 @@ def test_failed_case_is_named_and_tried_again(tmp_path, monkeypatch, capsys):
     answers = {"rpes": (1, "", "Traceback\n  line 3\nRuntimeError: no such thing\n"), "pose": (0, "nothing\n", "")}
 
     def process(command, **options):
-        method = json.loads(command[-1])["method"]
-        asked.append(method)
+        job = json.loads(command[-1])
+        if job["kind"] == "rates":
+            return subprocess.CompletedProcess(command, 0, RATES, "")
+        asked.append(method := job["method"])
         done = answers[method] if method in broken else (0, '{"seconds_per_step": 2.5}\n', "")
         return subprocess.CompletedProcess(command, *done)
 
-    monkeypatch.setattr(measure.subprocess, "run", process)
+    monkeypatch.setattr(runner.subprocess, "run", process)
     cases = cases_at(512)
     monkeypatch.setattr("longrecipe.cost.cases.mini_cases", lambda: cases)
     with pytest.raises(SystemExit) as left:
@@ -163,7 +209,7 @@ def test_peak_memory_is_in_bytes_on_every_system(platform, expected, monkeypatch
 
 @pytest.mark.slow
 def test_one_case_in_a_process_of_its_own(tmp_path):
-    words = [sys.executable, "-m", "longrecipe.cost._one_case", json.dumps(measure.asdict(CASE))]
+    words = [sys.executable, "-m", "longrecipe.cost._one_case", json.dumps({"kind": "Case"} | measure.asdict(CASE))]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["seconds_per_step"] > 0
 
@@ -179,20 +225,20 @@ def test_record_of_another_machine_is_refused(tmp_path):
     path = tmp_path / "mini.json"
     made = {"label": "measured", "rates": {"matmul_flops": 1.0}, "cases": {}}
     for about, message in (
-        (measure._machine() | {"threads": 2}, "with threads 2, this is 1"),
+        (runner._machine() | {"threads": 2}, "with threads 2, this is 1"),
         ({"device": "abacus", "threads": 1}, "with device abacus"),
     ):
         path.write_text(json.dumps(made | about))
         with pytest.raises(ValueError, match=f"{message}.*choose another file with --out"):
-            measure.run([], path, minutes=5)
-    path.write_text(json.dumps(made | measure._machine()))
-    assert measure.run([], path, minutes=5)["cases"] == {}
+            runner.run([], path, minutes=5)
+    path.write_text(json.dumps(made | runner._machine()))
+    assert runner.run([], path, minutes=5)["cases"] == {}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="threads of the CPU matter without a GPU")
 def test_committed_record_has_the_cases_of_this_version_and_one_thread():
     mini = record_of("mini")
-    assert mini["threads"] == 1 == measure._machine()["threads"]
+    assert mini["threads"] == 1 == runner._machine()["threads"]
     assert set(mini["cases"]) <= {case.name for case in mini_cases()}
     with pytest.raises(ValueError, match="allowed are mini and gpu"):
         record_of("ratios")

@@ -1,5 +1,4 @@
-"""Do one job of `longrecipe cost`, given as JSON, and print the result as JSON. `runner.run` starts this in a process of
-its own."""
+"""Do one job of `longrecipe cost`, given as JSON, and print the result as JSON. `runner.run` starts it as a process."""
 
 import json
 import sys

@@ -51,7 +51,10 @@ class Case:
     @property
     def modelled_bytes(self) -> float:
         """Memory that it needs on the GPU, according to the cost model."""
-        return cost.training_memory(self.config, self.n_tokens, self.setup, batch_size=self.batch_size).peak
+        need = cost.training_memory(
+            self.config, self.n_tokens, self.setup, batch_size=self.batch_size, accumulated=False
+        )
+        return need.peak
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class Resuming:
     @property
     def modelled_bytes(self) -> float:
         """Memory that it needs on the GPU, according to the cost model."""
-        return cost.training_memory(self.config, self.n_tokens, self.setup).peak
+        return cost.training_memory(self.config, self.n_tokens, self.setup, accumulated=False).peak
 
 
 Measured = Case | Reading | Resuming
@@ -163,13 +166,15 @@ def gpu_cases(gpu_bytes: float) -> list[Measured]:
         usual,
         replace(usual, target_length=81920),
         Reading("llama3", "paper", 131072),
-        Resuming("mistral", "paper", 8192),
+        Resuming("mistral", "paper", 65536),
         replace(usual, setup=replace(away, fp32_accumulation=True)),
         *(replace(usual, model=name, target_length=T) for T in (131072, 81920) for name in ("qwen2", "mistral")),
     ]
     cases += [replace(usual, setup=replace(Setup(), **change)) for change in cost.SAVINGS.values()]
     cases += [replace(usual, setup=away, method="flt", target_length=T) for T in (65536, 81920, 131072)]
-    return [case for case in dict.fromkeys(cases) if case.modelled_bytes < cost.TRIED * gpu_bytes]
+    # Of cases of one name, which differ in the number of steps, the first.
+    named = {case.name: case for case in reversed(cases)}
+    return [case for case in cases if named[case.name] is case and case.modelled_bytes < cost.TRIED * gpu_bytes]
 
 
 def dry_cases() -> list[Measured]:

@@ -102,7 +102,7 @@ def _read(case: Reading, folder: Path) -> dict:
 
 def _resume(case: Resuming, folder: Path) -> dict:
     """Train a stage without interruption, then again in a process that is killed after its first checkpoint, and resume
-    there. Returns where it resumed, and the largest difference of the losses after that."""
+    there. Returns where it resumed, and the largest differences of the losses: of all steps, and of those before."""
     dataset = _dataset(case, folder)
     whole = train_stage(case, dataset, folder / "whole")
     job = json.dumps(asdict(case) | {"kind": "killed", "folder": str(folder)})
@@ -117,7 +117,13 @@ def _resume(case: Resuming, folder: Path) -> dict:
         raise RuntimeError(f"the stage left no checkpoint: {said.decode(errors='replace')[-300:]}")
     resumed = train_stage(case, dataset, folder / "killed")
     differences = np.abs(np.subtract(whole.losses, resumed.losses))
-    return {"resumed_from": resumed.resumed_from, "steps": case.steps, "largest_difference": float(differences.max())}
+    return {
+        "resumed_from": resumed.resumed_from,
+        "steps": case.steps,
+        "largest_difference": float(differences.max()),
+        # Two runs of the same steps: what the GPU's kernels change from run to run.
+        "largest_difference_before": float(differences[: resumed.resumed_from].max()),
+    }
 
 
 def train_stage(case: Resuming, dataset: Dataset, folder: Path) -> Trained:
@@ -146,9 +152,7 @@ def _dataset(case: Case | Resuming, folder: Path) -> Dataset:
     lengths = np.full(n // 20, 20)
     lengths = np.append(lengths, n - lengths.sum()) if n % 20 else lengths
     starts = np.concatenate([[0], lengths[:-1].cumsum()])
-    made = (
-        (rng.integers(0, case.config.vocab_size, n), lengths, starts) for _ in range(case.steps * case.batch_size)
-    )
+    made = ((rng.integers(0, case.config.vocab_size, n), lengths, starts) for _ in range(case.steps * case.batch_size))
     return samples.store(samples.rows_of(made), folder / "data")
 
 

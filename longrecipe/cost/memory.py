@@ -1,5 +1,6 @@
 """The memory of training by content, from the configuration of a transformer."""
 
+import math
 from dataclasses import dataclass, fields, replace
 
 from transformers import PreTrainedConfig
@@ -75,7 +76,12 @@ def mlp_width(config: PreTrainedConfig) -> int:
 
 
 def training_memory(
-    config: PreTrainedConfig, n_tokens: int, setup: Setup | None = None, *, batch_size: int = 1
+    config: PreTrainedConfig,
+    n_tokens: int,
+    setup: Setup | None = None,
+    *,
+    batch_size: int = 1,
+    accumulated: bool = True,
 ) -> Memory:
     r"""Memory of one GPU that trains all weights of a model on samples of n tokens.
 
@@ -85,9 +91,15 @@ def training_memory(
     and with split samples the keys and values of all parts with their gradients ($8 k d$ per token of the sample);
     logits: without the fused loss V in bfloat16, twice in float32 (upcast, softmax), and the gradient, 12 V per token;
     with it V in bfloat16 and float32, 6 V per token of one chunk, the head's gradient in float32, 4 V H, and the
-    gradient of the last hidden states, 2 H per token. Sharded weights are gathered for two blocks at a time, as the next block is prefetched.
+    gradient of the last hidden states, 2 H per token. Sharded weights are gathered for two blocks at a time, as the
+    next block is prefetched. PyTorch rounds each offloaded input up to a power of two.
 
-    Args: n_tokens: of one sample; setup: None means the defaults of Setup; batch_size: samples at a time.
+    If a step has one batch, the backward pass makes the gradients while it frees the kept inputs. The peak is at its
+    start, with all inputs and the gradient of the head, or at its end, with one input and all gradients but that of
+    the embeddings.
+
+    Args: n_tokens: of one sample; setup: None means the defaults of Setup; batch_size: samples at a time; accumulated:
+    whether gradients of an earlier batch of the step are in memory.
     """
     setup, c, n = setup or Setup(), config.get_text_config(), counts(config)
     here = n_tokens * batch_size / setup.sequence_parallel
@@ -95,6 +107,14 @@ def training_memory(
     gathered = 0.0 if setup.shards == 1 else 2 * 2.0 * per_block + 2.0 * n.embeddings
     kept = 2.0 * c.hidden_size if setup.checkpointing else activation_bytes(c)
     checkpoints = c.num_hidden_layers * kept * here
+    on_gpu = min(2, c.num_hidden_layers) * kept * here if setup.offload_activations else checkpoints
+    per_weight = 4.0 if setup.fp32_weights or setup.fp32_accumulation else 2.0
+    gradients = per_weight * n.total / setup.shards
+    if not accumulated:
+        of_head = per_weight * (n.own_head or n.embeddings) / setup.shards
+        of_embeddings = per_weight * n.embeddings / setup.shards if n.own_head else 0.0
+        ends = (gradients - of_embeddings, kept * here), (of_head, on_gpu)
+        gradients, on_gpu = max(ends, key=sum)
     width = 6.0 * mlp_width(c) + 4.0 * c.hidden_size
     block = (activation_bytes(c) if setup.checkpointing else 0.0) * here + width * here
     if setup.sequence_parallel > 1:
@@ -104,17 +124,17 @@ def training_memory(
         of_head, of_hidden = 4.0 * c.vocab_size * c.hidden_size, 2.0 * c.hidden_size * here
         logits = 6.0 * c.vocab_size * min(here, setup.loss_chunk) + of_head + of_hidden
     moments = OPTIMIZER_BYTES[setup.optimizer] * n.total / setup.shards
-    away = setup.offload_activations
+    pinned = c.num_hidden_layers * 2.0 ** math.ceil(math.log2(kept * here))
     return Memory(
         weights=(6.0 if setup.fp32_weights else 2.0) * n.total / setup.shards + gathered,
-        gradients=(4.0 if setup.fp32_weights or setup.fp32_accumulation else 2.0) * n.total / setup.shards,
+        gradients=gradients,
         optimizer=0.0 if setup.offload_optimizer else moments,
-        # Two inputs are being copied to and from the host.
-        checkpoints=2 * kept * here if away else checkpoints,
+        # If they are offloaded, two inputs are being copied to and from the host.
+        checkpoints=on_gpu,
         block=block,
         logits=logits,
         runtime=1.5 * GB,
-        host=(checkpoints if away else 0.0) + (moments if setup.offload_optimizer else 0.0),
+        host=(pinned if setup.offload_activations else 0.0) + (moments if setup.offload_optimizer else 0.0),
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from transformers import PreTrainedConfig
 
@@ -98,7 +98,8 @@ def step_seconds(
     one = flops_per_token(c, n_tokens)
     again = 4 / 3 if setup.checkpointing else 1.0
     moved = (5.0 if setup.checkpointing else 4.0) * c.num_hidden_layers * activation_bytes(c)
-    kept = training_memory(c, n_tokens, setup, batch_size=batch_size).host if setup.offload_activations else 0.0
+    here_kept = training_memory(c, n_tokens, replace(setup, offload_activations=False), batch_size=batch_size)
+    kept = here_kept.checkpoints if setup.offload_activations else 0.0
     states = 2 * OPTIMIZER_BYTES[setup.optimizer] + (14.0 if setup.fp32_weights else 6.0)
     return Seconds(
         linear=(one.linear * again + one.head) * here / device.matmul_flops,

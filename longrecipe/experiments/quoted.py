@@ -1,4 +1,4 @@
-"""The paper's numbers, quoted: the CSV files of results/paper."""
+"""Quoted numbers: the paper's in results/paper, and other projects' in results/published_speeds.csv."""
 
 import pandas as pd
 
@@ -12,3 +12,8 @@ GENERAL = ("mmlu", "gsm8k", "humaneval")
 def read(table: str) -> pd.DataFrame:
     """A table of the paper by the name of its file in results/paper, such as `table1_methods`."""
     return read_csv(results_dir() / "paper" / f"{table}.csv")
+
+
+def published_speeds() -> pd.DataFrame:
+    """Speeds of training on long samples that other projects publish, each with its source."""
+    return read_csv(results_dir() / "published_speeds.csv")

@@ -21,7 +21,8 @@ _INTRODUCTION = """\
 of all runs, by experiment and run: `scores` (by stage, text length and task), `training` (seconds, tokens and FLOPs of
 each stage), `depths` (scores by depth of the fact), `gains` (of the merged model over the RoPE rule alone), `rankings`,
 `shares`, `stability` and `densities` (token analysis) and `coverage` (positions). `paper/` quotes the paper's numbers,
-`resources/` has the measured costs of training, and `figures/` has the figures of the notebooks.
+`resources/` has the measured costs of training, `published_speeds.csv` quotes those of other projects, and `figures/`
+has the figures of the notebooks.
 """
 _RUNS = """
 ## Runs of notebook 03

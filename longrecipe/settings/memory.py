@@ -19,7 +19,8 @@ class Memory(Group):
         description="most samples that a GPU reads at a time; their gradients are summed over a step; null: all",
     )
     attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = Field(
-        "auto", description="auto: flash-attn if it is installed and there is a GPU, else sdpa, which is PyTorch's own"
+        "auto",
+        description="auto: sdpa, which is PyTorch's own, or flash-attn if it is installed, on GPUs older than Hopper",
     )
     optimizer: Optimizer = Field(
         "adamw_fp32",

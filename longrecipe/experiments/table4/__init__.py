@@ -7,6 +7,7 @@ from longrecipe.experiments.table4.figures import (
     memory_parts,
     price,
 )
+from longrecipe.experiments.table4.measured import gpu_claims, gpu_rates, gpu_readings, gpu_steps, speeds
 from longrecipe.experiments.table4.steps import mini_ratios, mini_steps, step_times
 from longrecipe.experiments.table4.tables import CARDS, by_length, longest, memory, prices, ratios, shown, table_4
 from longrecipe.experiments.table4.verdicts import claims
@@ -17,6 +18,10 @@ __all__ = [
     "claims",
     "cost_by_length",
     "flop_parts",
+    "gpu_claims",
+    "gpu_rates",
+    "gpu_readings",
+    "gpu_steps",
     "longest",
     "longest_samples",
     "memory",
@@ -27,6 +32,7 @@ __all__ = [
     "prices",
     "ratios",
     "shown",
+    "speeds",
     "step_times",
     "table_4",
 ]

@@ -21,7 +21,7 @@ _BOX = {"fc": "white", "ec": "none", "pad": 0.8}
 def memory_parts(table: pd.DataFrame, cards: Mapping[str, float]) -> Figure:
     """GB at the peak of a step by content, a bar for each setup, and a line for the memory of each card in GB.
 
-    Bars beyond the axis show their value; x marks a measured peak.
+    Bars beyond the axis show their value; x marks the measured peak of a step of one batch.
 
     Args:
         table: of `experiments.table4.memory`.
@@ -39,14 +39,14 @@ def memory_parts(table: pd.DataFrame, cards: Mapping[str, float]) -> Figure:
             side = "left" if left <= end else "right"
             at = {"xy": (min(left, end), y), "xytext": (shift, 0), "textcoords": "offset points"}
             axis.annotate(text, **at, va="center", ha=side, fontsize=8, bbox=_BOX)
-            if not isinstance(row["measured peak"], str):
-                axis.plot(row["measured peak"], y, "x", color="black", ms=7, mew=1.8)
+            if not isinstance(row["measured, one batch"], str):
+                axis.plot(row["measured, one batch"], y, "x", color="black", ms=7, mew=1.8)
         for name, size in cards.items():
             axis.axvline(size, color="black", lw=0.9, ls="--")
             axis.annotate(name, (size, -0.55), (3, 2), textcoords="offset points", fontsize=8, va="bottom")
         axis.set_yticks(range(len(table)), table.index)
-        known = [value for value in table["measured peak"] if not isinstance(value, str)]
-        marked = "x: peak measured on a GPU" if known else "no peak was measured on a GPU"
+        known = [value for value in table["measured, one batch"] if not isinstance(value, str)]
+        marked = "x: step of one batch, measured" if known else "no peak was measured on a GPU"
         axis.set(xlim=(0, 1.08 * end), ylim=(len(table) - 0.4, -1.15), xlabel=f"GB on one GPU, modelled; {marked}")
         axis.grid(axis="y", visible=False)
         _legend(axis, _PART_COLOURS)

@@ -20,6 +20,7 @@ from longrecipe.experiments import quoted
 from longrecipe.experiments.scores import NAMES
 from longrecipe.families import FAMILIES
 from longrecipe.settings.memory import Setup
+from longrecipe.system.paths import split_revision
 
 METHODS = ("flt", "longrecipe", "pose", "rpes")
 CARDS = {"24 GB": DEVICES["RTX 4090 24 GB"], "40 GB": DEVICES["A100 40 GB"], "80 GB": DEVICES["H100 80 GB"]}
@@ -40,23 +41,26 @@ TARGETS = {80: 81920, 128: 131072}
 
 
 def memory(question: Question, record: Mapping | None = None) -> pd.DataFrame:
-    """GB at the peak of a step by content, modelled, and the measured peak: a row for each of SAVINGS.
+    """GB at the peak of a step of many batches by content, modelled: a row for each of SAVINGS; and of a step of one
+    batch, modelled and measured.
 
-    Of block and logits the larger counts: they are never in memory together. The measured peak (PyTorch's) has no
-    runtime. It is "too large to try" if the model says that the GPU of the record, or else the one asked for, has far
-    too little memory (`cost.TRIED`).
+    Of block and logits the larger counts: they are never in memory together. For one batch, the runtime is left out,
+    because PyTorch's peak does not have it. Measured is "too large to try" if the model says that the GPU of the
+    record, or else the one asked for, has far too little memory (`cost.TRIED`).
     """
     rows, room = {}, (record or {}).get("memory_gb", question.device.memory_bytes / GB)
     for name, change in SAVINGS.items():
         setup = replace(Setup(), **change)
         asked = {"model": question.model, "scale": question.scale, "n_tokens": question.n_tokens, "batch_size": 1}
         row = cost.training_memory(question.config, question.n_tokens, setup).gigabytes()
+        one = cost.training_memory(question.config, question.n_tokens, setup, accumulated=False)
         measured = measured_cell(record, "peak_gb", setup, **asked)
-        if measured == NOT_MEASURED and row["peak"] >= cost.TRIED * room:
+        if measured == NOT_MEASURED and one.peak / GB >= cost.TRIED * room:
             measured = "too large to try"
         row |= {"block or logits": max(row["block"], row["logits"])}
         rows[name] = {column: row[part] for column, part in PARTS.items()}
-        rows[name] |= {"peak": row["peak"], "host": row["host"], "measured peak": measured}
+        rows[name] |= {"peak": row["peak"], "host": row["host"]}
+        rows[name] |= {"peak, one batch": (one.peak - one.runtime) / GB, "measured, one batch": measured}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setup")
 
 
@@ -64,6 +68,7 @@ def table_4(record: Mapping | None = None) -> pd.DataFrame:
     """The paper's Table 4 (quoted) next to ours: a column for each of its rows, a line for each quantity and source.
 
     Ours: samples of its length, as many tokens, one sample at a time, on an A100 (the nearest to its A800) and an H100.
+    The recipe sums the gradients of 96 batches; steps of one batch were measured (see `memory`).
     """
     columns, a100, h100 = {}, DEVICES["A100 80 GB"], DEVICES["H100 80 GB"]
     for row in quoted.read("table4_resources").itertuples():
@@ -72,6 +77,7 @@ def table_4(record: Mapping | None = None) -> pd.DataFrame:
         asked = {"model": model, "method": "longrecipe", "target_length": TARGETS[row.target_k], "scale": "paper"}
         peak, rate = (measured_cell(record, key, Setup(), **asked) for key in ("peak_gb", "tokens_per_second"))
         here, away = (cost.training_memory(config, n, Setup(offload_activations=x)) for x in (False, True))
+        one = cost.training_memory(config, n, accumulated=False)
         tokens = 1e6 * row.total_tokens_m
         took = rate if isinstance(rate, str) else tokens / rate / 3600
         on = f"measured, {record['device']}" if record else "measured"
@@ -81,7 +87,8 @@ def table_4(record: Mapping | None = None) -> pd.DataFrame:
             ("GPU memory, GB", "quoted"): row.gpu_memory_gb,
             ("GPU memory, GB", "modelled"): here.peak / GB,
             ("GPU memory, GB", "modelled, offloaded"): away.peak / GB,
-            ("GPU memory, GB", on): peak,
+            ("GPU memory, GB", "modelled, one batch"): (one.peak - one.runtime) / GB,
+            ("GPU memory, GB", f"{on}, one batch"): peak,
             ("CPU memory, GB", "quoted"): row.cpu_memory_gb,
             ("CPU memory, GB", "modelled"): here.host / GB,
             ("CPU memory, GB", "modelled, offloaded"): away.host / GB,
@@ -92,6 +99,14 @@ def table_4(record: Mapping | None = None) -> pd.DataFrame:
             ("hours", on): took,
         }
     return pd.DataFrame(columns, dtype=object).rename_axis(["", "source"])
+
+
+def title(model: str, scale: str) -> str:
+    """A model in words, such as Llama-3-8B."""
+    if scale != "paper" or model not in FAMILIES:
+        return f"{scale} {model}"
+    name = split_revision(FAMILIES[model].hub_id)[0].split("/")[-1]
+    return name.removeprefix("Meta-").removesuffix("-Instruct")
 
 
 def by_length(question: Question, model: str | None = None) -> pd.DataFrame:

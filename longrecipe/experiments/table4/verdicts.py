@@ -11,11 +11,11 @@ from longrecipe.cost import DEVICES, GB
 from longrecipe.cost.question import Question
 from longrecipe.cost.record import OUT_OF_MEMORY, measured_cell
 from longrecipe.experiments import quoted
+from longrecipe.experiments.table4.measured import gpu_claims
 from longrecipe.experiments.table4.steps import mini_ratios, mini_steps
-from longrecipe.experiments.table4.tables import FAMILY_OF, TARGETS, ratios, table_4
+from longrecipe.experiments.table4.tables import FAMILY_OF, TARGETS, ratios, table_4, title
 from longrecipe.families import FAMILIES
 from longrecipe.settings.memory import Setup
-from longrecipe.system.paths import split_revision
 
 # The target at which the time model is judged, and how far it may be off.
 JUDGED_AT, WITHIN = 4096, 0.15
@@ -26,29 +26,21 @@ SAVED = 85
 def claims(question: Question, mini: Mapping | None = None, gpu: Mapping | None = None) -> Claims:
     """The paper's claims about cost, and this kit's about its time model, each with the label of its number.
 
-    mini, gpu: records of `longrecipe.cost.measure.run`. "85 % fewer" is to the nearest percent, "a day" is 24 hours of
+    mini, gpu: records of `longrecipe.cost.runner.run`. "85 % fewer" is to the nearest percent, "a day" is 24 hours of
     stage 1. Main claims are those about the model and target asked for; for memory and days, about it to 128k.
     """
     model = question.model if question.scale == "paper" and question.model in FAMILIES else "llama3"
-    return Claims([*_saved(question), *_mini(mini), *_one_gpu(model, gpu), *_one_day(model, gpu)])
+    return Claims([*_saved(question), *_mini(mini), *_one_gpu(model, gpu), *_one_day(model, gpu), *gpu_claims(gpu)])
 
 
 def _less(ratio: float) -> str:
     return judge(round(100 * (1 - ratio)) >= SAVED)
 
 
-def _title(model: str, scale: str) -> str:
-    """A model in words, such as Llama-3-8B."""
-    if scale != "paper" or model not in FAMILIES:
-        return f"{scale} {model}"
-    name = split_revision(FAMILIES[model].hub_id)[0].split("/")[-1]
-    return name.removeprefix("Meta-").removesuffix("-Instruct")
-
-
 def _saved(question: Question) -> Iterator[Claim]:
     for (model, target, n), row in ratios(question).iterrows():
         asked = (target, n) == (question.target_length, question.short)
-        where = f"{_title(model, question.scale)}: {n:,} of {target:,} tokens take {SAVED} % fewer"
+        where = f"{title(model, question.scale)}: {n:,} of {target:,} tokens take {SAVED} % fewer"
         flops = Claim(f"{where} FLOPs than all (FLT)", _less(row["FLOPs"]), f"{100 * (1 - row['FLOPs']):.1f} % fewer")
         yield replace(flops, main=asked and model == question.model, label="modelled")
         if asked:
@@ -90,27 +82,36 @@ def _one_gpu(main: str, gpu: Mapping | None) -> Iterator[Claim]:
     for model in FAMILIES:
         peak = cost.training_memory(models.config_of(model, "paper"), 38400).peak
         found = f"{peak / GB:.0f} of {room / GB:.0f} GB"
-        claim = text.format(_title(model, "paper"), 128)
+        claim = text.format(title(model, "paper"), 128)
         yield Claim(claim, judge(peak <= room), found, main=model == main, label="modelled")
     for model, row in _quoted(rows):
         found = f"{row.gpu_memory_gb} GB on {_gpus(row.gpus)}"
-        claim = text.format(_title(model, "paper"), row.target_k)
+        claim = text.format(title(model, "paper"), row.target_k)
         yield Claim(claim, judge(row.gpus == 1), found, main=(model, row.target_k) == (main, 128), label="quoted")
-    asked = {"model": main, "scale": "paper", "method": "longrecipe", "target_length": TARGETS[128]}
-    peak = measured_cell(gpu, "peak_gb", Setup(), **asked)
+    peak, how = _shipped(gpu, "peak_gb", main)
     fits, found = NOT_MEASURED, "" if peak == NOT_MEASURED else str(peak)
     if peak == OUT_OF_MEMORY:
         fits = judge(False)
     elif not isinstance(peak, str):
-        fits, found = judge(peak * GB <= room), f"peak of {peak:.0f} GB on {gpu['device']}"
-    yield Claim(text.format(_title(main, "paper"), 128), fits, found, label="measured")
+        fits, found = judge(peak * GB <= room), f"{peak:.0f} GB on one {gpu['device']}{how}"
+    yield Claim(text.format(title(main, "paper"), 128), fits, found, label="measured")
+
+
+def _shipped(gpu: Mapping | None, key: str, model: str) -> tuple[float | str, str]:
+    """What was measured to 128k in the setup of params/paper, which offloads activations, or else in the default one;
+    and the setup in words."""
+    asked = {"model": model, "scale": "paper", "method": "longrecipe", "target_length": TARGETS[128]}
+    away = measured_cell(gpu, key, Setup(offload_activations=True), **asked)
+    if away != NOT_MEASURED:
+        return away, ", activations offloaded"
+    return measured_cell(gpu, key, Setup(), **asked), ""
 
 
 def _one_day(main: str, gpu: Mapping | None) -> Iterator[Claim]:
     rows, ours = quoted.read("table4_resources"), table_4(gpu).loc["hours"]
     for model, row in _quoted(rows):
         shown = (model, row.target_k) == (main, 128)
-        text = f"{_title(model, 'paper')} to {row.target_k}k takes at most a day on "
+        text = f"{title(model, 'paper')} to {row.target_k}k takes at most a day on "
         for device, near in (("A800", "A100"), ("H100", "H100")):
             hours = getattr(row, f"hours_{device.lower()}")
             quote = Claim(text + device, judge(hours <= 24), f"{hours} h on {_gpus(row.gpus)}", label="quoted")
@@ -118,9 +119,10 @@ def _one_day(main: str, gpu: Mapping | None) -> Iterator[Claim]:
             yield replace(quote, main=shown)
             yield Claim(text + near, judge(modelled <= 24), f"{modelled:.0f} h on 1 GPU", main=shown, label="modelled")
         if shown:
-            hours = ours.iloc[-1][f"{row.model}, {row.target_k}k"]
-            known = not isinstance(hours, str)
-            found = f"{hours:.0f} h on one {gpu['device']}" if known else "" if hours == NOT_MEASURED else hours
+            rate, how = _shipped(gpu, "tokens_per_second", main)
+            known = not isinstance(rate, str)
+            hours = 1e6 * row.total_tokens_m / rate / 3600 if known else None
+            found = f"{hours:.0f} h on one {gpu['device']}{how}" if known else "" if rate == NOT_MEASURED else rate
             yield Claim(text + "one GPU", judge(hours <= 24 if known else None), found, label="measured")
 
 
