@@ -13,7 +13,18 @@ from safetensors.torch import load_file
 from longrecipe.data.samples import Collator, store
 from longrecipe.positions import METHODS
 from longrecipe.settings import Setup
-from longrecipe.train import PLAIN, Float32Gradients, Stage, check_installed, run_stage, trainer_options, weights_dtype
+from longrecipe.train import (
+    PLAIN,
+    Float32Gradients,
+    Stage,
+    attention_of,
+    check_installed,
+    options,
+    run_stage,
+    trainer_options,
+    weights_dtype,
+)
+from longrecipe.train.stage import _on_gpu
 
 STAGE = Stage("extend", steps=3, batch_size=4, learning_rate=1.0e-2, precision="fp32")
 BF16 = Setup(optimizer="adamw_bf16", checkpointing=False, fused_loss=False)
@@ -184,3 +195,24 @@ def test_stage_is_finished_whatever_the_split_of_its_work(make_tiny, random_rows
 def test_accumulation_that_does_not_divide_the_batch_is_an_error():
     with pytest.raises(ValueError, match=re.escape("batch_size = 4 cannot be read in accumulation = 3 equal batches")):
         replace(STAGE, accumulation=3)
+
+
+@pytest.mark.parametrize(
+    ("capability", "installed", "expected"),
+    [((8, 0), True, "flash_attention_2"), ((8, 0), False, "sdpa"), ((9, 0), True, "sdpa"), (None, True, "sdpa")],
+)
+def test_auto_attention_is_flash_attn_on_gpus_older_than_hopper(capability, installed, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(options.importlib.util, "find_spec", lambda name: installed or None)
+    assert attention_of("auto") == expected and attention_of("eager") == "eager"
+
+
+@pytest.mark.parametrize(("free", "moved"), [(10**9, ["cuda:1"]), (0, [])])
+def test_guard_runs_on_the_gpu_if_the_weights_fit(free, moved, make_tiny, monkeypatch):
+    asked, network = [], make_tiny()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
+    monkeypatch.setattr(network, "to", lambda device: asked.append(str(device)) or network)
+    assert _on_gpu(network) is network and asked == moved

@@ -53,7 +53,9 @@ def gpu_steps(record: Mapping | None) -> pd.DataFrame:
         rows[title(case["model"], case["scale"]), find(case["method"]).title, target, n, _changes(setup)] = row
     names = ["model", "method", "target", "n", "setup"]
     index = pd.MultiIndex.from_tuples(rows, names=names) if rows else pd.MultiIndex.from_arrays([[]] * 5, names=names)
-    return pd.DataFrame(list(rows.values()), index=index, columns=_COLUMNS)
+    return pd.DataFrame(list(rows.values()), index=index, columns=_COLUMNS).sort_index(
+        level=["model", "method"], sort_remaining=False, kind="stable", ascending=[True, False]
+    )
 
 
 def speeds(record: Mapping | None) -> pd.DataFrame:

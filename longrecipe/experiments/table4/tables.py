@@ -81,7 +81,7 @@ def table_4(record: Mapping | None = None) -> pd.DataFrame:
         tokens = 1e6 * row.total_tokens_m
         took = rate if isinstance(rate, str) else tokens / rate / 3600
         on = f"measured, {record['device']}" if record else "measured"
-        columns[f"{row.model}, {row.target_k}k"] = {
+        cells = {
             ("GPUs", "quoted"): row.gpus,
             ("GPUs", "modelled, 80 GB"): cost.gpus_needed(config, n, h100),
             ("GPU memory, GB", "quoted"): row.gpu_memory_gb,
@@ -98,7 +98,9 @@ def table_4(record: Mapping | None = None) -> pd.DataFrame:
             ("hours", "modelled, H100"): cost.gpu_hours(config, n, tokens / n, device=h100),
             ("hours", on): took,
         }
-    return pd.DataFrame(columns, dtype=object).rename_axis(["", "source"])
+        # A series of objects, in which whole numbers stay whole.
+        columns[f"{row.model}, {row.target_k}k"] = pd.Series(cells, dtype=object)
+    return pd.DataFrame(columns).rename_axis(["", "source"])
 
 
 def title(model: str, scale: str) -> str:
