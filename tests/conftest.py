@@ -1,5 +1,6 @@
 """Fixtures that many tests share; the costly ones are made once a session, so no test may change them."""
 
+import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,16 @@ settings.register_profile("not slow", deadline=None, max_examples=25)
 def pytest_configure(config):
     """Without the slow tests, properties are tried on fewer examples."""
     settings.load_profile("not slow" if "not slow" in config.option.markexpr else "all")
+
+
+@pytest.fixture(autouse=True)
+def no_handler_stays():
+    """Remove the log handlers that a command of the test set up: they write to an stderr that is closed after it."""
+    root, before = logging.getLogger(), logging.getLogger().level
+    yield
+    root.setLevel(before)
+    for handler in [each for each in root.handlers if type(each) is logging.StreamHandler]:
+        root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
