@@ -11,7 +11,7 @@ HELP = "Measure seconds and memory of training steps on this machine."
 EXAMPLES = """\
   longrecipe cost mini --minutes 30    # CPU, one thread: mini models, by method, target length and token ratio
   longrecipe cost gpu                  # one GPU of 80 GB, under 9 minutes: the paper's model shapes, random weights
-  longrecipe cost gpu --dry-run        # the same code with mini models, within a minute; no GPU needed
+  longrecipe cost gpu --dry-run        # the same code with mini models, about a minute; no GPU needed
 
 Measured cases are skipped, so the same command resumes. Notebooks 04, 05 and 07 read the results.
 """

@@ -18,11 +18,20 @@ RATIO = 0.3
 
 
 @dataclass(frozen=True)
-class Case:
-    """Training steps: a model (by name and scale), a method, a target of T tokens, and a memory setup."""
-
+class _OfModel:
     model: str
     scale: str
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The configuration of the model."""
+        return models.config_of(self.model, self.scale)
+
+
+@dataclass(frozen=True)
+class Case(_OfModel):
+    """Training steps: a model (by name and scale), a method, a target of T tokens, and a memory setup."""
+
     method: str
     target_length: int
     setup: Setup = field(default_factory=Setup)
@@ -44,11 +53,6 @@ class Case:
         return " ".join([self.model, self.method, f"T={self.target_length}", f"n={self.n_tokens}", *changed])
 
     @property
-    def config(self) -> PreTrainedConfig:
-        """The configuration of the model."""
-        return models.config_of(self.model, self.scale)
-
-    @property
     def modelled_bytes(self) -> float:
         """Memory that it needs on the GPU, according to the cost model."""
         need = cost.training_memory(
@@ -58,11 +62,9 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Reading(_OfModel):
     """A model in bfloat16 reads a text of T tokens and writes an answer."""
 
-    model: str
-    scale: str
     target_length: int
     setup: Setup = field(default_factory=Setup)
 
@@ -77,11 +79,6 @@ class Reading:
         return f"{self.model} reads n={self.n_tokens}"
 
     @property
-    def config(self) -> PreTrainedConfig:
-        """The configuration of the model."""
-        return models.config_of(self.model, self.scale)
-
-    @property
     def modelled_bytes(self) -> float:
         """Memory that it needs on the GPU: weights, keys and values of all tokens, and one block's activations."""
         c = self.config.get_text_config()
@@ -90,14 +87,12 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Resuming:
+class Resuming(_OfModel):
     """A stage that is killed after its first checkpoint and resumes, of a model with the first blocks only.
 
     The process is killed while later steps run, so there must be a few more.
     """
 
-    model: str
-    scale: str
     target_length: int
     setup: Setup = field(default_factory=Setup)
     batch_size: int = 1
@@ -118,7 +113,7 @@ class Resuming:
     @property
     def config(self) -> PreTrainedConfig:
         """The configuration of the model, with fewer blocks."""
-        config = models.config_of(self.model, self.scale)
+        config = super().config
         text = config.get_text_config()
         if getattr(text, "layer_types", None):
             text.layer_types = text.layer_types[: self.blocks]
@@ -178,16 +173,15 @@ def gpu_cases(gpu_bytes: float) -> list[Measured]:
 
 
 def dry_cases() -> list[Measured]:
-    """The kinds of `gpu_cases` in tiny: mini models, so that the same code runs anywhere within a minute.
+    """The kinds of `gpu_cases` with mini models, so that the same code runs anywhere in about a minute.
 
     Without a GPU nothing is offloaded, and without torchao moments have 16 bits.
     """
-    cases, on_gpu = [], torch.cuda.is_available()
-    changes = {} if find_spec("torchao") else {"optimizer": "adamw_bf16"}
-    for case in gpu_cases(85e9)[:6]:
-        setup = replace(case.setup, **changes, offload_activations=case.setup.offload_activations and on_gpu)
-        cases.append(replace(case, scale="mini", target_length=512, setup=setup))
-    return list({case.name: case for case in cases}.values())
+    optimizer = "adamw_8bit" if find_spec("torchao") else "adamw_bf16"
+    setup = Setup(optimizer=optimizer, offload_activations=torch.cuda.is_available())
+    usual = Case("llama3", "mini", "longrecipe", 512, setup, steps=2)
+    summed = replace(usual, setup=replace(setup, fp32_accumulation=True))
+    return [usual, summed, Reading("llama3", "mini", 512, setup), Resuming("mistral", "mini", 512, setup)]
 
 
 def cases_of(what: str) -> list[Measured]:

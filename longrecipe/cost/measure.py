@@ -42,6 +42,17 @@ _KERNELS = {
 ANSWER = 16
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread of the CPU inside this block; on a machine with a GPU, with all threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if torch.cuda.is_available() else 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class _Watch(TrainerCallback):
     """Record the time at the end of each step."""
 
@@ -126,6 +137,7 @@ def _resume(case: Resuming, folder: Path) -> dict:
     }
 
 
+@_one_thread()
 def train_stage(case: Resuming, dataset: Dataset, folder: Path) -> Trained:
     """Train the stage of a case in a folder, or resume it there, as the recipe does."""
     collator = samples.Collator(positions.METHODS["longrecipe"], case.target_length, seed=0)
@@ -154,17 +166,6 @@ def _dataset(case: Case | Resuming, folder: Path) -> Dataset:
     starts = np.concatenate([[0], lengths[:-1].cumsum()])
     made = ((rng.integers(0, case.config.vocab_size, n), lengths, starts) for _ in range(case.steps * case.batch_size))
     return samples.store(samples.rows_of(made), folder / "data")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute with one thread of the CPU inside this block; on a machine with a GPU, with all threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if torch.cuda.is_available() else 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _now() -> float:
