@@ -207,13 +207,6 @@ def test_peak_memory_is_in_bytes_on_every_system(platform, expected, monkeypatch
     assert measure._peak_bytes() == expected
 
 
-@pytest.mark.slow
-def test_one_case_in_a_process_of_its_own(tmp_path):
-    words = [sys.executable, "-m", "longrecipe.cost._one_case", json.dumps({"kind": "Case"} | measure.asdict(CASE))]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["seconds_per_step"] > 0
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(capsys):
     with pytest.raises(SystemExit) as left:
