@@ -36,13 +36,10 @@ def pytest_configure(config):
 
 
 @pytest.fixture(autouse=True)
-def no_handler_stays():
-    """Remove the log handlers that a command of the test set up: they write to an stderr that is closed after it."""
-    root, before = logging.getLogger(), logging.getLogger().level
-    yield
-    root.setLevel(before)
-    for handler in [each for each in root.handlers if type(each) is logging.StreamHandler]:
-        root.removeHandler(handler)
+def pytests_own_logging(monkeypatch):
+    """Commands set up no log handlers: they would replace pytest's, and write to an stderr that is closed after the
+    test."""
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
 
 
 @pytest.fixture(scope="session")

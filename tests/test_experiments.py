@@ -1,6 +1,5 @@
 """Grids of the experiments: which runs they hold, and what notebooks and the command line may ask of them."""
 
-import logging
 import re
 from itertools import combinations
 
@@ -176,7 +175,6 @@ def test_a_dry_run_lists_the_runs_and_runs_nothing(quick, capsys):
 def test_the_command_line_gives_experiment_models_seeds_and_targets(quick, monkeypatch):
     asked = []
     monkeypatch.setattr(runner, "run", lambda grid, protocol, force: asked.append((grid, protocol, force)))
-    monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
     main(["sweep", "table1", "--models", "llama3", "qwen2", "--seeds", "5", "6", "--targets", "1024"])
     main(["sweep", "table1"])
     main(["sweep", "figure2", "--models", "mistral", "--force"])

@@ -1,7 +1,6 @@
 """Sweeps: what runs and what is skipped, what a run measures, and sweeps that are killed."""
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -70,7 +69,6 @@ def test_a_damaged_run_is_repeated(quick, caplog):
 
 def test_a_second_sweep_at_the_same_time_is_refused(quick, monkeypatch, capsys):
     monkeypatch.setattr(runner, "_run", lambda p, protocol: main(["sweep", "table2", "--seeds", "0"]))
-    monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
     with pytest.raises(SystemExit) as stop:
         TABLE1.run(TABLE1.grid("llama3", seeds=[0], targets=[512]))
     said = capsys.readouterr().err

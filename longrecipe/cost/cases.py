@@ -1,7 +1,7 @@
 """The cases of `longrecipe cost`: training steps, reading, and a resume, by model, method, length and memory setup."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
 import torch
@@ -49,7 +49,7 @@ class Case(_OfModel):
     def name(self) -> str:
         """A name with the model, method, lengths, and changes from the default setup of its scale."""
         usual = PLAIN if self.scale == "mini" else Setup()
-        changed = [f"{k}={v}" for k, v in asdict(self.setup).items() if v != getattr(usual, k)]
+        changed = [f"{key}={value}" for key, value in self.setup.changes(usual).items()]
         return " ".join([self.model, self.method, f"T={self.target_length}", f"n={self.n_tokens}", *changed])
 
     @property

@@ -43,6 +43,11 @@ class Memory:
         lasting = self.weights + self.gradients + self.optimizer + self.checkpoints + self.runtime
         return lasting + max(self.block, self.logits)
 
+    @property
+    def allocated(self) -> float:
+        """The part of the peak that PyTorch allocates and reports: all but the runtime."""
+        return self.peak - self.runtime
+
     def gigabytes(self) -> dict[str, float]:
         """Every part and the peak in GB (1e9 bytes)."""
         return {f.name: getattr(self, f.name) / GB for f in fields(self)} | {"peak": self.peak / GB}

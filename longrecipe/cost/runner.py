@@ -52,18 +52,19 @@ def run(cases: Iterable[Measured], path: Path, minutes: float) -> dict:
         shapes = {"scale": "paper", "n_tokens": 38400} if paper else {"scale": "mini", "n_tokens": 4096}
         found, why = _in_process({"kind": "rates"} | shapes, end - time.perf_counter())
         if found is None:
-            raise CasesFailedError(f"the rates of this machine could not be measured ({why}).")
-        record |= {"rates": found} | {part: {} for part in PARTS.values()}
+            raise CasesFailedError(f"the rates of this machine could not be measured ({why or 'the time is up'}).")
+        record |= {"rates": found, "cases": {}}
         write_text(path, json.dumps(record, indent=1) + "\n")
     for case in tqdm([case for case in cases if not _is_measured(record, case)], desc="measured"):
         left = end - time.perf_counter()
         if left < 60:
             log.warning("%s and later cases are left for another run: the time is up", case.name)
             break
-        settings = asdict(case) | {"n_tokens": case.n_tokens}
-        found, why = _in_process({"kind": type(case).__name__} | asdict(case), left)
+        settings = asdict(case)
+        found, why = _in_process({"kind": type(case).__name__} | settings, left)
         if found is not None:
-            record.setdefault(PARTS[type(case)], {})[case.name] = settings | {"measured": found}
+            results = {"n_tokens": case.n_tokens, "measured": found}
+            record.setdefault(PARTS[type(case)], {})[case.name] = settings | results
             write_text(path, json.dumps(record, indent=1) + "\n")
         elif why is None:
             log.warning("%s was stopped: the time is up", case.name)

@@ -98,8 +98,10 @@ def step_seconds(
     one = flops_per_token(c, n_tokens)
     again = 4 / 3 if setup.checkpointing else 1.0
     moved = (5.0 if setup.checkpointing else 4.0) * c.num_hidden_layers * activation_bytes(c)
-    here_kept = training_memory(c, n_tokens, replace(setup, offload_activations=False), batch_size=batch_size)
-    kept = here_kept.checkpoints if setup.offload_activations else 0.0
+    kept = 0.0
+    if setup.offload_activations:
+        here_all = replace(setup, offload_activations=False)
+        kept = training_memory(c, n_tokens, here_all, batch_size=batch_size).checkpoints
     states = 2 * OPTIMIZER_BYTES[setup.optimizer] + (14.0 if setup.fp32_weights else 6.0)
     return Seconds(
         linear=(one.linear * again + one.head) * here / device.matmul_flops,

@@ -1,7 +1,7 @@
 """How training uses memory."""
 
-from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -79,6 +79,10 @@ class Setup:
             raise ValueError(
                 "offload_activations = True: it moves the inputs that checkpointing keeps; set checkpointing as well."
             )
+
+    def changes(self, usual: "Setup") -> dict[str, Any]:
+        """The fields in which it differs from another setup, and their values."""
+        return {key: value for key, value in asdict(self).items() if value != getattr(usual, key)}
 
     @classmethod
     def of(cls, settings: Memory, shards: int = 1) -> "Setup":

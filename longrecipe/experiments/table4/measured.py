@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 
 import pandas as pd
 
@@ -43,7 +42,7 @@ def gpu_steps(record: Mapping | None) -> pd.DataFrame:
         need = cost.training_memory(config, n, setup, accumulated=False)
         row = {
             "modelled s": cost.step_seconds(config, n, cost.device_of(record), setup=setup).total,
-            "modelled GB": (need.peak - need.runtime) / GB,
+            "modelled GB": need.allocated / GB,
         }
         if "error" in found:
             row |= dict.fromkeys(("s", "GB"), OUT_OF_MEMORY)
@@ -135,8 +134,7 @@ def _datasheet(record: Mapping | None) -> cost.Device:
 
 def _changes(setup: Setup) -> str:
     """How a setup differs from the default, in words."""
-    usual = asdict(Setup())
-    changed = {key: value for key, value in asdict(setup).items() if value != usual[key]}
-    words = [_NAMED.get(key, f"{key}={value}") for key, value in changed.items() if key != "optimizer"]
-    bits = {"adamw_bf16": "16", "adamw_fp32": "32", "adamw_4bit": "4"}.get(changed.get("optimizer"))
+    changed = setup.changes(Setup())
+    bits = {"adamw_bf16": "16", "adamw_fp32": "32", "adamw_4bit": "4"}.get(changed.pop("optimizer", None))
+    words = [_NAMED.get(key, f"{key}={value}") for key, value in changed.items()]
     return ", ".join([*words, *([f"moments in {bits} bits"] if bits else [])]) or "as set up"

@@ -60,7 +60,7 @@ def memory(question: Question, record: Mapping | None = None) -> pd.DataFrame:
         row |= {"block or logits": max(row["block"], row["logits"])}
         rows[name] = {column: row[part] for column, part in PARTS.items()}
         rows[name] |= {"peak": row["peak"], "host": row["host"]}
-        rows[name] |= {"peak, one batch": (one.peak - one.runtime) / GB, "measured, one batch": measured}
+        rows[name] |= {"peak, one batch": one.allocated / GB, "measured, one batch": measured}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setup")
 
 
@@ -87,7 +87,7 @@ def table_4(record: Mapping | None = None) -> pd.DataFrame:
             ("GPU memory, GB", "quoted"): row.gpu_memory_gb,
             ("GPU memory, GB", "modelled"): here.peak / GB,
             ("GPU memory, GB", "modelled, offloaded"): away.peak / GB,
-            ("GPU memory, GB", "modelled, one batch"): (one.peak - one.runtime) / GB,
+            ("GPU memory, GB", "modelled, one batch"): one.allocated / GB,
             ("GPU memory, GB", f"{on}, one batch"): peak,
             ("CPU memory, GB", "quoted"): row.cpu_memory_gb,
             ("CPU memory, GB", "modelled"): here.host / GB,

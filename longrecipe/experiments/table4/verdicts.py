@@ -93,7 +93,7 @@ def _one_gpu(main: str, gpu: Mapping | None) -> Iterator[Claim]:
     if peak == OUT_OF_MEMORY:
         fits = judge(False)
     elif not isinstance(peak, str):
-        fits, found = judge(peak * GB <= room), f"{peak:.0f} GB on one {gpu['device']}{how}"
+        fits, found = judge(peak * GB <= room), f"{peak:.0f} GB on one {gpu['device']}, one sample a step{how}"
     yield Claim(text.format(title(main, "paper"), 128), fits, found, label="measured")
 
 
@@ -108,7 +108,7 @@ def _shipped(gpu: Mapping | None, key: str, model: str) -> tuple[float | str, st
 
 
 def _one_day(main: str, gpu: Mapping | None) -> Iterator[Claim]:
-    rows, ours = quoted.read("table4_resources"), table_4(gpu).loc["hours"]
+    rows, ours = quoted.read("table4_resources"), table_4().loc["hours"]
     for model, row in _quoted(rows):
         shown = (model, row.target_k) == (main, 128)
         text = f"{title(model, 'paper')} to {row.target_k}k takes at most a day on "
