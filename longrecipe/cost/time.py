@@ -100,8 +100,8 @@ def step_seconds(
     moved = (5.0 if setup.checkpointing else 4.0) * c.num_hidden_layers * activation_bytes(c)
     kept = 0.0
     if setup.offload_activations:
-        here_all = replace(setup, offload_activations=False)
-        kept = training_memory(c, n_tokens, here_all, batch_size=batch_size).checkpoints
+        on_gpu = replace(setup, offload_activations=False)
+        kept = training_memory(c, n_tokens, on_gpu, batch_size=batch_size).checkpoints
     states = 2 * OPTIMIZER_BYTES[setup.optimizer] + (14.0 if setup.fp32_weights else 6.0)
     return Seconds(
         linear=(one.linear * again + one.head) * here / device.matmul_flops,
