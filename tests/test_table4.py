@@ -10,7 +10,7 @@ from longrecipe import cost, models
 from longrecipe.cost import question as asked
 from longrecipe.cost.cases import Case, Reading, gpu_cases, mini_cases
 from longrecipe.cost.record import record_of, step_shares
-from longrecipe.experiments import table4
+from longrecipe.experiments import quoted, table4
 from longrecipe.experiments.table4.tables import ALL_SAVINGS
 from longrecipe.settings import ParamsError, Setup
 from longrecipe.train import PLAIN
@@ -239,6 +239,16 @@ class TestClaims:
         assert {*gpu["cases"], *gpu["readings"], *gpu["resumes"]} <= set(cases)
         assert not (table4.table_4(gpu) == "not measured").any(axis=None)
         assert not (table4.memory(question(), gpu) == "not measured").any(axis=None)
+
+    def test_published_speeds_are_next_to_ours_and_have_sources(self):
+        table = table4.speeds(record_of("gpu"))
+        assert table.loc["longrecipe", "tokens/s and GPU"].round().tolist() == [4815, 4967]
+        assert table.loc["ml_dataflow", "tokens/s and GPU"].tolist() == [7908, 5487]
+        assert table["label"].tolist() == ["measured"] * 2 + ["quoted"] * (len(table) - 2)
+        # pandas cuts longer cells.
+        assert table["how"].str.len().max() <= 50
+        assert quoted.published_speeds()["source"].str.startswith("https://").all()
+        assert set(table4.speeds(None)["label"]) == {"quoted"}
 
     def test_gpu_tables_and_claims_are_those_of_the_record(self):
         base = Case("qwen2", "paper", "longrecipe", 131072)

@@ -67,7 +67,7 @@ def speeds(record: Mapping | None) -> pd.DataFrame:
     ours = steps[(steps["model"] == title("llama3", "paper")) & (steps["target"] == "128k")]
     ours = ours[ours["setup"].isin(["as set up", "activations offloaded"])].rename(columns={"n": "tokens"})
     ours = ours.assign(project="longrecipe", GPUs=1, GPU="H100 80 GB", label="measured")
-    ours["how"] = "full recomputation, 8-bit moments" + ours["setup"].map(lambda s: ", " + s if "off" in s else "")
+    ours["how"] = "full recomputation, 8-bit moments" + ours["setup"].map(lambda s: ", offload" if "off" in s else "")
     ours = ours.rename(columns={"tokens/s": "tokens/s and GPU"})
     columns = ["project", "model", "GPUs", "GPU", "tokens", "tokens/s and GPU", "GB", "how", "label"]
     return pd.concat([ours, table.assign(label="quoted")])[columns].set_index("project")
