@@ -123,22 +123,22 @@ def test_heads_with_bias_or_scaled_logits_are_refused():
 
 
 PEAK = """
-import resource, sys, torch
+import sys, torch
+from longrecipe.cost.measure import peak_bytes
 from longrecipe.train.loss import chunked_cross_entropy
 n, width, vocabulary = 4096, 16, 32768
 hidden, weight = torch.randn(n, width, requires_grad=True), torch.randn(vocabulary, width, requires_grad=True)
 labels = torch.randint(0, vocabulary, (n,))
-start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = peak_bytes()
 if sys.argv[1] == "full":
     loss = torch.nn.functional.cross_entropy(hidden @ weight.T, labels)
 else:
     loss = chunked_cross_entropy(hidden, weight, labels, chunk=256)
 loss.backward()
-print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start))
+print(peak_bytes() - start)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
 @pytest.mark.slow
 def test_peak_memory_falls_by_the_size_of_the_logits():
     peaks = {

@@ -4,6 +4,7 @@ Models with the shapes of the paper have random weights, because time and memory
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -80,7 +81,7 @@ def measure(case: Measured) -> dict:
         if type(error) is RuntimeError and not any(text in str(error) for text in _NO_MEMORY):
             raise
         return {"error": f"{OUT_OF_MEMORY}: {str(error).split('.')[0]}"}
-    found["host_peak_gb"] = _peak_bytes() / GB
+    found["host_peak_gb"] = peak_bytes() / GB
     if torch.cuda.is_available():
         found["peak_gb"] = torch.cuda.max_memory_allocated() / GB
         found["reserved_gb"] = torch.cuda.max_memory_reserved() / GB
@@ -175,10 +176,13 @@ def _now() -> float:
     return time.perf_counter()
 
 
-def _peak_bytes() -> int:
-    """The peak memory of this process in bytes."""
+def peak_bytes() -> int:
+    """The peak memory of this process in bytes, since it started."""
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
+    # What `resource` reports on Linux is at least the peak of the process that started this one.
+    if sys.platform == "linux" and (found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())):
+        return 1024 * int(found[1])
     # This module only exists on Unix, where psutil does not report a peak.
     import resource
 
