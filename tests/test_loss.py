@@ -124,7 +124,7 @@ def test_heads_with_bias_or_scaled_logits_are_refused():
 
 PEAK = """
 import sys, torch
-from longrecipe.cost.measure import peak_bytes
+from longrecipe.system.memory import peak_bytes
 from longrecipe.train.loss import chunked_cross_entropy
 n, width, vocabulary = 4096, 16, 32768
 hidden, weight = torch.randn(n, width, requires_grad=True), torch.randn(vocabulary, width, requires_grad=True)

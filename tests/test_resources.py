@@ -1,7 +1,5 @@
 import json
 import subprocess
-import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -191,32 +189,6 @@ def test_other_errors_are_raised(monkeypatch):
     monkeypatch.setattr(measure, "stage_trainer", fail)
     with pytest.raises(RuntimeError, match="no such thing"):
         measure.measure(CASE)
-
-
-@pytest.mark.parametrize(
-    ("platform", "status", "expected"),
-    [
-        ("linux", "VmPeak:\t 9 kB\nVmHWM:\t    6 kB\n", 1024 * 6),
-        ("linux", "VmSize:\t 9 kB\n", 1024 * 7),
-        ("darwin", None, 7),
-        ("win32", None, 5),
-    ],
-)
-def test_peak_memory_is_in_bytes_on_every_system(platform, status, expected, monkeypatch):
-    used, info = SimpleNamespace(ru_maxrss=7), SimpleNamespace(peak_wset=5)
-    monkeypatch.setattr(measure.sys, "platform", platform)
-    monkeypatch.setattr(measure.Path, "read_text", lambda path: status)
-    monkeypatch.setitem(sys.modules, "resource", SimpleNamespace(getrusage=lambda who: used, RUSAGE_SELF=0))
-    monkeypatch.setattr(measure.psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: info))
-    assert measure.peak_bytes() == expected
-
-
-@pytest.mark.slow
-def test_peak_memory_is_not_that_of_the_process_that_starts_it():
-    held = b"x" * 2**30
-    code = "from longrecipe.cost.measure import peak_bytes; print(peak_bytes())"
-    peak = int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
-    assert 2**26 < peak < len(held)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

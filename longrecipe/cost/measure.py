@@ -4,7 +4,6 @@ Models with the shapes of the paper have random weights, because time and memory
 """
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
@@ -29,6 +27,7 @@ from longrecipe.cost.record import OUT_OF_MEMORY
 from longrecipe.data import samples
 from longrecipe.evaluate.reader import Reader, to_read
 from longrecipe.models.rope import extend_config, head_dim
+from longrecipe.system.memory import peak_bytes
 from longrecipe.train import Stage, Trained, latest_checkpoint, run_stage, weights_dtype
 from longrecipe.train.trainer import stage_trainer
 
@@ -174,20 +173,6 @@ def _now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def peak_bytes() -> int:
-    """The peak memory of this process in bytes, since it started."""
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    # What `resource` reports on Linux is at least the peak of the process that started this one.
-    if sys.platform == "linux" and (found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())):
-        return 1024 * int(found[1])
-    # This module only exists on Unix, where psutil does not report a peak.
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 @_one_thread()
