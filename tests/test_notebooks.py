@@ -70,17 +70,18 @@ def code_cells(path: Path) -> list:
     return [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
 
 
+def outputs_of(path: Path) -> list:
+    return [output for cell in code_cells(path) for output in cell.outputs]
+
+
 def tables_of(path: Path) -> str:
     """The tables that a notebook shows, as plain text."""
-    outputs = [output for cell in code_cells(path) for output in cell.outputs]
-    return "\n".join(output.data.get("text/plain", "") for output in outputs if "data" in output)
+    return "\n".join(output.data.get("text/plain", "") for output in outputs_of(path) if "data" in output)
 
 
 def printed_by(path: Path) -> str:
     """What a notebook prints."""
-    return "".join(
-        output.text for cell in code_cells(path) for output in cell.outputs if output.output_type == "stream"
-    )
+    return "".join(output.text for output in outputs_of(path) if output.output_type == "stream")
 
 
 def is_stored(name: ast.Name) -> bool:
@@ -123,7 +124,7 @@ class TestForm:
             assert all(output.output_type != "error" for output in cell.outputs), cell.source
 
     def test_shows_figures_and_no_progress_bars(self, path):
-        outputs = [output for cell in code_cells(path) for output in cell.outputs]
+        outputs = outputs_of(path)
         assert any("image/png" in output.get("data", {}) for output in outputs)
         assert not any(output.get("name") == "stderr" for output in outputs)
 
@@ -372,10 +373,13 @@ def test_missing_runs_of_a_grid_are_made_and_shown(tmp_path, environment):
     for p, like in zip(grid, table1.EXPERIMENT.grid("llama3", seeds=(0, 1), targets=2560), strict=True):
         if p not in missing:
             tables = results.load(like, "grid").tables
-            store.save(p, "grid", {name: rows.replace({2560: 512}) for name, rows in tables.items()}, seconds=1.0)
+            tables = {name: rows.replace({"length": {2560: 512}}) for name, rows in tables.items()}
+            store.save(p, "grid", tables, seconds=1.0)
     run = papermill("04_long_context.ipynb", tmp_path / "out.ipynb", environment, **parameters)
     assert run.returncode == 0, run.stderr[-2000:]
     assert "10 runs, 8 of them finished" in printed_by(tmp_path / "out.ipynb")
+    runs = [path.parent.name for path in (tmp_path / "cache" / "runs" / "grid").glob("*/metrics.json")]
+    assert len(runs) == 10 and sum("-none-512-" in name for name in runs) == 2
     made = [p for p in grid if store.load(store.run_dir(p, "grid")).seconds > 1]
     assert made == missing
     assert "NIAH(M) at T = 512: LongRecipe is at most 2 points below FLT" in tables_of(tmp_path / "out.ipynb")
