@@ -1,7 +1,10 @@
 """Fixtures that many tests share; the costly ones are made once a session, so no test may change them."""
 
 import logging
+import shlex
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from IPython.core.interactiveshell import InteractiveShell
+from limits import TIMEOUT
 from runs import tiny_llama
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
@@ -40,6 +44,37 @@ def pytests_own_logging(monkeypatch):
     """Commands set up no log handlers: they would replace pytest's, and write to an stderr that is closed after the
     test."""
     monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory):
+    """The path of a python whose processes have torch and transformers imported when they start: see warm_server.py.
+
+    For tests whose subject is not the start of a process. A process that must be killed takes `sys.executable`: this
+    one is not the process that does the work. Where there is no Linux, the path is `sys.executable`.
+    """
+    if sys.platform != "linux":
+        yield sys.executable
+        return
+    folder, tests = tmp_path_factory.mktemp("warm"), Path(__file__).parent
+    path, server = folder / "python", [sys.executable, str(tests / "warm_server.py"), str(folder / "socket")]
+    words = shlex.join([sys.executable, "-I", "-S", str(tests / "warm_client.py"), str(folder / "socket")])
+    path.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+    path.chmod(0o755)
+    process = subprocess.Popen(server, stdin=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + TIMEOUT
+    while not (folder / "socket").exists():
+        assert process.poll() is None and time.monotonic() < deadline, "the server of warm processes did not start"
+        time.sleep(0.05)
+    yield str(path)
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def warm_children(warm_python, monkeypatch):
+    """The package starts its own processes with `warm_python`."""
+    monkeypatch.setattr(sys, "executable", warm_python)
 
 
 @pytest.fixture(scope="session")

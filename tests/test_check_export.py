@@ -33,7 +33,7 @@ def test_fresh_process_gives_the_same_logits_and_continuation(exported):
 
 
 @pytest.mark.slow
-def test_another_model_is_an_error(exported):
+def test_another_model_is_an_error(exported, warm_children):
     folder, network = exported
     tokenizer = models.load_tokenizer("llama3")
     with pytest.raises(RuntimeError, match=r"the logits of a fresh process differ by 0, more than -1"):
@@ -48,7 +48,7 @@ def test_another_model_is_an_error(exported):
 
 
 @pytest.mark.slow
-def test_unreadable_folder_error_gives_the_reason(exported, tmp_path):
+def test_unreadable_folder_error_gives_the_reason(exported, tmp_path, warm_children):
     folder, network = exported
     broken = shutil.copytree(folder, tmp_path / "broken")
     config = json.loads((broken / "config.json").read_text())
@@ -58,14 +58,14 @@ def test_unreadable_folder_error_gives_the_reason(exported, tmp_path):
 
 
 @pytest.mark.slow
-def test_tokenizer_with_other_tokens_is_an_error(exported, bpe):
+def test_tokenizer_with_other_tokens_is_an_error(exported, bpe, warm_children):
     folder, network = exported
     with pytest.raises(RuntimeError, match="its tokenizer splits the prompt differently"):
         check_export(folder, network, bpe, prompt=PROMPT)
 
 
 @pytest.mark.slow
-def test_result_names_the_class_that_reads_the_tokenizer(tmp_path):
+def test_result_names_the_class_that_reads_the_tokenizer(tmp_path, warm_children):
     # AutoTokenizer chooses a class by the architecture, and so splits blank lines as Qwen2 does.
     network, tokenizer = models.load("qwen2", dtype=torch.bfloat16), models.load_tokenizer("qwen2")
     found = check_export(models.save(network, tokenizer, tmp_path), network, tokenizer, prompt=PROMPT, n_tokens=1)

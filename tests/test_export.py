@@ -338,7 +338,7 @@ def test_special_tokens_are_those_of_the_base(made):
 
 
 @pytest.mark.slow
-def test_fresh_process_agrees_with_the_measured_model(made, tmp_path):
+def test_fresh_process_agrees_with_the_measured_model(made, tmp_path, warm_children):
     base, out = made(dtype=torch.bfloat16)
     measured = models.load(merge(base, tmp_path / "stage", tmp_path / "measured"))
     tokenizer = models.load_tokenizer(base)

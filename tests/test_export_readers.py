@@ -72,7 +72,7 @@ def reader(tmp_path_factory):
     # Its own packages come first; torch and what it needs are taken from here.
     shared = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (own / "shared.pth").write_text("\n".join(sorted(shared)) + "\n")
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", READER]
+    install = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check", READER]
     done = subprocess.run(install, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0, f"{READER} cannot be installed: {done.stderr[-2000:]}"
     return python

@@ -100,7 +100,7 @@ def changed(source: str, values: dict) -> str:
 
 
 @pytest.fixture
-def run_cells(environment, shell):
+def run_cells(environment, shell, warm_children):
     """A function that runs a notebook's cells, up to the last one given, with parameters as papermill sets them;
     returns the notebook's variables."""
 

@@ -39,7 +39,7 @@ QUICK = {
 
 
 @pytest.fixture
-def start(tmp_path, monkeypatch, capsys):
+def start(tmp_path, monkeypatch, capsys, warm_children):
     """A function that runs the command line in a folder with model/ and text/, and returns its output."""
     monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

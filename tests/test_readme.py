@@ -107,7 +107,7 @@ def runs_in_seconds(arguments, folder):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if {"bash", "python"} & dict(blocks(page)).keys()])
 @pytest.mark.slow
-def test_snippets_run_as_pasted(page, tmp_path, monkeypatch, capsys):
+def test_snippets_run_as_pasted(page, tmp_path, monkeypatch, capsys, warm_children):
     """In the order of the page, in a folder that has what the root of the repository has."""
     monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

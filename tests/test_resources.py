@@ -49,7 +49,7 @@ def test_cases_that_cannot_fit_are_left_out():
 
 
 @pytest.mark.slow
-def test_dry_run_measures_each_kind_with_mini_models(capsys, tmp_path, monkeypatch):
+def test_dry_run_measures_each_kind_with_mini_models(capsys, tmp_path, monkeypatch, warm_children):
     monkeypatch.setattr("longrecipe.system.paths.results_dir", lambda: tmp_path)
     main(["cost", "gpu", "--dry-run"])
     assert not list(tmp_path.iterdir())

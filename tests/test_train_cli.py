@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -63,15 +63,21 @@ def own(tmp_path, make_tiny):
     return tmp_path
 
 
-def start(folder, *words, launcher=()):
+@pytest.fixture
+def start(warm_python):
+    """A function that runs `longrecipe train`, by a launcher such as torchrun if it is given."""
+    return partial(run_train, warm_python)
+
+
+def run_train(python, folder, *words, launcher=()):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "LONGRECIPE_ROOT": str(ROOT)}
-    environment["LONGRECIPE_CACHE"] = str(folder / "cache")
-    command = [sys.executable, "-m", *launcher, "longrecipe", "train", "--params", str(folder / "own.yaml"), *words]
+    environment |= {"LONGRECIPE_CACHE": str(folder / "cache"), "PYTHON_EXEC": python}
+    command = [python, "-m", *launcher, "longrecipe", "train", "--params", str(folder / "own.yaml"), *words]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=TIMEOUT)
 
 
 @pytest.mark.slow
-def test_train_extends_your_own_model_on_your_own_text(own):
+def test_train_extends_your_own_model_on_your_own_text(own, start):
     done = start(own)
     assert done.returncode == 0, done.stderr[-3000:]
     merged = Path(done.stdout.strip())
@@ -90,7 +96,7 @@ def test_train_extends_your_own_model_on_your_own_text(own):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(own):
+def test_two_processes_train_as_one(own, start):
     launcher = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29653", "-m")
     alone = start(own)
     assert alone.returncode == 0, alone.stderr[-3000:]
@@ -175,7 +181,7 @@ def test_models_that_cannot_be_extended_are_refused_first(own, capsys, monkeypat
 
 
 @pytest.mark.slow
-def test_text_shorter_than_one_document_is_refused(own):
+def test_text_shorter_than_one_document_is_refused(own, start):
     done = start(own, "-p", "target_length", "65536", "-p", "method", "pose")
     assert done.returncode == 1
     assert "tokens to train on, and a document of target_length = 65536 needs 65,536: add text" in done.stderr

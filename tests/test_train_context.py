@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -128,13 +127,19 @@ found["own_only"] = verdict(network)
 """
 
 
-def launch(script, folder, n_processes, *words):
+@pytest.fixture(scope="module")
+def launch(warm_python):
+    """A function that runs a script in processes of torchrun."""
+    return partial(run_with_torchrun, warm_python)
+
+
+def run_with_torchrun(python, script, folder, n_processes, *words):
     path = folder / "process.py"
     # A process that leaves its group open may abort at its exit.
     path.write_text(script + "torch.distributed.destroy_process_group()\n")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n_processes)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *launcher, str(path), str(folder), *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON_EXEC": python}
+    command = [python, *launcher, str(path), str(folder), *words]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr[-6000:]
 
@@ -158,19 +163,19 @@ def prepared(make_tiny, tmp_path_factory):
     return prepare
 
 
-def trained(folder, cases, n_processes):
+def trained(launch, folder, cases, n_processes):
     launch(PROCESS, folder, n_processes, json.dumps({name: asdict(stage) for name, stage in cases.items()}))
     return folder, json.loads((folder / "seen.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def by_two(prepared):
-    return trained(prepared(), CASES, 2)
+def by_two(launch, prepared):
+    return trained(launch, prepared(), CASES, 2)
 
 
 @pytest.fixture(scope="module")
-def by_four(prepared):
-    return trained(prepared(), FOUR, 4)
+def by_four(launch, prepared):
+    return trained(launch, prepared(), FOUR, 4)
 
 
 @pytest.mark.parametrize("name", [*CASES, *FOUR])
@@ -199,7 +204,7 @@ def test_split_samples_train_the_same_model_as_whole_ones(name, request):
 
 
 @pytest.mark.slow
-def test_check_passes_for_split_attention_and_fails_for_faulty_ones(tmp_path):
+def test_check_passes_for_split_attention_and_fails_for_faulty_ones(launch, tmp_path):
     launch(GUARD, tmp_path, 2)
     found = [json.loads((tmp_path / f"{part}.json").read_text()) for part in range(2)]
     assert found[0] == found[1]

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,7 +52,7 @@ torch.distributed.destroy_process_group()
     ids=["kl", "savings"],
 )
 @pytest.mark.slow
-def test_two_processes_train_the_same_model_as_one(change, make_tiny, random_rows, tmp_path):
+def test_two_processes_train_the_same_model_as_one(change, warm_python, make_tiny, random_rows, tmp_path):
     stage = replace(STAGE, **change)
     long, short = random_rows(8), random_rows(8, long=False)
     dataset = store(interleave(long, short, 4), tmp_path / "data")
@@ -66,8 +65,8 @@ def test_two_processes_train_the_same_model_as_one(change, make_tiny, random_row
     settings = json.dumps(stage.__dict__ | {"setup": stage.setup.__dict__})
     script = tmp_path / "process.py"
     script.write_text(PROCESS)
-    words = [sys.executable, "-m", *LAUNCHER, str(script), str(tmp_path), settings]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    words = [warm_python, "-m", *LAUNCHER, str(script), str(tmp_path), settings]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON_EXEC": warm_python}
     done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "losses.json").read_text()) == pytest.approx(alone.losses, rel=1e-5)

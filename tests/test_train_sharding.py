@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -100,17 +99,22 @@ torch.distributed.destroy_process_group()
 """
 
 
-def launch(kind, folder, stage, *, stop_after=-1):
-    """Start two processes with `accelerate launch` and a file of params/accelerate."""
+@pytest.fixture
+def launch(warm_python):
+    """A function that starts two processes with `accelerate launch` and a file of params/accelerate."""
+    return partial(run_with_accelerate, warm_python)
+
+
+def run_with_accelerate(python, kind, folder, stage, *, stop_after=-1):
     if kind == "zero3":
         pytest.importorskip("deepspeed")
     script = folder / "process.py"
     script.write_text(PROCESS)
     settings = json.dumps(stage.__dict__ | {"setup": stage.setup.__dict__ | {"shards": 2}})
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS[kind])]
+    words = [python, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS[kind])]
     words += ["--num_processes", "2", "--main_process_port", "0", str(script), str(folder), settings]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": paths, "DS_ACCELERATOR": "cpu"}
+    environment = os.environ | {"PYTHONPATH": paths, "PYTHON_EXEC": python, "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(
         [*words, str(stop_after)], capture_output=True, text=True, env=environment, cwd=folder, timeout=TIMEOUT
     )
@@ -157,7 +161,7 @@ def assert_same(alone, folder, loss=1e-5, weights=1e-4):
     ids=["fsdp2-savings", "fsdp2-kl-tied", "zero3-savings", "zero3-kl-tied"],
 )
 @pytest.mark.slow
-def test_sharded_processes_train_the_same_model_as_one(kind, tied, change, make_tiny, random_rows, tmp_path):
+def test_sharded_processes_train_the_same_model_as_one(kind, tied, change, launch, make_tiny, random_rows, tmp_path):
     stage = replace(STAGE, **change)
     alone = run_alone(prepared(make_tiny, random_rows, tmp_path, tied), tmp_path, stage)
     launch(kind, tmp_path, stage)
@@ -166,7 +170,7 @@ def test_sharded_processes_train_the_same_model_as_one(kind, tied, change, make_
 
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.slow
-def test_killed_sharded_stage_resumes_from_its_checkpoint(kind, make_tiny, random_rows, tmp_path):
+def test_killed_sharded_stage_resumes_from_its_checkpoint(kind, launch, make_tiny, random_rows, tmp_path):
     stage = replace(STAGE, setup=SAVING)
     alone = run_alone(prepared(make_tiny, random_rows, tmp_path), tmp_path, stage)
     launch(kind, tmp_path, stage, stop_after=3)
@@ -177,7 +181,7 @@ def test_killed_sharded_stage_resumes_from_its_checkpoint(kind, make_tiny, rando
 
 @pytest.mark.parametrize("fp32_weights", [True, False], ids=["mixed", "bfloat16"])
 @pytest.mark.slow
-def test_fsdp_keeps_the_dtypes_of_the_setup(fp32_weights, make_tiny, random_rows, tmp_path):
+def test_fsdp_keeps_the_dtypes_of_the_setup(fp32_weights, launch, make_tiny, random_rows, tmp_path):
     optimizer = "adamw_fp32" if fp32_weights else "adamw_bf16"
     setup = replace(SAVING, fp32_weights=fp32_weights, optimizer=optimizer)
     stage = replace(STAGE, setup=setup, precision="bf16")

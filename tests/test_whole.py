@@ -47,7 +47,7 @@ def test_ranking_marks_the_anchors(run, analysis):
 
 
 @pytest.mark.slow
-def test_all_stages_are_trained_measured_and_exported(run, analysis):
+def test_all_stages_are_trained_measured_and_exported(run, analysis, warm_children):
     trained = recipe.train_all(run, analysis)
     assert list(trained) == ["extended", "replayed"]
     trained |= recipe.replay_as_in_paper(run, trained, analysis)
