@@ -15,10 +15,16 @@ KINDS = ("tests", "notebooks")
 LONGEST = (
     "03_train.ipynb",
     "test_notebooks.py",
-    "test_train_sharding.py",
-    "test_train_cli.py",
+    "test_train.py",
     "test_runner.py",
+    "test_recipe.py",
     "test_readme.py",
+    "00_mini_models.ipynb",
+    "02_position_transform.ipynb",
+    "test_train_sharding.py",
+    "test_train_savings.py",
+    "test_minis.py",
+    "test_codehash.py",
 )
 
 

@@ -4,6 +4,7 @@ import logging
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,7 @@ def pytests_own_logging(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def warm_python(tmp_path_factory):
+def warm_python():
     """The path of a python whose processes have torch and transformers imported when they start: see warm_server.py.
 
     For tests whose subject is not the start of a process. A process that must be killed takes `sys.executable`: this
@@ -56,19 +57,25 @@ def warm_python(tmp_path_factory):
     if sys.platform != "linux":
         yield sys.executable
         return
-    folder, tests = tmp_path_factory.mktemp("warm"), Path(__file__).parent
-    path, server = folder / "python", [sys.executable, str(tests / "warm_server.py"), str(folder / "socket")]
-    words = shlex.join([sys.executable, "-I", "-S", str(tests / "warm_client.py"), str(folder / "socket")])
-    path.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-    path.chmod(0o755)
-    process = subprocess.Popen(server, stdin=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + TIMEOUT
-    while not (folder / "socket").exists():
-        assert process.poll() is None and time.monotonic() < deadline, "the server of warm processes did not start"
-        time.sleep(0.05)
-    yield str(path)
-    process.kill()
-    process.wait()
+    tests = Path(__file__).parent
+    # Names of sockets are short, so not in pytest's folder.
+    with tempfile.TemporaryDirectory(prefix="warm-") as folder:
+        path, place = Path(folder, "python"), Path(folder, "socket")
+        words = shlex.join([sys.executable, "-I", "-S", str(tests / "warm_client.py"), str(place)])
+        path.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        path.chmod(0o755)
+        server = [sys.executable, str(tests / "warm_server.py"), str(place)]
+        process = subprocess.Popen(server, stdin=subprocess.DEVNULL, start_new_session=True)
+        try:
+            deadline = time.monotonic() + TIMEOUT
+            while not place.exists():
+                assert process.poll() is None, "the server of warm processes ended"
+                assert time.monotonic() < deadline, "the server of warm processes did not start"
+                time.sleep(0.05)
+            yield str(path)
+        finally:
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture
