@@ -114,7 +114,7 @@ def bpe():
 @pytest.fixture(scope="session", params=["planted", "sentences"])
 def wording(request, tokenizer, bpe):
     """Both wordings: the mini models' own, and English sentences with tokenizer bpe."""
-    return planted(tokenizer) if request.param == "planted" else sentences(bpe, "\n".join(reference_texts()))
+    return planted(tokenizer) if request.param == "planted" else sentences(bpe)
 
 
 @pytest.fixture(scope="session")

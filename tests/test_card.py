@@ -79,7 +79,7 @@ def test_card_shows_scores_by_length_and_kept_perplexity():
     asked = [{131072: {"passkey": {"mean": mean, "prompts": 8}}, 8192: {}} for mean in (0.0, 0.875)]
     numbers = {"base": of(0.8, 0.0, 8.0, asked[0]), "merged": of(0.9, 0.75, 8.08, asked[1])}
     text = made(numbers)
-    assert "| NIAH(M), 131,072 tokens | passkey, 131,072 tokens | perplexity |" in text
+    assert "| own needles, 131,072 tokens | passkey, 131,072 tokens | perplexity |" in text
     assert "| merged | 0.900 | 0.750 | 7 of 8 | 8.08 | 99.0% |" in text
     # metrics.json has strings for lengths.
     read = {

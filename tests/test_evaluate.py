@@ -15,10 +15,10 @@ from longrecipe import models
 from longrecipe.evaluate import (
     NIAH_M,
     NOISE,
-    OTHERS,
     Reader,
     Report,
     copying,
+    others,
     paired,
     perplexity,
     planted,
@@ -213,17 +213,17 @@ def words(tokenizer):
 
 @pytest.fixture(scope="module")
 def tiny_report(tiny, source, words):
-    return report(tiny, source, words, lengths=[192, 128, 256], n_documents=2, n_facts=3, seed=5, others=OTHERS)
+    return report(tiny, source, words, lengths=[192, 128, 256], n_documents=2, n_facts=3, seed=5, others=others(words))
 
 
-def test_report_measures_every_length(tiny_report, tiny, source):
+def test_report_measures_every_length(tiny_report, tiny, source, words):
     prompts, documents = tiny_report.prompts, {128: 4, 192: 1, 256: 2}
     assert list(prompts.columns) == ["task", "length", "document", "depth", "score"]
     counts = prompts.groupby("task")["length"].value_counts().unstack("task").sort_index()
     for task in ("multi-key", "multi-query"):
         assert counts[task].to_dict() == {n: 3 * count for n, count in documents.items()}
     assert counts["multi-value"].to_dict() == documents
-    for task in OTHERS:
+    for task in others(words):
         assert counts[task].dropna().to_dict() == {128: 4, 256: 2}
     assert prompts.groupby("length")["document"].nunique().to_dict() == documents
     pd.testing.assert_frame_equal(tiny_report.recall, prompts[prompts["task"] == "multi-key"])
@@ -262,10 +262,17 @@ def test_share_reads_the_first_documents_beyond_the_window_and_all_inside(tiny, 
 
 
 def test_unknown_task_error_lists_tasks(source, words):
-    allowed = "allowed are single, variable tracking, common words"
-    with pytest.raises(ValueError, match=rf"others = \['needles', 'nil'\]: {allowed}"):
+    allowed = "allowed in the wording planted are single, variable tracking, common words"
+    with pytest.raises(ValueError, match=rf"others = \['association', 'nil'\]: {allowed}"):
         report(
-            None, source, words, lengths=[128], n_documents=2, n_facts=3, seed=0, others=["nil", "single", "needles"]
+            None,
+            source,
+            words,
+            lengths=[128],
+            n_documents=2,
+            n_facts=3,
+            seed=0,
+            others=["nil", "single", "association"],
         )
 
 
@@ -274,11 +281,11 @@ def test_facts_that_do_not_fit_the_length_are_an_error(tiny, source, words):
         report(tiny, source, words, lengths=[100], n_documents=2, n_facts=9, seed=0)
 
 
-def test_numbers_of_a_report(tiny_report):
+def test_numbers_of_a_report(tiny_report, words):
     numbers = tiny_report.numbers()
     assert set(numbers) == {"recall", "niah_m", "tasks", "perplexity", "copying", "first_copy"}
     assert list(numbers["recall"]) == list(numbers["niah_m"]) == list(numbers["tasks"]) == [128, 192, 256]
-    assert set(numbers["tasks"][128]) == set(numbers["tasks"][256]) == {*NIAH_M, *OTHERS}
+    assert set(numbers["tasks"][128]) == set(numbers["tasks"][256]) == {*NIAH_M, *others(words)}
     assert set(numbers["tasks"][192]) == set(NIAH_M)
     cells = [*numbers["recall"].values(), *numbers["niah_m"].values(), *numbers["tasks"][256].values()]
     assert all(set(cell) == {"mean", "low", "high", "prompts"} for cell in cells)
@@ -324,7 +331,7 @@ def test_every_model_reads_the_same_documents_and_keeps_its_mode(make_tiny, sour
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
     # Common words read the same whatever else is asked; another seed, other documents.
-    report(networks[0], source, words, lengths=[128, 192], n_documents=2, n_facts=2, seed=9, others=OTHERS)
+    report(networks[0], source, words, lengths=[128, 192], n_documents=2, n_facts=2, seed=9, others=others(words))
     assert any(np.array_equal(first[2], ids) for ids in read[id(networks[0])][4:])
     report(networks[0], source, words, lengths=[128, 192], n_documents=2, n_facts=2, seed=8, others=["common words"])
     assert not any(np.array_equal(a, b) for a, b in zip(first[:4], read[id(networks[0])][-4:], strict=True))
@@ -333,7 +340,7 @@ def test_every_model_reads_the_same_documents_and_keeps_its_mode(make_tiny, sour
 def test_passkeys_are_asked_at_every_length_on_separate_documents(tiny, source, words):
     lengths, options = [96, 128, 192], {"n_documents": 2, "n_facts": 2, "seed": 9}
     plain = report(tiny, source, words, lengths=lengths, **options)
-    found = report(tiny, source, words, lengths=lengths, **options, n_passkeys=5, share=0.5, others=OTHERS)
+    found = report(tiny, source, words, lengths=lengths, **options, n_passkeys=5, share=0.5, others=others(words))
     passkeys = found.prompts.query("task == 'passkey'")
     assert passkeys.groupby("length").size().to_dict() == {96: 3, 128: 5, 192: 5}
     assert passkeys["document"].tolist() == [0, 1, 2, *[0, 1, 2, 3, 4] * 2]
@@ -440,6 +447,6 @@ def test_worked_question_is_the_first_one_that_a_report_asks(tiny, source, words
 
 
 def test_worked_question_in_sentences_finds_its_fact(tiny, tokenizer, corpus):
-    wording = sentences(tokenizer, tokenizer.decode(corpus.train[:20_000]))
-    asked = worked(tiny, wording, corpus.held_out, length=240, n_facts=2)
-    assert asked.fact.startswith(" The secret number of") and asked.fact.endswith(f"{asked.right}.")
+    wording = sentences(tokenizer)
+    asked = worked(tiny, wording, corpus.held_out, length=480, n_facts=2)
+    assert asked.fact.startswith(" One of the secret numbers for") and asked.fact.endswith(f"{asked.right}.")

@@ -21,10 +21,12 @@ from longrecipe.evaluate import (
     passkey,
     planted,
     scoring,
+    sentences,
     single,
     tracking,
 )
-from longrecipe.evaluate.tasks import ASK, ASK_ALL, CLOSE, COMMON, LINK, NOTE, WHICH
+from longrecipe.evaluate.questions import question as make_question
+from longrecipe.evaluate.tasks import ASK, ASK_ALL, CLOSE, COMMON, LINK, LIST_OPENING, NOTE, WHICH
 
 ALL = {"needles": needles, "single": single, "passkey": passkey, "tracking": tracking, "common_words": common_words}
 
@@ -33,8 +35,8 @@ def pattern(template):
     return (
         re.escape(template)
         .replace(r"\{value\}", r"( \d+)")
-        .replace(r"\{key\}", "( [a-z]+)")
-        .replace(r"\{other\}", "( [a-z]+)")
+        .replace(r"\{key\}", "( [a-z-]+)")
+        .replace(r"\{other\}", "( [a-z-]+)")
     )
 
 
@@ -60,7 +62,11 @@ def make_oracle(wording, knows=lambda share: True, most=100):
             """The known answers to a question, as texts; a full stop where there are none."""
             text, found = self.texts[row], []
             if question == wording.text(COMMON):
-                found = [word for word, _ in Counter(re.findall(" [a-z]+", text)).most_common(4)] if knows(1) else []
+                listed = re.findall(" [a-z-]+", text[len(wording.decode(wording.opening(LIST_OPENING))) :])
+                found = [word for word, _ in Counter(listed).most_common(4)] if knows(1) else []
+            elif wording.kind == "sentences" and question.startswith(wording.text(ASK_ALL).split("{key}")[0]):
+                keys = re.findall(" [a-z]+-[a-z]+", question)
+                found = [value for key, value in self.noted(row) if key in keys]
             elif match := re.fullmatch(f"{pattern(wording.text(ASK))}|{pattern(wording.text(ASK_ALL))}", question):
                 keys = [key for key in match.groups() if key]
                 found = [value for key, value in self.noted(row) if key in keys]
@@ -93,7 +99,7 @@ def make_oracle(wording, knows=lambda share: True, most=100):
     return Oracle
 
 
-def asked_by(monkeypatch, reader, wording, make, source, length=500, count=6, seed=0):
+def asked_by(monkeypatch, reader, wording, make, source, length=900, count=6, seed=0):
     monkeypatch.setattr(scoring, "Reader", reader)
     rng = np.random.default_rng(seed)
     return ask(None, wording, make, source=source, length=length, n_documents=count, rng=rng)
@@ -107,10 +113,12 @@ def test_oracle_scores_1_and_model_without_knowledge_0(monkeypatch, wording, pro
     for knows, expected in ((lambda share: True, 1), (lambda share: False, 0)):
         frame = asked_by(monkeypatch, make_oracle(wording, knows), wording, make, prose)
         assert list(frame.columns) == ["task", "length", "document", "depth", "score"]
-        assert (frame["score"] == expected).all() and (frame["length"] == 500).all()
+        assert (frame["score"] == expected).all() and (frame["length"] == 900).all()
         counts = frame.groupby("task")["document"].value_counts()
         if make is needles:
-            assert counts["multi-key"].to_dict() == counts["multi-query"].to_dict() == dict.fromkeys(range(6), 4)
+            assert counts["multi-key"].to_dict() == dict.fromkeys(range(6), 4)
+            queries = 4 if wording.kind == "planted" else 1
+            assert counts["multi-query"].to_dict() == dict.fromkeys(range(6), queries)
             assert counts["multi-value"].to_dict() == dict.fromkeys(range(6), 1)
             assert set(frame["task"]) == set(NIAH_M)
         else:
@@ -118,19 +126,20 @@ def test_oracle_scores_1_and_model_without_knowledge_0(monkeypatch, wording, pro
             assert counts[name].to_dict() == dict.fromkeys(range(6), 1) and len(frame) == 6
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 1200, 100_000])
+@pytest.mark.parametrize("batch_tokens", [1, 2000, 100_000])
 def test_scores_belong_to_their_document_and_depth(monkeypatch, wording, prose, batch_tokens):
     monkeypatch.setattr(scoring, "BATCH_TOKENS", batch_tokens)
     later = make_oracle(wording, lambda share: share >= 0.5)
     frame = asked_by(monkeypatch, later, wording, functools.partial(needles, n_keys=3), prose, count=11)
     # The text of a prompt is shorter than its length, which counts the conversation: depths are shares of the text.
-    placed = frame[frame["task"] != "multi-value"]
+    placed = frame.dropna(subset="depth")
     assert placed["depth"].between(0, 1, inclusive="left").all() and placed["depth"].nunique() > 25
     np.testing.assert_array_equal(placed["score"], (placed["depth"] >= 0.5).astype(float))
     assert 0.2 < placed["score"].mean() < 0.8
     assert placed.groupby("task")["document"].value_counts().eq(3).all() and placed["document"].nunique() == 11
     depths = [rows["depth"].tolist() for _, rows in placed.sort_values("document", kind="stable").groupby("task")]
-    assert depths[0] == depths[1], "one by one and in a conversation: the same facts of the same documents"
+    assert len(depths) == (2 if wording.kind == "planted" else 1)
+    assert depths[0] == depths[-1], "one by one and in a conversation: the same facts of the same documents"
 
 
 @pytest.mark.parametrize(("make", "task"), [(needles, "multi-value"), (tracking, None), (common_words, None)])
@@ -150,61 +159,58 @@ def fixed(documents):
     return lambda wording, source, length, rng: next(left)
 
 
-def question_of(ids, *answers):
-    return Question("any", np.asarray(ids), tuple(map(np.asarray, answers)))
+def scores_of(network, wording, texts, questions):
+    documents = [Document(text, (each,)) for text, each in zip(texts, questions, strict=True)]
+    options = {"source": None, "length": 60, "n_documents": len(texts), "rng": None}
+    return ask(network, wording, fixed(documents), **options)["score"].tolist()
 
 
-@pytest.fixture
-def read(tiny, rng):
-    """Three texts of 40 tokens, a question for each, and the model's greedy answers of 4 tokens."""
+def test_answers_of_one_token_are_searched_in_the_largest_logits(tiny, wording, rng):
     texts, questions = rng.integers(0, 1024, size=(3, 40)), rng.integers(0, 1024, size=(3, 5))
     with torch.inference_mode():
-        return texts, questions, Reader(tiny, texts).generate(questions, 4)
-
-
-def scores_of(network, wording, texts, questions, answers):
-    documents = [
-        Document(text, (question_of(ids, *each),)) for text, ids, each in zip(texts, questions, answers, strict=True)
-    ]
-    options = {"source": None, "length": 60, "n_documents": len(texts), "rng": None}
-    frame = ask(network, wording, fixed(documents), **options)
-    return frame["score"].tolist()
-
-
-def test_one_answer_counts_if_greedy_decoding_gives_all_its_tokens(tiny, wording, read):
-    texts, questions, greedy = read
-    assert scores_of(tiny, wording, texts, questions, greedy[:, None]) == [1, 1, 1]
-    for wrong in range(4):
-        answers = greedy.copy()
-        answers[1, wrong] += 1 if answers[1, wrong] < 1023 else -1
-        assert scores_of(tiny, wording, texts, questions, answers[:, None]) == [1, 0, 1]
-    assert scores_of(tiny, wording, texts, questions, greedy[:, None, :1]) == [1, 1, 1]
-
-
-def test_answers_of_one_token_are_searched_in_the_largest_logits(tiny, wording, read):
-    texts, questions, _ = read
-    with torch.inference_mode():
         ranks = Reader(tiny, texts).ask(questions)[:, -1].argsort(descending=True).numpy()
-    places = [[2, 0, 1], [0, 3, 900], [5, 6, 2]]
-    answers = [[[row[place]] for place in each] for row, each in zip(ranks, places, strict=True)]
-    assert scores_of(tiny, wording, texts, questions, answers) == pytest.approx([1, 1 / 3, 1 / 3])
+
+    def scores(*places):
+        pairs = zip(ranks, questions, places, strict=True)
+        return scores_of(
+            tiny, wording, texts, [Question("any", ids, tuple(row[[p]] for p in each)) for row, ids, each in pairs]
+        )
+
+    assert scores([0], [1], [0]) == [1, 0, 1]
+    assert scores([2, 0, 1], [0, 3, 900], [5, 6, 2]) == pytest.approx([1, 1 / 3, 1 / 3])
 
 
-def test_longer_answers_are_searched_in_a_greedy_continuation(tiny, wording, read):
-    texts, questions, _ = read
-    with torch.inference_mode():
-        reader = Reader(tiny, texts)
-        # As long as 2 answers of 3 tokens with 4 tokens between, and what comes just after.
-        said = reader.generate(questions, 6 + 2 * 4 + 3)
-    absent = np.array([1023, 1022, 1021])
-    answers = [[said[0, 3:6], said[0, 11:14]], [absent, said[1, :3]], [absent, said[2, 12:15]]]
-    seen = [wording.decode(row[:14]) for row in said]
-    assert not any(wording.decode(each).strip() in seen[2] for each in answers[2]), "choose another seed"
-    assert wording.decode(absent).strip() not in seen[1]
-    assert scores_of(tiny, wording, texts, questions, answers) == [1, 0.5, 0]
+@pytest.mark.parametrize(
+    ("said", "answers", "score"),
+    [
+        (" 1234567.", [" 1234567"], 1),
+        (": 1234567 and more", [" 1234567"], 1),
+        (" 12345678.", [" 1234567"], 0),
+        (" pointer", [" point"], 0),
+        (" the Point!", [" point"], 1),
+        (" 3333333, 1111111, and 9999999", [" 1111111", " 2222222", " 3333333"], 2 / 3),
+        (" no", [" 1111111", " 2222222"], 0),
+    ],
+)
+def test_longer_answers_count_as_whole_words_anywhere_in_the_continuation(monkeypatch, bpe, said, answers, score):
+    wording, asked = sentences(bpe), []
+
+    class Says:
+        def __init__(self, network, ids):
+            pass
+
+        def generate(self, questions, n_tokens):
+            asked.append(n_tokens)
+            return wording.encode(said)[None]
+
+    monkeypatch.setattr(scoring, "Reader", Says)
+    question = make_question(wording, "any", "\nWhich?", answers)
+    assert scores_of(None, wording, [np.arange(40)], [question]) == pytest.approx([score])
+    assert asked == [question.n_tokens] and asked[0] == sum(map(len, question.answers)) + 8 * len(answers)
 
 
-def test_conversation_has_the_questions_that_are_asked_one_by_one(tiny, wording, prose, monkeypatch):
+def test_conversation_has_the_questions_that_are_asked_one_by_one(tiny, tokenizer, monkeypatch):
+    wording, prose = planted(tokenizer), np.arange(900)
     asked, conversed = [], []
 
     class Watched(Reader):
@@ -225,7 +231,8 @@ def test_conversation_has_the_questions_that_are_asked_one_by_one(tiny, wording,
     assert all(len({turn[row].tobytes() for turn in turns}) == 4 for row in range(2))
 
 
-def test_conversation_fills_the_length(tiny, wording, prose, monkeypatch):
+def test_conversation_fills_the_length(tiny, tokenizer, monkeypatch):
+    wording, prose = planted(tokenizer), np.arange(900)
     seen = []
 
     class Measured(Reader):

@@ -14,15 +14,19 @@ from longrecipe.evaluate import (
     OTHERS,
     RULER,
     TASKS,
+    association,
     common_words,
     needles,
+    others,
     passkey,
     planted,
     sentences,
     single,
     tracking,
 )
-from longrecipe.evaluate.tasks import ASK, ASK_ALL, CLOSE, COMMON, LINK, NOISE, NOTE, WHICH
+from longrecipe.evaluate.association import FACT, PLACES, QUESTION
+from longrecipe.evaluate.tasks import ASK, ASK_ALL, CLOSE, COMMON, LINK, LIST_OPENING, NOISE, NOTE, OPENING, WHICH
+from longrecipe.evaluate.wording import ADJECTIVES, NOUNS
 
 SEEDS = range(8)
 
@@ -31,7 +35,7 @@ def found(wording, template, text):
     """Where a template's statements stand in a text, and what fills it: [(index, first, second)], in order."""
     pattern = re.escape(template).replace(re.escape("{value}"), r"( \d+)")
     for name in ("{key}", "{other}"):
-        pattern = pattern.replace(re.escape(name), "( [a-z]+)")
+        pattern = pattern.replace(re.escape(name), "( [a-z-]+)")
     return [(match.start(), *match.groups()) for match in re.finditer(pattern, text)]
 
 
@@ -77,7 +81,7 @@ def test_decoding_gives_the_encoded_text(tokenizer, bpe, which):
     used = {"mini": tokenizer, "bpe": bpe, "blank first": blank_first(bpe)}[which]
     if which == "blank first":
         assert used.decode(used("name")["input_ids"]) == " name"
-    for wording in (planted(used),) if which == "mini" else (sentences(used, "\n".join(reference_texts())),):
+    for wording in (planted(used),) if which == "mini" else (sentences(used),):
         fill = {"key": wording.keys[3], "value": wording.values[5], "other": wording.keys[8]}
         written = [wording.text(phrase, **fill) for phrase in (NOTE, ASK, ASK_ALL, LINK, WHICH, COMMON, CLOSE)]
         for text in [*written, *fill.values()]:
@@ -101,29 +105,27 @@ def test_all_keys_and_all_values_have_the_same_number_of_tokens(wording):
     assert len(set(wording.keys)) == len(wording.keys) >= 64 and len(set(wording.values)) == len(wording.values) >= 64
 
 
-def test_sentences_wording_depends_on_text_and_seed(bpe):
-    text = "\n".join(reference_texts())
-    wording, again, other = (sentences(bpe, text, seed) for seed in (0, 0, 1))
-    assert wording.keys == again.keys == other.keys
-    assert wording.values == again.values != other.values
+def test_sentences_wording_depends_on_the_seed(bpe):
+    wording, again, other = (sentences(bpe, seed) for seed in (0, 0, 1))
+    assert (wording.keys, wording.values) == (again.keys, again.values)
+    assert wording.keys != other.keys and wording.values != other.values
     assert all(re.fullmatch(r" [1-9]\d{6}", value) for value in wording.values)
-    counts = Counter(re.findall(r"\b\w+\b", text))
-    assert all(re.fullmatch(r" [a-z]{5,}", key) and counts[key[1:]] > 1 for key in wording.keys)
+    parts = [key[1:].split("-") for key in wording.keys]
+    assert all(first in ADJECTIVES.split() and second in NOUNS.split() for first, second in parts)
     assert len(wording.encode(wording.values[0])) > 1 and len(wording.encode(wording.keys[0])) > 1
 
 
-def test_text_with_few_words_is_an_error(bpe):
-    with pytest.raises(ValueError, match="the text has 0 words of one token count"):
-        sentences(bpe, "once upon a time there lived nobody")
-    words = "".join(sentences(bpe, "\n".join(reference_texts())).keys[:63])
-    with pytest.raises(ValueError, match="has 63 words of one token count; the tasks need 64"):
-        sentences(bpe, 2 * words)
+def test_only_sentences_announce_the_questions_at_the_start(wording, prose, rng):
+    for make, phrase in ((single, OPENING), (needles, OPENING), (tracking, OPENING), (common_words, LIST_OPENING)):
+        head = wording.opening(phrase)
+        assert (len(head) > 0) == (wording.kind == "sentences")
+        np.testing.assert_array_equal(make(wording, prose, 900, rng).ids[: len(head)], head)
 
 
 # all tasks
 
 
-@pytest.mark.parametrize("length", [400, 901])
+@pytest.mark.parametrize("length", [700, 901])
 @pytest.mark.parametrize(
     "make",
     [single, passkey, needles, functools.partial(needles, n_keys=1), tracking, common_words],
@@ -133,7 +135,7 @@ def test_longest_prompt_fills_the_length(wording, prose, make, length):
     documents = [make(wording, prose, length, np.random.default_rng(seed)) for seed in SEEDS]
     sizes = set()
     for document in documents:
-        asked = [spoken(question.ids, *question.answers) for question in document.questions]
+        asked = [question.size for question in document.questions]
         close = (len(document.turns) - 1) * len(wording.encode(wording.text(CLOSE)))
         turns = spoken(*(turn.ids for turn in document.turns), *(turn.answers[0] for turn in document.turns)) + close
         sizes.add(len(document.ids) + max(*asked, turns))
@@ -148,7 +150,7 @@ def test_longest_prompt_fills_the_length(wording, prose, make, length):
 
 @pytest.mark.parametrize("make", [single, passkey, needles, tracking, common_words], ids=lambda make: make.__name__)
 def test_documents_depend_only_on_the_seed(wording, prose, make):
-    first, again, other = (make(wording, prose, 500, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    first, again, other = (make(wording, prose, 900, np.random.default_rng(seed)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.ids, again.ids)
     np.testing.assert_array_equal(first.questions[0].answers[0], again.questions[0].answers[0])
     assert not np.array_equal(first.ids, other.ids)
@@ -162,16 +164,18 @@ def test_facts_that_do_not_fit_are_an_error(wording, prose, make, rng):
 
 def test_table_of_tasks():
     assert NIAH_M == ("multi-key", "multi-value", "multi-query") and ("single", *NIAH_M) == RULER
-    assert OTHERS == ("single", "variable tracking", "common words")
-    assert {name for name, task in TASKS.items() if task.single_answer} == {"single", "passkey"}
+    assert OTHERS == ("single", "variable tracking", "common words", "association")
+    assert {name for name, task in TASKS.items() if task.single_answer} == {"single", "passkey", "association"}
     # Published numbers depend on the streams.
     streams = {task.make: task.stream for task in TASKS.values()}
-    assert streams == {needles: 0, single: 1, tracking: 2, common_words: 3, passkey: 4}
+    assert streams == {needles: 0, single: 1, tracking: 2, common_words: 3, passkey: 4, association: 5}
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_documents_of_a_task_have_its_questions(wording, prose, rng, name):
-    document = TASKS[name].make(wording, prose, 600, rng)
+    if name not in others(wording) and name in OTHERS:
+        pytest.skip("real models only")
+    document = TASKS[name].make(wording, prose, 900, rng)
     questions = [each for each in (*document.questions, *document.turns) if each.task == name]
     assert questions
     if TASKS[name].single_answer:
@@ -195,7 +199,9 @@ def test_single_and_passkey_hide_one_fact(wording, prose, make, length):
         assert start == len(wording.decode(document.ids[: round(question.depth * len(document.ids))]))
         depths.append(question.depth)
         if make is passkey:
-            around = text.replace(wording.text(NOTE, key=key, value=value), "")
+            around = text[len(wording.decode(wording.opening(OPENING))) :].replace(
+                wording.text(NOTE, key=key, value=value), ""
+            )
             assert around in NOISE * 40 and around.count("The grass is green.") > 3
     assert len(set(depths)) > 4
 
@@ -209,8 +215,11 @@ def test_needles_has_all_of_niah_in_one_document(wording, prose, n_keys, n_value
         owners = Counter(key for _, key, _ in notes)
         assert sorted(owners.values()) == sorted([1] * n_keys + [n_values])
         assert len({value for *_, value in notes}) == n_keys + n_values, "no value twice"
-        *alone, last = document.questions
-        assert [question.task for question in document.questions] == ["multi-key"] * n_keys + ["multi-value"]
+        alone, last = document.questions[:n_keys], document.questions[n_keys]
+        assert [question.task for question in (*alone, last)] == ["multi-key"] * n_keys + ["multi-value"]
+        together = document.questions[-1]
+        joint = wording.kind == "sentences" and n_keys > 1
+        assert len(document.questions) == n_keys + 1 + joint and (together.task == "multi-query") == joint
         places = {value: (start, key) for start, key, value in notes}
         for question in alone:
             (value,) = texts(wording, question.answers)
@@ -223,6 +232,13 @@ def test_needles_has_all_of_niah_in_one_document(wording, prose, n_keys, n_value
         assert set(texts(wording, last.answers)) == {value for _, key, value in notes if key == frequent}
         assert len(last.answers) == n_values and np.isnan(last.depth)
         # The conversation is about the same facts, in the same words.
+        if joint:
+            # One question for all keys, instead of a conversation.
+            listed = [key for _, key, _ in notes if owners[key] == 1]
+            assert sorted(re.findall(" [a-z]+-[a-z]+", wording.decode(together.ids))[:n_keys]) == sorted(listed)
+            assert texts(wording, together.answers) == [texts(wording, each.answers)[0] for each in alone]
+            assert not document.turns
+            continue
         assert len(document.turns) == (n_keys if n_keys > 1 else 0)
         for turn, question in zip(document.turns, alone, strict=False):
             assert (turn.task, turn.depth) == ("multi-query", question.depth)
@@ -266,13 +282,13 @@ def test_tracking_keeps_the_order_of_chains_and_asks_for_all_keys(wording, prose
 
 
 @pytest.mark.parametrize(("n_common", "times"), [(4, 4), (2, 6)])
-@pytest.mark.parametrize("length", [330, 512, 4001])
+@pytest.mark.parametrize("length", [700, 901, 4001])
 def test_common_words_asks_for_the_most_frequent(wording, prose, length, n_common, times):
     for seed in range(3):
         rng = np.random.default_rng(seed)
         document = common_words(wording, prose, length, rng, n_common=n_common, times=times)
-        text = wording.decode(document.ids)
-        words = re.findall(" [a-z]+", text)
+        text = wording.decode(document.ids[len(wording.opening(LIST_OPENING)) :])
+        words = re.findall(" [a-z-]+", text)
         assert "".join(words) == text and set(words) <= set(wording.keys), "nothing but words"
         counts = Counter(words)
         (question,) = document.questions
@@ -291,7 +307,55 @@ def test_common_words_asks_for_the_most_frequent(wording, prose, length, n_commo
 
 def test_too_short_list_is_an_error(wording, prose, rng):
     size = len(wording.encode(wording.keys[0]))
-    least = len(wording.encode(wording.text(COMMON))) + 4 * size + 3 * (4 * 4 + 4) * size
+    head, asked = wording.opening(LIST_OPENING), common_words(wording, prose, 900, rng).questions[0]
+    least = len(head) + asked.size + 3 * (4 * 4 + 4) * size
     with pytest.raises(ValueError, match=f"a list of {least - 1} tokens has no room for 4 common words"):
         common_words(wording, prose, least - 1, rng)
-    assert len(common_words(wording, prose, least, rng).ids) == 60 * size
+    assert len(common_words(wording, prose, least, rng).ids) == len(head) + 60 * size
+
+
+# association
+
+
+# Words that carry no content of their own.
+PLAIN = "a all and at has have in is it next of on one people some that the them to what who with"
+
+
+def content(text):
+    return set(re.findall("[a-z]+", text.lower())) - set(PLAIN.split())
+
+
+def test_association_question_shares_no_content_word_with_any_fact():
+    assert len(PLACES) >= 8 and len(set(PLACES.values())) == len(PLACES), "one place a country"
+    for country in PLACES.values():
+        asked = content(QUESTION.format(country=country))
+        assert country.lower() in asked and "home" in asked
+        for place in PLACES:
+            assert not asked & content(FACT.format(person="Nobody", place=place))
+
+
+def test_association_asks_for_who_lives_next_to_a_place_in_the_country(bpe, rng):
+    wording, seen = sentences(bpe), set()
+    source = wording.encode("\n".join(reference_texts())[:60_000])
+    for _ in range(20):
+        document = association(wording, source, 600, rng)
+        text, (question,) = wording.decode(document.ids), document.questions
+        facts = re.findall(r" ([A-Z][a-z]+) lives next to ([^.]+)\.", text)
+        assert len(facts) == len({person for person, _ in facts}) == len({place for _, place in facts}) == 4
+        country = re.search(r"home in ([A-Z][a-z]+)\?", wording.decode(question.ids))[1]
+        (right,) = texts(wording, question.answers)
+        assert [person for person, place in facts if PLACES[place] == country] == [right.strip()]
+        # No second name fits into the continuation.
+        assert question.n_tokens == len(question.answers[0]) + 1
+        start = round(question.depth * len(document.ids))
+        assert wording.decode(document.ids[start:]).startswith(f"{right} lives next to")
+        assert len(document.ids) + question.size == 600
+        seen.add(country)
+    assert len(seen) > 3
+
+
+def test_association_of_mini_models_is_an_error(tokenizer, rng):
+    wording = planted(tokenizer)
+    with pytest.raises(ValueError, match="'association' asks for knowledge of the world"):
+        association(wording, np.arange(500), 300, rng)
+    assert others(wording) == OTHERS[:-1]

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from longrecipe.data.corpus import excerpt
-from longrecipe.data.sentences import token_strings
+from longrecipe.data.sentences import SentenceEnds, token_strings
 
 
 @dataclass(frozen=True)
@@ -92,22 +92,34 @@ def document(
 
 
 def hide(
-    source: np.ndarray, needles: list[np.ndarray], length: int, *, rng: np.random.Generator, shuffle: bool = True
+    source: np.ndarray,
+    needles: list[np.ndarray],
+    length: int,
+    *,
+    rng: np.random.Generator,
+    shuffle: bool = True,
+    head: np.ndarray | None = None,
+    ends: SentenceEnds | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hide needles at uniformly random places of a random stretch of source.
 
-    Args: needles, arrays of ids; length in tokens, including the needles; shuffle, whether the needles get a random
-    order or keep their own. Returns ids int64 [length] and the depth of each needle: its first token's place as a share
-    of the length. Raises ValueError if the needles do not fit.
+    Args: needles, arrays of ids; length in tokens, including the needles and the head; shuffle, whether the needles get
+    a random order or keep their own; head: ids in front of the text; ends: the rule for the ends of sentences, to move
+    each place to the nearest one. Returns ids int64 [length] and the depth of each needle: its first token's place as a
+    share of the length. Raises ValueError if the needles do not fit.
     """
-    room = length - sum(map(len, needles))
+    before = np.zeros(0, dtype=np.int64) if head is None else head
+    room = length - len(before) - sum(map(len, needles))
     if room < 0:
         raise ValueError(
             f"{len(needles)} facts need {length - room} tokens, but the haystack has {length}: hide fewer."
         )
     text, cuts = excerpt(source, room, rng), np.sort(rng.integers(0, room + 1, size=len(needles)))
+    stops = np.flatnonzero(ends(text)) + 1 if ends is not None else np.zeros(0, dtype=np.int64)
+    if len(stops):
+        cuts = stops[np.abs(stops - cuts[:, None]).argmin(axis=1)]
     order = rng.permutation(len(needles)) if shuffle else np.arange(len(needles))
-    parts, depths, done, total = [], np.empty(len(needles)), 0, 0
+    parts, depths, done, total = [before], np.empty(len(needles)), 0, len(before)
     for cut, which in zip(cuts, order, strict=True):
         parts += [text[done:cut], needles[which]]
         depths[which] = (total + cut - done) / length

@@ -1,11 +1,13 @@
 """Measures: RULER-like long-context tasks for any tokenizer, NIAH(M), perplexity and copying.
 
 `report` measures a model with all of them; a `Wording` puts facts into words, `planted` for the mini models,
-`sentences` for any tokenizer and real text. `TASKS` is the one table of tasks. Every mean has an interval over
+`sentences` for real models. `TASKS` is the one table of tasks. Every mean has an interval over
 documents.
 """
 
+from longrecipe.evaluate.association import association
 from longrecipe.evaluate.perplexity import copying, perplexity
+from longrecipe.evaluate.questions import Document, Question
 from longrecipe.evaluate.reader import Reader, to_read
 from longrecipe.evaluate.report import Report, paired, report
 from longrecipe.evaluate.scoring import ask, cell, hits, interval
@@ -15,11 +17,10 @@ from longrecipe.evaluate.tasks import (
     OTHERS,
     RULER,
     TASKS,
-    Document,
-    Question,
     Task,
     common_words,
     needles,
+    others,
     passkey,
     single,
     tracking,
@@ -42,12 +43,14 @@ __all__ = [
     "Wording",
     "Worked",
     "ask",
+    "association",
     "cell",
     "common_words",
     "copying",
     "hits",
     "interval",
     "needles",
+    "others",
     "paired",
     "passkey",
     "perplexity",

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from longrecipe.evaluate.perplexity import copying, perplexity
 from longrecipe.evaluate.scoring import ask, cell
-from longrecipe.evaluate.tasks import NIAH_M, OTHERS, TASKS, Task
+from longrecipe.evaluate.tasks import NIAH_M, TASKS, Task
+from longrecipe.evaluate.tasks import others as allowed_others
 from longrecipe.evaluate.wording import Wording
 
 
@@ -83,21 +84,23 @@ def report(
     documents beyond the shortest length, the first of those that a whole measurement reads. n_passkeys: documents of
     the task passkey at any share, half as many up to half of the longest length. haystack: ids to hide the facts of
     NIAH(M) in; None takes source.
-    Raises ValueError for an unknown task, and if the facts do not fit into a length.
+    Raises ValueError for a task that is unknown or impossible in this wording (association for mini models), and if the
+    facts do not fit into a length.
     """
-    if unknown := set(others) - set(OTHERS):
-        raise ValueError(f"others = {sorted(unknown)}: allowed are {', '.join(OTHERS)}.")
+    allowed = allowed_others(wording)
+    if unknown := set(others) - set(allowed):
+        raise ValueError(f"others = {sorted(unknown)}: allowed in the wording {wording.kind} are {', '.join(allowed)}.")
     counts = _counts(lengths, n_documents, share=share)
     plan = _plan(counts, others, n_passkeys)
     was_training = network.training
     network.eval()
-    frames = []
+    frames, text = [], wording.haystack(source)
     for task in sorted(plan, key=lambda task: task.stream):
         make = functools.partial(task.make, n_keys=n_facts) if task.niah_m else task.make
-        text = haystack if task.niah_m and haystack is not None else source
+        around = haystack if task.niah_m and haystack is not None else text
         for n, count in plan[task].items():
             rng = np.random.default_rng([seed, n, task.stream])
-            frames.append(ask(network, wording, make, source=text, length=n, n_documents=count, rng=rng))
+            frames.append(ask(network, wording, make, source=around, length=n, n_documents=count, rng=rng))
     window = min(lengths)
     rng = np.random.default_rng([seed, 0])
     second, first = copying(network, source, window, n_documents=2 * n_documents, rng=rng)

@@ -1,5 +1,6 @@
 """Ask a model the questions of the tasks: one row for each prompt; means with 95 % intervals over documents."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from transformers import PreTrainedModel
 
 from longrecipe import stats
+from longrecipe.evaluate.questions import Document, Maker, Question
 from longrecipe.evaluate.reader import BATCH_TOKENS, Reader
-from longrecipe.evaluate.tasks import CLOSE, TASKS, Document, Maker, Question
+from longrecipe.evaluate.tasks import CLOSE, TASKS
 from longrecipe.evaluate.wording import Wording
 
 COLUMNS = ["task", "length", "document", "depth", "score"]
@@ -28,10 +30,9 @@ def ask(
 ) -> pd.DataFrame:
     """Make documents of a task and ask the model all their questions; documents are read in batches, once each.
 
-    A question with one answer scores 1 if greedy decoding gives all its tokens. A question with k answers scores the
-    share of them that the model gives: among the k largest logits if each is one token, else in the text of a greedy
-    continuation (as long as all answers with 4 tokens between them). In a conversation the model's own answers stay in
-    the context.
+    A question with k answers scores the share of them that the model gives. Real models say them anywhere in a greedy
+    continuation of `Question.n_tokens`, as whole words, in any order and letter case. Mini models, whose answers are
+    single tokens, must give them the k largest logits. In a conversation the model's own answers stay in the context.
 
     Args: source int64 ids of held-out text; length in tokens, answers included. Returns one row for each prompt: task,
     length, document, depth (0 = start of the text, 1 = its end), score in 0..1. Raises ValueError if the length is too
@@ -70,19 +71,18 @@ def _equal(given: np.ndarray, questions: tuple[Question, ...]) -> np.ndarray:
 
 def _scores(reader: Reader, questions: tuple[Question, ...], wording: Wording) -> np.ndarray:
     ids, answers = _ids(questions), [question.answers for question in questions]
-    count, longest = len(answers[0]), max(len(answer) for each in answers for answer in each)
-    if count == 1:
-        # Teacher forcing: if every token of the answer has the largest logit, greedy decoding gives the answer.
-        wanted = np.stack([each[0] for each in answers])
-        logits = reader.ask(np.concatenate([ids, wanted[:, :-1]], axis=1), last=wanted.shape[1])
-        return _equal(logits.argmax(-1).cpu().numpy(), questions)
-    if longest == 1:
-        top = reader.ask(ids)[:, -1].topk(count).indices.cpu().numpy()
+    if not questions[0].n_tokens:
+        top = reader.ask(ids)[:, -1].topk(len(answers[0])).indices.cpu().numpy()
         return np.array([np.isin([a[0] for a in each], row).mean() for each, row in zip(answers, top, strict=True)])
-    given = reader.generate(ids, sum(map(len, answers[0])) + 4 * count)
-    texts = [wording.decode(row) for row in given]
-    decoded = [[wording.decode(answer).strip() for answer in each] for each in answers]
-    return np.array([np.mean([a in text for a in each]) for each, text in zip(decoded, texts, strict=True)])
+    texts = [wording.decode(row) for row in reader.generate(ids, questions[0].n_tokens)]
+    return np.array(
+        [np.mean([says(text, wording.decode(a)) for a in each]) for each, text in zip(answers, texts, strict=True)]
+    )
+
+
+def says(text: str, answer: str) -> bool:
+    """Whether a text has an answer as whole words, in any letter case: `12345678` does not have `1234567`."""
+    return re.search(rf"(?<!\w){re.escape(answer.strip())}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def interval(frame: pd.DataFrame, rng: np.random.Generator, *, level: float = 0.95, draws: int = 2000) -> stats.Triple:

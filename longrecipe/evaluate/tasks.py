@@ -4,51 +4,49 @@ A maker gives one document of a length and the questions that are asked about it
 question and its answers. A new task is a maker, its phrases, and one entry of `TASKS`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from longrecipe.data.facts import hide
+from longrecipe.evaluate.association import association
+from longrecipe.evaluate.questions import Document, Maker, question
 from longrecipe.evaluate.wording import Phrase, Wording
 
 # The text that passkeys are hidden in, repeated.
 NOISE = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+# Tells a real model at the start what it will be asked.
+OPENING = Phrase(
+    "",
+    " Some secret numbers are hidden in the following text. Remember them, because I will ask for them at the end.\n",
+)
+LIST_OPENING = Phrase(
+    "",
+    " Some words occur more often than others in the following list. Remember them, because I will ask for them at the "
+    "end.\n",
+)
 # States a fact.
-NOTE = Phrase(" Note:{key}{value}.", " The secret number of{key} is{value}.")
-# Asks for the one value of a key, and for all values of a key.
-ASK = Phrase(" Recall:{key}", "\nWhat is the secret number of{key}? The secret number of{key} is")
-ASK_ALL = Phrase(" Recall:{key}", "\nWhich secret numbers does{key} have? The secret numbers of{key} are")
+NOTE = Phrase(" Note:{key}{value}.", " One of the secret numbers for{key} is:{value}.")
+# Asks for the one value of a key, and for all values of a key or of several.
+ASK = Phrase(
+    " Recall:{key}",
+    "\nWhat is the secret number for{key} in the text above? The secret number for{key} in the text above is",
+)
+ASK_ALL = Phrase(
+    " Recall:{key}",
+    "\nWhat are all the secret numbers for{key} in the text above? The secret numbers for{key} in the text above are",
+)
 # Says that a key has the value of another key, and asks for all keys of a value.
-LINK = Phrase(" Note:{key}{other}.", " The secret number of{key} is the secret number of{other}.")
-WHICH = Phrase(" Recall:{value}", "\nWhich words have the secret number{value}? The words are")
+LINK = Phrase(" Note:{key}{other}.", " The secret number for{key} is the secret number for{other}.")
+WHICH = Phrase(
+    " Recall:{value}",
+    "\nWhich names have the secret number{value} in the text above? All names with the secret number{value} are",
+)
 # Asks for the most common words of a list.
 COMMON = Phrase(" Recall:", "\nWhich words are the most common ones in the list? The most common words are")
 # Ends an answer.
 CLOSE = Phrase(".", ".")
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question and all its right answers, as ids; depth in 0..1 of the fact that it asks for, NaN if it has none."""
-
-    task: str
-    ids: np.ndarray
-    answers: tuple[np.ndarray, ...]
-    depth: float = float("nan")
-
-
-@dataclass(frozen=True)
-class Document:
-    """A text, ids int64 [n], with questions that are asked one by one, and turns that are asked in one conversation."""
-
-    ids: np.ndarray
-    questions: tuple[Question, ...]
-    turns: tuple[Question, ...] = ()
-
-
-Maker = Callable[[Wording, np.ndarray, int, np.random.Generator], Document]
 
 
 def single(wording: Wording, source: np.ndarray, length: int, rng: np.random.Generator) -> Document:
@@ -70,8 +68,8 @@ def needles(
 ) -> Document:
     """NIAH(M) in one document: n_keys keys with a value each, and one more key with n_values values at n_values places.
 
-    multi-key: each key asked by itself; multi-query: all of them in one conversation; multi-value: the values of the
-    last key. Raises ValueError if the facts do not fit into the length.
+    multi-key: each key asked by itself; multi-query: all of them in one question, or, of mini models, in one
+    conversation; multi-value: the values of the last key. Raises ValueError if the facts do not fit into the length.
     """
     return _needles(wording, source, length, rng, n_keys=n_keys, n_values=n_values, task="multi-key")
 
@@ -91,16 +89,14 @@ def tracking(
         + [wording.encode(wording.text(LINK, key=k, other=o)) for k, o in zip(chain[1:], chain, strict=False)]
         for chain, value in zip(names, values, strict=True)
     ]
-    which = wording.text(WHICH, value=values[0])
-    answers = tuple(wording.answer(which, name) for name in names[0])
-    question = Question("variable tracking", wording.encode(which), answers)
+    asked = question(wording, "variable tracking", wording.text(WHICH, value=values[0]), names[0])
     # The chain of each statement; inside a chain the order stays.
     order = rng.permutation(np.repeat(np.arange(n_chains), n_names))
     left = [iter(chain) for chain in chains]
     statements = [next(left[chain]) for chain in order]
-    tail = len(question.ids) + sum(map(len, answers))
-    ids, _ = hide(source, statements, length - tail, rng=rng, shuffle=False)
-    return Document(ids, (question,))
+    head = wording.opening(OPENING)
+    ids, _ = hide(source, statements, length - asked.size, rng=rng, shuffle=False, head=head, ends=wording.ends)
+    return Document(ids, (asked,))
 
 
 def common_words(
@@ -112,17 +108,17 @@ def common_words(
     all there are. Raises ValueError if the list is too short for two kinds of words.
     """
     common = wording.text(COMMON)
-    question = wording.encode(common)
-    size = len(wording.answer(common, wording.keys[0]))
-    room = (length - len(question) - n_common * size) // size
+    head = wording.opening(LIST_OPENING)
+    room = length - len(head) - question(wording, "common words", common, wording.keys[:n_common]).size
+    room //= len(wording.encode(wording.keys[0]))
     others = min(len(wording.keys) - n_common, room // 3 - n_common * times)
     if others < n_common:
         raise ValueError(f"a list of {length} tokens has no room for {n_common} common words and as many others.")
     words = rng.choice(wording.keys, size=n_common + others, replace=False)
     # Rounds of all words until the list is full; the common ones come first in a round, as the last may be cut off.
     listed = rng.permutation(np.resize(np.r_[np.tile(words[:n_common], times), words[n_common:]], room))
-    answers = tuple(wording.answer(common, word) for word in words[:n_common])
-    return Document(wording.encode("".join(listed)), (Question("common words", question, answers),))
+    ids = np.concatenate([head, wording.encode("".join(listed))])
+    return Document(ids, (question(wording, "common words", common, words[:n_common]),))
 
 
 def _needles(
@@ -139,21 +135,24 @@ def _needles(
     values = rng.choice(wording.values, size=n_keys + n_values, replace=False)
     owners = [*keys[:n_keys], *[keys[-1]] * n_values]
     statements = [wording.encode(wording.text(NOTE, key=k, value=v)) for k, v in zip(owners, values, strict=True)]
-    asked = [wording.text(ASK, key=key) for key in keys[:n_keys]]
-    answers = [wording.answer(text, value) for text, value in zip(asked, values, strict=False)]
-    turns = [wording.encode(text) for text in asked]
-    ask_all = wording.text(ASK_ALL, key=keys[-1])
-    every = tuple(wording.answer(ask_all, value) for value in values[n_keys:])
-    close = wording.encode(wording.text(CLOSE))
-    conversation = sum(map(len, turns)) + sum(map(len, answers)) + (n_keys - 1) * len(close)
-    tail = max(conversation, len(wording.encode(ask_all)) + sum(map(len, every)) if every else 0)
-    ids, depths = hide(source, statements, length - tail, rng=rng)
-    found = list(zip(turns, answers, depths, strict=False))
-    questions = [Question(task, turn, (answer,), depth) for turn, answer, depth in found]
+    alone = [
+        question(wording, task, wording.text(ASK, key=key), [value])
+        for key, value in zip(keys[:n_keys], values[:n_keys], strict=True)
+    ]
+    several, tail = [], 0
     if n_values:
-        questions.append(Question("multi-value", wording.encode(ask_all), every))
-    in_turn = [Question("multi-query", turn, (answer,), depth) for turn, answer, depth in found if n_keys > 1]
-    return Document(ids, tuple(questions), tuple(in_turn))
+        several.append(question(wording, "multi-value", wording.text(ASK_ALL, key=keys[-1]), values[n_keys:]))
+    if n_keys > 1 and wording.kind == "sentences":
+        listed = ",".join(keys[: n_keys - 1]) + " and" + keys[n_keys - 1]
+        several.append(question(wording, "multi-query", wording.text(ASK_ALL, key=listed), values[:n_keys]))
+    elif n_keys > 1:
+        # The mini models only know questions for one key: all are asked in one conversation.
+        tail = sum(each.size for each in alone) + (n_keys - 1) * len(wording.encode(wording.text(CLOSE)))
+    tail = max(tail, *(each.size for each in (*alone, *several)))
+    ids, depths = hide(source, statements, length - tail, rng=rng, head=wording.opening(OPENING), ends=wording.ends)
+    asked = [replace(each, depth=depth) for each, depth in zip(alone, depths, strict=False)]
+    turns = [replace(each, task="multi-query") for each in asked if n_keys > 1 and wording.kind == "planted"]
+    return Document(ids, (*asked, *several), tuple(turns))
 
 
 @dataclass(frozen=True)
@@ -163,13 +162,15 @@ class Task:
     stream: the number of its random stream; tasks with one number share their documents. asked: "always" is at every
     length, "on request" at the shortest and the longest if it is asked for by name, "passkeys" at every length if
     passkeys are asked for. single_answer: one question for each document, right or wrong, so the interval is Wilson's.
-    niah_m, ruler: whether it is part of NIAH(M), and of the RULER-like score.
+    mini: whether the mini models can be asked. niah_m, ruler: whether it is part of NIAH(M), and of the RULER-like
+    score.
     """
 
     make: Maker
     stream: int
     asked: Literal["always", "on request", "passkeys"] = "on request"
     single_answer: bool = False
+    mini: bool = True
     niah_m: bool = False
     ruler: bool = False
 
@@ -184,7 +185,13 @@ TASKS: dict[str, Task] = {
     "variable tracking": Task(tracking, stream=2),
     "common words": Task(common_words, stream=3),
     "passkey": Task(passkey, stream=4, asked="passkeys", single_answer=True),
+    "association": Task(association, stream=5, single_answer=True, mini=False),
 }
 NIAH_M = tuple(name for name, task in TASKS.items() if task.niah_m)
 RULER = tuple(name for name, task in TASKS.items() if task.ruler)
 OTHERS = tuple(name for name, task in TASKS.items() if task.asked == "on request")
+
+
+def others(wording: Wording) -> tuple[str, ...]:
+    """The tasks of OTHERS that a model can be asked in a wording."""
+    return tuple(name for name in OTHERS if TASKS[name].mini or wording.kind == "sentences")

@@ -67,7 +67,7 @@ def worked(
     length.
     """
     rng = np.random.default_rng([seed, length, TASKS["multi-key"].stream])
-    document = needles(wording, source, length, rng, n_keys=n_facts)
+    document = needles(wording, wording.haystack(source), length, rng, n_keys=n_facts)
     asked, (right,) = document.questions[0], document.questions[0].answers
     place = round(asked.depth * len(document.ids))
     text, wanted = wording.decode(document.ids[place:]), wording.decode(right)

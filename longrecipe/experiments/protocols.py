@@ -10,7 +10,7 @@ import pandas as pd
 
 from longrecipe import models, recipe, results
 from longrecipe.cost import training_flops
-from longrecipe.evaluate import OTHERS, RULER, Report
+from longrecipe.evaluate import OTHERS, RULER, Report, others
 from longrecipe.merge import RULES
 from longrecipe.settings import Params
 from longrecipe.system.files import read_json, write_text
@@ -76,7 +76,7 @@ def _untrained(run: recipe.Recipe) -> Measured:
     networks = {"base": run.base(), "RoPE rule alone": run.raised()}
     reports = {name: run.measure(network, others=RULER_OTHERS) for name, network in networks.items()}
     # What the base cannot do inside its own window shows nothing at longer lengths, so it is not asked there.
-    reports["base, inside"] = run.measure(run.base(), others=OTHERS, lengths=[run.params.window])
+    reports["base, inside"] = run.measure(run.base(), others=others(run.wording), lengths=[run.params.window])
     return Measured(_tables(reports), [])
 
 

@@ -161,13 +161,16 @@ def passkeys(numbers: Mapping[str, Mapping], window: int) -> Figure:
     return figure
 
 
-def retention(numbers: Mapping[str, Mapping]) -> Figure:
-    """Scores on long and short text after each stage, from `Report.numbers()` of each stage."""
+def retention(numbers: Mapping[str, Mapping], needles: str = "NIAH(M)") -> Figure:
+    """Scores on long and short text after each stage, from `Report.numbers()` of each stage.
+
+    needles: the title of the mean of the needle tasks, see `results.needles_title`.
+    """
     first = next(iter(numbers.values()))
     window, target = min(first["recall"]), max(first["recall"])
     panels: list[tuple[str, Callable[[Mapping], Mapping]]] = [
         (f"recall at {target:,} tokens", lambda m: m["recall"][target]),
-        (f"NIAH(M) at {target:,} tokens", lambda m: m["niah_m"][target]),
+        (f"{needles} at {target:,} tokens", lambda m: m["niah_m"][target]),
         (f"recall at {window:,} tokens", lambda m: m["recall"][window]),
         (f"perplexity at {window:,} tokens (lower is better)", lambda m: {"mean": m["perplexity"]}),
     ]
@@ -180,7 +183,8 @@ def retention(numbers: Mapping[str, Mapping]) -> Figure:
         axes[0, 0].invert_yaxis()
         describe(
             figure,
-            "Bars with intervals for each stage: recall and NIAH(M) on long text, recall and perplexity on short text.",
+            f"Bars with intervals for each stage: recall and {needles} on long text, recall and perplexity on short "
+            "text.",
             _of_retention(numbers, window, target),
         )
     return figure

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 import longrecipe
-from longrecipe import models
+from longrecipe import models, results
 from longrecipe.evaluate import hits
 from longrecipe.families import FAMILIES
 from longrecipe.models.checkpoint import read_checkpoint
@@ -132,7 +132,7 @@ def card(
         "",
         "## Measured",
         "",
-        *(_measured(numbers, p.eval_haystack) if numbers else [NOT_MEASURED]),
+        *(_measured(numbers, p) if numbers else [NOT_MEASURED]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -174,14 +174,16 @@ def _stage(p: Params, name: str) -> str:
     return f"{steps} steps of {size} samples, learning rate {rate:g}, {schedule}"
 
 
-def _measured(numbers: Mapping[str, Mapping], haystack: str) -> list[str]:
+def _measured(numbers: Mapping[str, Mapping], p: Params) -> list[str]:
     first = next(iter(numbers.values()))
     lengths = sorted(first["niah_m"], key=int)
     passkeys = [n for n in lengths if "passkey" in first["tasks"][n]]
-    columns = [f"NIAH(M), {int(n):,} tokens" for n in lengths] + [f"passkey, {int(n):,} tokens" for n in passkeys]
+    needles = results.needles_title(p.scale)
+    columns = [f"{needles}, {int(n):,} tokens" for n in lengths] + [f"passkey, {int(n):,} tokens" for n in passkeys]
     rows = [
-        "Synthetic tasks by length: NIAH(M) is the mean of multi-key, multi-value and multi-query needles in "
-        f"{'held-out text' if haystack == 'text' else 'a repeated passage'}; passkeys are shown if they were asked. "
+        f"Synthetic tasks by length: {needles} is the mean of multi-key, multi-value and multi-query needles in "
+        f"{'held-out text' if p.eval_haystack == 'text' else 'a repeated passage'}; passkeys are shown if they were "
+        "asked. "
         "Perplexity is measured at the shortest length; `kept` is the perplexity of the base divided by the model's.",
         "",
         f"| model | {' | '.join(columns)} | perplexity | kept |",

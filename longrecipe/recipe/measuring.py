@@ -6,7 +6,6 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from longrecipe import evaluate
-from longrecipe.data.english import reference_texts
 from longrecipe.recipe.run_text import RunText
 from longrecipe.settings import Params
 
@@ -38,16 +37,5 @@ def measure(
 
 
 def wording_of(text: RunText, tokenizer: PreTrainedTokenizerBase) -> evaluate.Wording:
-    """The wording of the tasks for a run: planted facts, or sentences with words of its text."""
-    if text.facts is not None:
-        return evaluate.planted(tokenizer)
-    try:
-        return evaluate.sentences(tokenizer, tokenizer.decode(text.long.train[:200_000].tolist()))
-    except ValueError:
-        # Text in other languages does not have enough English words for the names of facts.
-        return english_wording(tokenizer)
-
-
-def english_wording(tokenizer: PreTrainedTokenizerBase) -> evaluate.Wording:
-    """The wording of the tasks with words of the embedded English, for text in any language."""
-    return evaluate.sentences(tokenizer, "\n".join(reference_texts()))
+    """The wording of the tasks for a run: planted facts of the mini models, or sentences."""
+    return evaluate.sentences(tokenizer) if text.facts is None else evaluate.planted(tokenizer)

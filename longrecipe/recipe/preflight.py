@@ -22,7 +22,6 @@ from longrecipe.positions import find
 from longrecipe.recipe.disk import check_disk
 from longrecipe.recipe.draws import needs_anchors
 from longrecipe.recipe.export import check_out
-from longrecipe.recipe.measuring import english_wording
 from longrecipe.recipe.run_text import check_text
 from longrecipe.settings import Params
 from longrecipe.system.errors import reason
@@ -60,7 +59,7 @@ def check(p: Params, fetch: bool = True, here: bool = True) -> PreTrainedTokeniz
     check_weights(p, config)
     if here:
         check_text(p, tokenizer, on_hub=not fetch)
-    check_facts(p, evaluate.planted(tokenizer) if p.scale == "mini" else english_wording(tokenizer))
+    check_facts(p, evaluate.planted(tokenizer) if p.scale == "mini" else evaluate.sentences(tokenizer))
     return tokenizer
 
 

@@ -227,15 +227,16 @@ class Recipe:
         """NIAH(M) by length and depth, and general scores, on the same held-out documents for all models.
 
         share: of the run's eval_documents at lengths beyond the window; use less than 1 for baselines that need less
-        precision. others: further tasks, from `evaluate.OTHERS`. lengths: None means the run's measured_lengths;
+        precision. others: further tasks, from `evaluate.others`. lengths: None means the run's measured_lengths;
         passkeys (eval_passkeys) are only asked at these.
         """
         return measuring.measure(
-            network, self.params, self.text, wording=self._wording, share=share, others=others, lengths=lengths
+            network, self.params, self.text, wording=self.wording, share=share, others=others, lengths=lengths
         )
 
     @functools.cached_property
-    def _wording(self) -> evaluate.Wording:
+    def wording(self) -> evaluate.Wording:
+        """How the tasks are put into words, see `measuring.wording_of`."""
         return measuring.wording_of(self.text, self.tokenizer)
 
     def _anchors(self, analysis: tokens.Analysis | None) -> draws.AnchorMask | None:

@@ -6,6 +6,7 @@ from longrecipe.results.rows import analysis_rows, depth_rows, joined, merge_row
 from longrecipe.results.run import TABLES, Run, run_name
 from longrecipe.results.stages import claims, gain, next_to_committed, run_tables, stage_table, training_table
 from longrecipe.results.store import grid_dir, run_dir, save
+from longrecipe.results.titles import needles_title, titled
 
 __all__ = [
     "TABLES",
@@ -21,6 +22,7 @@ __all__ = [
     "joined",
     "load",
     "merge_rows",
+    "needles_title",
     "next_to_committed",
     "revisions",
     "run_dir",
@@ -29,5 +31,6 @@ __all__ = [
     "save",
     "score_rows",
     "stage_table",
+    "titled",
     "training_table",
 ]
