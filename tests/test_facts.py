@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longrecipe.data.facts import document, fact_format, hide, is_key, is_value, quiz, short_sample
+from longrecipe.data.sentences import SentenceEnds
 
 seeds = st.integers(0, 2**32 - 1)
 # Planted facts are recognised by their numbers, so other ids can be text.
@@ -161,6 +162,24 @@ def test_needles_are_at_all_depths_in_all_orders(source, facts, rng, shuffle):
         assert np.abs(firsts - 0.25).max() < 0.05
     else:
         assert firsts.tolist() == [1, 0, 0, 0]
+
+
+def test_needles_are_hidden_after_the_head_and_at_the_ends_of_sentences(rng):
+    # Token 9 ends a sentence; needles are tokens from 100 on, the head is -1.
+    source, needle, head = np.tile(np.arange(10), 30), np.array([100, 101]), np.full(7, -1)
+    for _ in range(20):
+        ids, depths = hide(source, 3 * [needle], 120, rng=rng, head=head, ends=SentenceEnds(np.arange(200) == 9))
+        assert len(ids) == 120
+        np.testing.assert_array_equal(ids[:7], head)
+        starts = np.flatnonzero(ids == 100)
+        np.testing.assert_allclose(np.sort(depths), starts / 120)
+        assert all(ids[start - 1] in (9, 101) for start in starts)
+
+
+def test_text_without_sentence_ends_hides_needles_anywhere(rng):
+    source, needle = np.arange(10), np.array([100])
+    places = [hide(source, [needle], 50, rng=rng, ends=SentenceEnds(np.arange(200) == 77))[1][0] for _ in range(20)]
+    assert len(set(places)) > 5
 
 
 def test_needles_that_do_not_fit_are_an_error(source, facts, rng):

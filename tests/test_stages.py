@@ -4,7 +4,7 @@ import pytest
 
 from longrecipe import results
 from longrecipe import settings as settings
-from longrecipe.claims import FAILS, HOLDS
+from longrecipe.claims import FAILS, HOLDS, Claim, Claims
 from longrecipe.evaluate import Report
 
 COLUMNS = ["task", "length", "document", "depth", "score"]
@@ -131,3 +131,16 @@ def test_scores_are_shown_next_to_the_committed_run_of_the_same_settings():
     found = results.next_to_committed(numbers, params)
     assert list(found.index) == ["merged"] and found.loc["merged", ("recall", "results/")] == 0.895
     assert results.next_to_committed(numbers, settings.changed(params, seed=7)).empty
+
+
+def test_mean_of_needles_is_only_called_niah_at_scale_mini():
+    table = results.stage_table(mini())
+    assert results.titled(table, "mini").equals(table) and any("NIAH(M)" in name for name in table.columns)
+    for scale in ("small", "paper"):
+        own = results.titled(table, scale)
+        assert [name.replace("own needles", "NIAH(M)") for name in own.columns] == list(table.columns)
+        assert not any("NIAH(M)" in name for name in own.columns)
+        gain = results.titled(results.gain(report_of([1, 1], "multi-key"), report_of([0, 1], "multi-key")), scale)
+        assert gain.index.tolist() == [("recall", 512), ("own needles", 512)]
+        claims = results.titled(Claims([Claim("NIAH(M) is large", "holds", "NIAH(M) of 1")]), scale)
+        assert (claims[0].text, claims[0].found) == ("own needles is large", "own needles of 1")
