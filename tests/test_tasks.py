@@ -25,7 +25,19 @@ from longrecipe.evaluate import (
     tracking,
 )
 from longrecipe.evaluate.association import FACT, PLACES, QUESTION
-from longrecipe.evaluate.tasks import ASK, ASK_ALL, CLOSE, COMMON, LINK, LIST_OPENING, NOISE, NOTE, OPENING, WHICH
+from longrecipe.evaluate.tasks import (
+    ASK,
+    ASK_ALL,
+    CLOSE,
+    COMMON,
+    LINK,
+    LIST_OPENING,
+    NOISE,
+    NOTE,
+    OPENING,
+    WHICH,
+    fact_counts,
+)
 from longrecipe.evaluate.wording import ADJECTIVES, NOUNS
 
 SEEDS = range(8)
@@ -244,6 +256,11 @@ def test_needles_has_all_of_niah_in_one_document(wording, prose, n_keys, n_value
             assert (turn.task, turn.depth) == ("multi-query", question.depth)
             for one, other in ((turn.ids, question.ids), (turn.answers, question.answers)):
                 np.testing.assert_array_equal(one, other)
+
+
+def test_few_facts_have_as_few_values_in_sentences(wording):
+    assert fact_counts(wording, 8) == {"n_keys": 8, "n_values": 4}
+    assert fact_counts(wording, 2) == {"n_keys": 2, "n_values": 4 if wording.kind == "planted" else 2}
 
 
 # tracking

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from longrecipe.evaluate.perplexity import copying, perplexity
 from longrecipe.evaluate.scoring import ask, cell
-from longrecipe.evaluate.tasks import NIAH_M, TASKS, Task
+from longrecipe.evaluate.tasks import NIAH_M, TASKS, Task, fact_counts
 from longrecipe.evaluate.tasks import others as allowed_others
 from longrecipe.evaluate.wording import Wording
 
@@ -96,7 +96,7 @@ def report(
     network.eval()
     frames, text = [], wording.haystack(source)
     for task in sorted(plan, key=lambda task: task.stream):
-        make = functools.partial(task.make, n_keys=n_facts) if task.niah_m else task.make
+        make = functools.partial(task.make, **fact_counts(wording, n_facts)) if task.niah_m else task.make
         around = haystack if task.niah_m and haystack is not None else text
         for n, count in plan[task].items():
             rng = np.random.default_rng([seed, n, task.stream])

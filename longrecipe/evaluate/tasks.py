@@ -74,6 +74,14 @@ def needles(
     return _needles(wording, source, length, rng, n_keys=n_keys, n_values=n_values, task="multi-key")
 
 
+def fact_counts(wording: Wording, n_facts: int) -> dict[str, int]:
+    """n_keys and n_values of `needles` for n_facts facts that are asked one by one.
+
+    Real models get at most as many values of the last key, because their sentences are long. Mini models always get 4.
+    """
+    return {"n_keys": n_facts, "n_values": 4 if wording.kind == "planted" else min(4, n_facts)}
+
+
 def tracking(
     wording: Wording, source: np.ndarray, length: int, rng: np.random.Generator, *, n_names: int = 4, n_chains: int = 2
 ) -> Document:

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from longrecipe.evaluate.reader import Reader
-from longrecipe.evaluate.tasks import TASKS, needles
+from longrecipe.evaluate.tasks import TASKS, fact_counts, needles
 from longrecipe.evaluate.wording import Wording
 
 
@@ -67,7 +67,7 @@ def worked(
     length.
     """
     rng = np.random.default_rng([seed, length, TASKS["multi-key"].stream])
-    document = needles(wording, wording.haystack(source), length, rng, n_keys=n_facts)
+    document = needles(wording, wording.haystack(source), length, rng, **fact_counts(wording, n_facts))
     asked, (right,) = document.questions[0], document.questions[0].answers
     place = round(asked.depth * len(document.ids))
     text, wanted = wording.decode(document.ids[place:]), wording.decode(right)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from longrecipe import cost, evaluate, models, train
-from longrecipe.evaluate.tasks import needles, passkey
+from longrecipe.evaluate.tasks import fact_counts, needles, passkey
 from longrecipe.merge import COMPUTED, check_rule
 from longrecipe.models.checkpoint import Checkpoint, few, load_tensor, read_checkpoint
 from longrecipe.models.rope import extend_config
@@ -261,7 +261,7 @@ def check_facts(p: Params, wording: evaluate.Wording) -> None:
     length, rng = p.measured_lengths[0], np.random.default_rng(0)
     source = wording.encode(evaluate.NOISE)
     try:
-        needles(wording, source, length, rng, n_keys=p.eval_facts)
+        needles(wording, source, length, rng, **fact_counts(wording, p.eval_facts))
         if p.eval_passkeys:
             passkey(wording, source, length, rng)
     except ValueError as error:
