@@ -235,7 +235,7 @@ class Measure(Group):
         description="documents measured at T; twice as many at the shortest length, half as many between",
     )
     eval_facts: int = Field(
-        4, ge=2, le=10_000, description="facts hidden in each document, asked for one by one and in one conversation"
+        4, ge=2, le=10_000, description="facts hidden in each document, asked for one by one and together"
     )
     eval_passkeys: int = Field(
         0,
