@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "experiment",
         metavar="EXPERIMENT",
         help="table1 (methods), table2 (parts of the recipe), table3 (stages; the runs of table1), figure2 (token "
-        "ratio) or fronts (trade-off between long and short text, over the strength of replay and merging)",
+        "ratio), fronts (trade-off between long and short text, over the strength of replay and merging) or steps "
+        "(scores during stage 1)",
     )
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="default: llama3; for table1 all mini models")
     parser.add_argument(

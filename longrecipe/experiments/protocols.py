@@ -1,4 +1,5 @@
-"""How the runs of an experiment are trained and measured: in full, leanly, or merged by every rule and weight."""
+"""How the runs of an experiment are trained and measured: in full, leanly, merged by every rule and weight, or during
+stage 1."""
 
 import itertools
 import json
@@ -91,9 +92,19 @@ def _merges(run: recipe.Recipe) -> Measured:
     return Measured({"scores": results.merge_rows(measured)} | training, anchors)
 
 
+def _steps(run: recipe.Recipe) -> Measured:
+    """Only stage 1 is trained, and the model is measured after each of the run's eval_steps."""
+    analysis = run.analyse()
+    extended = run.extend(run.stage_one_set(analysis))
+    reports = recipe.measure_steps(run, {"extended": extended})
+    scores = results.score_rows({name: report.numbers() for name, report in reports.items()})
+    return Measured({"scores": scores}, run.anchors(analysis))
+
+
 FULL = Protocol("grid", _full, readings=4.0)
 LEAN = Protocol("grid", _lean, readings=1.0, full=False)
 MERGES = Protocol("front", _merges, readings=SHARE * len(MERGED))
+STEPS = Protocol("steps", _steps, readings=2.0)
 
 
 def _tables(reports: dict[str, Report]) -> dict[str, pd.DataFrame]:

@@ -17,7 +17,7 @@ from longrecipe.settings import load as load_params
 from longrecipe.stats import seed_interval
 from longrecipe.system.paths import params_dir
 
-GRID, FRONT = "grid", "front"
+GRID, FRONT, STEPS = "grid", "front", "steps"
 GENERAL = ("perplexity kept", "short recall kept", "copying kept")
 TRAINING = (
     "stage 1 seconds",
@@ -263,4 +263,24 @@ def front_scores(grid: Iterable[Params] | None = None, untrained: Iterable[Param
             scored = _long(means, p) | _kept(means, bases[_base_key(p)], p)
             for each in [rule] if weight else RULES:
                 rows.append(about | {"rule": each, "weight": weight} | scored)
+    return pd.DataFrame(rows)
+
+
+def step_scores(grid: Iterable[Params] | None = None) -> pd.DataFrame:
+    """Stage 1 of finished runs of `steps`: model, target, name, seed, step, number of steps, NIAH(M) and recall at the
+    target and NIAH(M) at the window in percent, and perplexity at the window. No replay and no merge follow.
+
+    Args:
+        grid: settings of runs, which must all have finished. None takes every finished run that differs from its params
+            file only in method, target, seed and eval_steps.
+
+    Raises FileNotFoundError for a run that has not finished.
+    """
+    rows = []
+    for run in _usual(STEPS, "eval_steps") if grid is None else [load(p, STEPS) for p in grid]:
+        p = run.params
+        about = {"model": p.model, "target": p.target_length, "name": _name(p), "seed": p.seed}
+        for stage, means in _means(run).items():
+            at = {"step": int(stage.removeprefix("step ")), "steps": p.extend_steps}
+            rows.append(about | at | _long(means, p) | {"perplexity": _general(means)[0]})
     return pd.DataFrame(rows)

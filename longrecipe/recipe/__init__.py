@@ -5,6 +5,7 @@ from longrecipe.recipe.stages import Recipe
 from longrecipe.recipe.whole import (
     export_checked,
     measure_all,
+    measure_steps,
     one_sentence,
     ranking_of,
     replay_as_in_paper,
@@ -16,6 +17,7 @@ __all__ = [
     "Recipe",
     "export_checked",
     "measure_all",
+    "measure_steps",
     "one_sentence",
     "prepare",
     "ranking_of",

@@ -100,7 +100,14 @@ def check_training(p: Params, config: PreTrainedConfig) -> None:
     """Raise ValueError if a package is missing, or if training would take days or more disk than there is, and OSError
     if its files cannot be written."""
     check_days(p, config)
-    check_installed(setup_of(p))
+    setup = setup_of(p)
+    check_installed(setup)
+    if p.eval_steps and setup.shards > 1:
+        raise ValueError(
+            f"eval_steps = {list(p.eval_steps)} with weights sharded over {setup.shards} processes: copies of the "
+            "weights can only be kept if each process has all of them; set eval_steps to null, or train without FSDP "
+            "and ZeRO-3."
+        )
     train.check_tracker(p.report_to)
     check_writable(cache_dir(), "cache ($LONGRECIPE_CACHE)")
     check_disk(p, config)

@@ -96,6 +96,10 @@ class Recipe:
         """Makes batches of the run's samples. Stream 0 draws the positions of stage 1, stream 1 those of replay."""
         return samples.Collator(self.method, self.params.target_length, seed=2 * self.params.seed + stream)
 
+    def at_step(self, extended: train.Trained, step: int) -> PreTrainedModel:
+        """The model after a step of stage 1, one of the run's eval_steps; 0 is the RoPE rule alone."""
+        return self.raised() if step == 0 else self._trained(extended, step)
+
     # Stages
 
     @reports_full_disk
@@ -155,7 +159,10 @@ class Recipe:
 
     @reports_full_disk
     def extend(self, dataset: Dataset) -> train.Trained:
-        """Stage 1, extension: train the model with raised RoPE base on the stage-1 set, at the method's positions."""
+        """Stage 1, extension: train the model with raised RoPE base on the stage-1 set, at the method's positions.
+
+        If the run has eval_steps, weights are kept after these steps, in a folder of their own.
+        """
         p = self.params
         stage = self._stage("extend", p.extend_steps, batch_size=p.extend_batch_size, rate=p.extend_learning_rate)
         return train.run_stage(
@@ -163,7 +170,8 @@ class Recipe:
             dataset,
             self.collator(0),
             stage=replace(stage, schedule=p.extend_schedule),
-            folder=self.folder("extend") / "extend",
+            folder=self.folder("extend") / "-".join(["extend", *map(str, p.eval_steps or ())]),
+            keep_steps=[step for step in p.eval_steps or () if 0 < step < p.extend_steps],
         )
 
     @reports_full_disk
@@ -262,9 +270,9 @@ class Recipe:
             attention=train.attention_of(p.attention),
         )
 
-    def _trained(self, stage: train.Trained) -> PreTrainedModel:
+    def _trained(self, stage: train.Trained, step: int | None = None) -> PreTrainedModel:
         p = self.params
-        return stage.load(train.weights_dtype(setup_of(p)), train.attention_of(p.attention))
+        return stage.load(train.weights_dtype(setup_of(p)), train.attention_of(p.attention), step=step)
 
     def _stage(self, name: str, steps: int, *, batch_size: int, rate: float) -> train.Stage:
         p, setup = self.params, setup_of(self.params)

@@ -22,7 +22,8 @@ from longrecipe.train import Trained
 
 SHORT_ONLY, AS_IN_PAPER = "replayed, short text only", "paper's setting"
 # Models that are only compared with are measured on two documents in five, beyond the shortest length.
-_SHARES = dict.fromkeys(("RoPE rule alone", "replayed", AS_IN_PAPER), 0.4)
+_SHARE = 0.4
+_SHARES = dict.fromkeys(("RoPE rule alone", "replayed", AS_IN_PAPER), _SHARE)
 
 
 def train_all(run: Recipe, analysis: Analysis | None) -> dict[str, Trained]:
@@ -53,6 +54,19 @@ def measure_all(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Report
     models = _models(run, trained)
     chosen = [name for name in models if name in (run.params.eval_stages or models)] or list(models)
     return {name: run.measure(models[name](), share=_SHARES.get(name, 1)) for name in chosen}
+
+
+def measure_steps(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Report]:
+    """Measure stage 1 after each of the run's eval_steps, at the window and the target, by the names `step 10`.
+
+    Each is measured on two documents in five. Nothing if the run has no eval_steps, or if it trains nothing.
+    """
+    p, steps = run.params, (run.params.eval_steps or ()) if "extended" in trained else ()
+    lengths = [p.window, p.target_length]
+    return {
+        f"step {step}": run.measure(run.at_step(trained["extended"], step), share=_SHARE, lengths=lengths)
+        for step in steps
+    }
 
 
 def export_checked(run: Recipe, trained: Mapping[str, Trained], numbers: Mapping[str, Mapping]) -> pd.DataFrame:

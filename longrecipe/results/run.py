@@ -41,6 +41,7 @@ EXPERIMENTS = {
     "train": {"scores"},
     "grid": {"scores", "depths"},
     "front": {"scores"},
+    "steps": {"scores"},
     "tokens": {"rankings", "stability", "shares", "densities"},
     "positions": {"coverage"},
 }

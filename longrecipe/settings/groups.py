@@ -253,11 +253,26 @@ class Measure(Group):
     eval_stages: tuple[MeasuredModel, ...] | None = Field(
         None, min_length=1, description="models that notebook 03 measures, such as [base, merged]; null: all"
     )
+    eval_steps: tuple[int, ...] | None = Field(
+        None,
+        min_length=1,
+        description="optimizer steps of stage 1 after which the model is measured, such as [10, 20]; 0: the RoPE rule "
+        "alone; stage 1 is trained again for other steps, and each step keeps a copy of the weights in the cache; "
+        "null: none",
+    )
+    eval_longppl: int = Field(
+        8, ge=0, le=100_000, description="documents of T tokens whose LongPPL is measured; 0: none"
+    )
     eval_precision: Precision = Field(
         "fp32", description="number format of measuring, with the same choices as precision"
     )
 
-    @field_validator("eval_lengths", "eval_stages", mode="before")
+    @field_validator("eval_lengths", "eval_stages", "eval_steps", mode="before")
     @classmethod
     def _lists_as_text(cls, value: Any) -> Any:
         return read_list(value)
+
+    @field_validator("eval_steps")
+    @classmethod
+    def _rise(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        return value and tuple(sorted(set(value)))

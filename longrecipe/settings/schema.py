@@ -24,8 +24,10 @@ GROUPS: dict[str, type[Group]] = {
 # The groups that a stage reads: its own, and those of the stages before it.
 _ANALYSIS = ("run", "text", "memory", "analysis")
 STAGES = {"analysis": _ANALYSIS, "extend": (*_ANALYSIS, "extend"), "replay": (*_ANALYSIS, "extend", "replay")}
-# Neither the folder of the export nor the tracker changes the model or its scores.
-NO_EFFECT = frozenset({"out", "report_to"})
+# These change neither the model nor the scores that a run saves.
+NO_EFFECT = frozenset({"out", "report_to", "eval_longppl"})
+# These only add scores. If they are off (null), a run has the name that it had before they existed.
+ADDED = frozenset({"eval_steps"})
 
 
 # Fields come in the order of GROUPS, from the last base class to the first: the default of probe_window reads window
@@ -59,7 +61,8 @@ class Params(Measure, Memory, Merge, Replay, Analysis, Extend, Text, Run):
 
     def _key(self, groups: Collection[str]) -> str:
         names = {name for group in groups for name in GROUPS[group].model_fields}
-        return key_of(self.model_dump(include=names - NO_EFFECT))
+        off = {name for name in ADDED if getattr(self, name) is None}
+        return key_of(self.model_dump(include=names - NO_EFFECT - off))
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Params":
@@ -95,6 +98,11 @@ class Params(Measure, Memory, Merge, Replay, Analysis, Extend, Text, Run):
             raise ValueError(
                 f"eval_lengths = {list(self.eval_lengths)}: {longer[0]} is above target_length = {self.target_length}; "
                 "leave it out, or raise target_length"
+            )
+        if wrong := [n for n in self.eval_steps or [] if not 0 <= n <= self.extend_steps]:
+            raise ValueError(
+                f"eval_steps = {list(self.eval_steps)}: stage 1 has no step {wrong[0]}; allowed are 0 (the RoPE rule "
+                f"alone) to extend_steps = {self.extend_steps}"
             )
         if self.fused_loss and self.replay_kl_weight:
             raise ValueError(

@@ -4,7 +4,7 @@ import gc
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from longrecipe.train.options import check_installed
 from longrecipe.train.settings import Stage
 from longrecipe.train.sharding import whole_weights
 from longrecipe.train.trackers import check_tracker, tracked
-from longrecipe.train.trainer import Bar, Clock, StageTrainer, n_readers, stage_trainer
+from longrecipe.train.trainer import Bar, Clock, KeepWeights, StageTrainer, n_readers, stage_trainer
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +46,16 @@ class Trained:
     n_tokens: int
     resumed_from: int | None
 
-    def load(self, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> PreTrainedModel:
-        """The trained model, from its folder, in evaluation mode."""
-        return load(self.folder, dtype=dtype, attention=attention)
+    def load(
+        self, dtype: torch.dtype = torch.float32, attention: str = "sdpa", *, step: int | None = None
+    ) -> PreTrainedModel:
+        """The trained model, from its folder, in evaluation mode.
+
+        step: one of the `keep_steps` of `run_stage`; None or the last step give the finished model. Raises
+        FileNotFoundError for a step that was not kept.
+        """
+        is_last = step is None or step == len(self.losses)
+        return load(self.folder if is_last else step_folder(self.folder.parent, step), dtype=dtype, attention=attention)
 
 
 def run_stage(
@@ -59,6 +66,7 @@ def run_stage(
     stage: Stage,
     folder: Path,
     original: Callable[[], PreTrainedModel] | None = None,
+    keep_steps: Collection[int] = (),
 ) -> Trained:
     """Train one stage with transformers.Trainer and save the result in folder, or load a result that is already there.
 
@@ -73,7 +81,8 @@ def run_stage(
     share the weights too.
 
     Args: make_network: builds the model to start from; original: builds the model that a stage with a kl_weight above 0
-    stays close to.
+    stays close to; keep_steps: optimizer steps after which a copy of the weights is kept, for `Trained.load`. They do
+    not change the training. A folder is for one choice of them, because a finished stage has only these copies.
 
     Raises SkippedPositionsError if a check fails; DivergedError at the first loss or gradient that is not finite, in
     which case the stage does not count as finished; ValueError if the folder holds a stage with other settings or
@@ -83,7 +92,9 @@ def run_stage(
     with _locked(folder, stage):
         trained = _finished(folder, stage)
         if trained is None:
-            trained = _train(make_network, dataset, collator, stage=stage, folder=folder, original=original)
+            trained = _train(
+                make_network, dataset, collator, stage=stage, folder=folder, original=original, keep_steps=keep_steps
+            )
             # The weights are on disk now; free the memory for the next stage.
             gc.collect()
             if torch.cuda.is_available():
@@ -158,6 +169,7 @@ def _train(
     stage: Stage,
     folder: Path,
     original: Callable[[], PreTrainedModel] | None,
+    keep_steps: Collection[int],
 ) -> Trained:
     """Train an unfinished stage, from its last complete checkpoint if there is one, and save it."""
     _check_setup(stage)
@@ -181,6 +193,7 @@ def _train(
             trainer = stage_trainer(
                 network, dataset, collator, stage=stage, folder=folder / "checkpoints", original=original
             )
+            trainer.add_callback(KeepWeights(network, {step: step_folder(folder, step) for step in keep_steps}))
             history = _run(trainer, clock, Bar(stage.name), checkpoint=checkpoint)
     trained = Trained(
         stage.name,
@@ -255,6 +268,11 @@ def _run(trainer: StageTrainer, clock: Clock, bar: Bar, *, checkpoint: Path | No
     finally:
         bar.close()
     return trainer.state.log_history
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Where a stage in folder keeps its weights after a step."""
+    return folder / f"step-{step}"
 
 
 def _seconds_before(checkpoint: Path | None) -> float:

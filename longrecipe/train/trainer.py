@@ -1,7 +1,7 @@
 """The Trainer of a stage: its loss, its callbacks and its arguments."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,20 @@ class Clock(TrainerCallback):
         # Only one process may write the file, as it is moved into place.
         if is_main():
             write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "seconds.json", str(self.seconds))
+
+
+class KeepWeights(TrainerCallback):
+    """Save the weights after some steps, by step the folder to save to; the weights must not be sharded.
+
+    This happens before the checkpoint of the same step, so a run that resumes after a step has its weights.
+    """
+
+    def __init__(self, network: PreTrainedModel, folders: Mapping[int, Path]):
+        self.network, self.folders = network, folders
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if is_main() and state.global_step in self.folders:
+            self.network.save_pretrained(self.folders[state.global_step])
 
 
 class StageTrainer(Trainer):
