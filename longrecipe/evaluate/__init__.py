@@ -1,11 +1,17 @@
-"""Measures: RULER-like long-context tasks for any tokenizer, NIAH(M), perplexity and copying.
+"""Measures: RULER-like long-context tasks for any tokenizer, NIAH(M), perplexity, LongPPL and copying.
 
 `report` measures a model with all of them; a `Wording` puts facts into words, `planted` for the mini models,
 `sentences` for real models. `TASKS` is the one table of tasks. Every mean has an interval over
 documents.
 """
 
-from longrecipe.evaluate.association import association
+from longrecipe.evaluate.longppl import (
+    LongPerplexity,
+    key_tokens,
+    long_perplexity,
+    short_context_losses,
+    token_losses,
+)
 from longrecipe.evaluate.perplexity import copying, perplexity
 from longrecipe.evaluate.questions import Document, Question
 from longrecipe.evaluate.reader import Reader, to_read
@@ -35,6 +41,7 @@ __all__ = [
     "RULER",
     "TASKS",
     "Document",
+    "LongPerplexity",
     "Phrase",
     "Question",
     "Reader",
@@ -49,6 +56,8 @@ __all__ = [
     "copying",
     "hits",
     "interval",
+    "key_tokens",
+    "long_perplexity",
     "needles",
     "others",
     "paired",
@@ -57,8 +66,10 @@ __all__ = [
     "planted",
     "report",
     "sentences",
+    "short_context_losses",
     "single",
     "to_read",
+    "token_losses",
     "tracking",
     "worked",
     "worked_table",

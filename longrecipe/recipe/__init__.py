@@ -4,6 +4,7 @@ from longrecipe.recipe.preparing import prepare
 from longrecipe.recipe.stages import Recipe
 from longrecipe.recipe.whole import (
     export_checked,
+    long_perplexity,
     measure_all,
     measure_steps,
     one_sentence,
@@ -16,6 +17,7 @@ from longrecipe.recipe.whole import (
 __all__ = [
     "Recipe",
     "export_checked",
+    "long_perplexity",
     "measure_all",
     "measure_steps",
     "one_sentence",

@@ -13,7 +13,7 @@ from longrecipe.settings import Params
 # Which tokens of a document are anchors: from ids int64 [L] to bool [L].
 AnchorMask = Callable[[np.ndarray], np.ndarray]
 # Each use has its own stream of random numbers, so a setting of one stage does not change the draws of another.
-_PROBE, _ANALYSIS, _EXTEND, _REPLAY_LONG, _REPLAY_SHORT, _SHOWN, _REACH = range(7)
+_PROBE, _ANALYSIS, _EXTEND, _REPLAY_LONG, _REPLAY_SHORT, _SHOWN, _REACH, _LONGPPL = range(8)
 
 
 def needs_anchors(p: Params) -> bool:
@@ -76,6 +76,19 @@ def shown_samples(p: Params, text: RunText, count: int) -> list[Sample]:
     that of sentences with anchors.
     """
     return _without_anchors(p, text, count, stream=_SHOWN)
+
+
+def held_out_documents(p: Params, text: RunText, count: int) -> list[np.ndarray]:
+    """At most `count` documents of T held-out tokens: with planted facts, or stretches of real text without overlap.
+
+    If less real text is held out than T tokens, the only document is all of it.
+    """
+    held_out = text.long.held_out
+    if text.facts is not None:
+        return list(_documents(text, held_out, count, length=p.target_length, rng=_rng(p, _LONGPPL)))
+    length = min(p.target_length, len(held_out))
+    count = min(count, len(held_out) // length)
+    return [np.asarray(ids, dtype=np.int64) for ids in corpus.stretches(held_out, count, length)]
 
 
 def segment_counts(p: Params, text: RunText, count: int = 16) -> np.ndarray:

@@ -10,19 +10,23 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel
 
+from longrecipe import evaluate
 from longrecipe.claims import interval, number
 from longrecipe.data.samples import rows_of
 from longrecipe.data.sentences import token_strings
 from longrecipe.evaluate import Report
+from longrecipe.recipe import draws
 from longrecipe.recipe.check_export import check_export
 from longrecipe.recipe.stages import Recipe
 from longrecipe.settings.paper import REPLAY_AND_MERGE, STATED
-from longrecipe.tokens import Analysis
+from longrecipe.tokens import Analysis, types_by_class, types_by_fact
 from longrecipe.train import Trained
 
 SHORT_ONLY, AS_IN_PAPER = "replayed, short text only", "paper's setting"
 # Models that are only compared with are measured on two documents in five, beyond the shortest length.
 _SHARE = 0.4
+# The short context of LongPPL is at most the paper's.
+_MOST_CONTEXT = 4096
 _SHARES = dict.fromkeys(("RoPE rule alone", "replayed", AS_IN_PAPER), _SHARE)
 
 
@@ -51,9 +55,8 @@ def measure_all(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Report
 
     eval_stages of the run chooses some of them; all are measured if none of those exists.
     """
-    models = _models(run, trained)
-    chosen = [name for name in models if name in (run.params.eval_stages or models)] or list(models)
-    return {name: run.measure(models[name](), share=_SHARES.get(name, 1)) for name in chosen}
+    models = _measured_models(run, trained)
+    return {name: run.measure(make(), share=_SHARES.get(name, 1)) for name, make in models.items()}
 
 
 def measure_steps(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Report]:
@@ -67,6 +70,40 @@ def measure_steps(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Repo
         f"step {step}": run.measure(run.at_step(trained["extended"], step), share=_SHARE, lengths=lengths)
         for step in steps
     }
+
+
+def long_perplexity(
+    run: Recipe, trained: Mapping[str, Trained], *, context: int | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """LongPPL and perplexity of the models of a run on its held-out documents, see `evaluate.longppl`, and the types
+    of the tokens that LongPPL counts.
+
+    The extended model chooses these tokens for all models (without training, the RoPE rule alone), because no one
+    strong model reads the text of every run. So its own LongPPL is too low: it has a loss below 2 at all of them. The
+    replayed and the merged model come from it and may share this advantage; the base and the RoPE rule alone have none.
+
+    context: tokens of the short context; None takes half of the window, at most the paper's 4,096, so that the windows
+    read for it are no longer than the base's.
+    Returns a table with a row for each model of eval_stages, and one with a row for each type of token: by class, and
+    with planted facts also by their place in them. No rows if eval_longppl is 0, or if the held-out text is shorter
+    than two short contexts.
+    """
+    p, evaluator = run.params, "extended" if "extended" in trained else "RoPE rule alone"
+    context = min(p.window // 2, _MOST_CONTEXT) if context is None else context
+    documents = draws.held_out_documents(p, run.text, p.eval_longppl)
+    if not documents or len(documents[0]) < 2 * context:
+        return _longppl_table({}), _type_table({})
+    ids, models = np.stack(documents), _measured_models(run, trained)
+    network = evaluate.to_read(_models(run, trained)[evaluator](), p.eval_precision)
+    losses = {evaluator: evaluate.token_losses(network, ids)}
+    chosen = evaluate.key_tokens(losses[evaluator], evaluate.short_context_losses(network, ids, context))
+    losses |= {
+        name: evaluate.token_losses(evaluate.to_read(make(), p.eval_precision), ids)
+        for name, make in models.items()
+        if name != evaluator
+    }
+    found = {name: evaluate.long_perplexity(losses[name], chosen) for name in models}
+    return _longppl_table(found), _types_of_chosen(run, ids, chosen)
 
 
 def export_checked(run: Recipe, trained: Mapping[str, Trained], numbers: Mapping[str, Mapping]) -> pd.DataFrame:
@@ -169,6 +206,46 @@ def _models(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Callable[[
     if SHORT_ONLY in trained:
         models[AS_IN_PAPER] = functools.partial(_as_in_paper(run).merge, trained[SHORT_ONLY])
     return models
+
+
+def _measured_models(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Callable[[], PreTrainedModel]]:
+    """Those of `_models` that eval_stages chooses; all if none of those exists."""
+    models = _models(run, trained)
+    return {name: models[name] for name in models if name in (run.params.eval_stages or models)} or models
+
+
+def _longppl_table(found: Mapping[str, evaluate.LongPerplexity]) -> pd.DataFrame:
+    rows = {
+        name: (
+            number(each.longppl[0], 2),
+            interval(each.longppl, 2),
+            number(each.perplexity, 2),
+            f"{each.n_tokens:,}",
+            f"{each.share:.2%}",
+        )
+        for name, each in found.items()
+    }
+    columns = ["LongPPL", "95 % interval", "perplexity", "tokens chosen", "share of all"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
+
+
+def _types_of_chosen(run: Recipe, ids: np.ndarray, chosen: np.ndarray) -> pd.DataFrame:
+    """The types of the tokens [D, L] that are chosen [D, L - 1], the most frequent first; only types with a choice."""
+    facts = run.text.facts
+    types = types_by_class(run.tokenizer) if facts is None else types_by_fact(run.tokenizer, facts)
+    of = np.stack([types.of(each)[1:] for each in ids])
+    rows = {}
+    for i in np.argsort(-np.bincount(of[chosen], minlength=len(types.names)), kind="stable"):
+        if (hits := int((chosen & (of == i)).sum())) == 0:
+            break
+        count = int((of == i).sum())
+        rows[types.names[i]] = f"{hits / chosen.sum():.1%}", f"{count / of.size:.1%}", f"{hits / count:.1%}"
+    return _type_table(rows)
+
+
+def _type_table(rows: Mapping[str, tuple[str, ...]]) -> pd.DataFrame:
+    columns = ["share of the chosen", "share of all", "of its tokens chosen"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("type")
 
 
 def _facts(values: Mapping[str, str]) -> pd.DataFrame:

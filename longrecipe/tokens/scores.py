@@ -193,19 +193,24 @@ def _check_models(base: PreTrainedModel, longer: PreTrainedModel) -> None:
             f"H has {sizes[0]} vocabulary entries, H' {sizes[1]}: scores can only be compared within one vocabulary."
         )
     for name, network in (("H", base), ("H'", longer)):
-        with torch.inference_mode():
-            batch = {"input_ids": torch.arange(4, device=network.device)[None] % sizes[0], "use_cache": False}
-            logits = network(**batch).logits.float()
-            plain = network.get_output_embeddings()(network.base_model(**batch).last_hidden_state).float()
-        # Compare the whole vocabulary: a cap changes only large logits.
-        apart = (logits - plain).abs()
-        if apart.max() > 0.01 * plain.abs().max():
-            worst = apart.argmax()
-            raise ValueError(
-                f"{name} ({network.config.model_type}) scales or caps its logits: {logits.flatten()[worst]:.3g} "
-                f"instead of {plain.flatten()[worst]:.3g} from hidden state and head. Such models cannot be scored: "
-                "use another."
-            )
+        check_plain_logits(network, name)
+
+
+def check_plain_logits(network: PreTrainedModel, name: str) -> None:
+    """Raise ValueError if the logits of a model, called name, are not plain products of hidden state and head."""
+    head = network.get_output_embeddings()
+    with torch.inference_mode():
+        batch = {"input_ids": torch.arange(4, device=network.device)[None] % head.weight.shape[0], "use_cache": False}
+        logits = network(**batch).logits.float()
+        plain = head(network.base_model(**batch).last_hidden_state).float()
+    # Compare the whole vocabulary: a cap changes only large logits.
+    apart = (logits - plain).abs()
+    if apart.max() > 0.01 * plain.abs().max():
+        worst = apart.argmax()
+        raise ValueError(
+            f"{name} ({network.config.model_type}) scales or caps its logits: {logits.flatten()[worst]:.3g} instead of "
+            f"{plain.flatten()[worst]:.3g} from hidden state and head. Such models cannot be scored: use another."
+        )
 
 
 def _claim(folder: Path, record: dict[str, str]) -> None:
