@@ -17,7 +17,7 @@ TABLE1, TABLE2, TABLE3, FIGURE2, FRONTS = EXPERIMENTS.values()
 
 
 def test_every_experiment_has_the_name_of_its_module():
-    assert list(EXPERIMENTS) == ["table1", "table2", "table3", "figure2", "fronts"]
+    assert list(EXPERIMENTS) == ["table1", "table2", "table3", "figure2", "fronts", "steps"]
     assert all(name == each.name for name, each in EXPERIMENTS.items())
 
 

@@ -101,4 +101,3 @@ def test_a_model_that_caps_its_logits_is_refused(make_tiny, texts):
     network.register_forward_hook(lambda module, given, out: out | {"logits": out.logits.tanh()})
     with pytest.raises(ValueError, match=r"^the model \(llama\) scales or caps its logits"):
         token_losses(network, texts)
-

@@ -21,6 +21,7 @@ from longrecipe import settings as params
 from longrecipe.cli import main
 from longrecipe.data import hubtext
 from longrecipe.recipe import disk, preflight
+from longrecipe.settings import Setup
 from longrecipe.train.memory import setup_of
 
 SMALL = {
@@ -308,6 +309,20 @@ def test_disk_space_of_the_papers_run():
     assert cost.disk_bytes(config, setup_of(p)) == pytest.approx(by_hand, rel=1e-3)
     rows = 9984 * 38400 + 64 * 8 * 16384 + 86 * 96 * 8192
     assert disk.disk_need(p, config) == pytest.approx(by_hand + 8 * rows + 4 * 2 * 1310720000, rel=1e-3)
+
+
+def test_copies_of_the_weights_after_some_steps_need_disk_space(folder):
+    plain, asked = settings(folder), settings(folder, eval_steps=[10, 20])
+    config = preflight.check_config(plain)
+    n_parameters = sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
+    more = disk.disk_need(asked, config) - disk.disk_need(plain, config)
+    assert more == pytest.approx(2 * 4 * n_parameters, rel=0.1)
+
+
+def test_weights_cannot_be_kept_after_some_steps_if_they_are_sharded(folder, monkeypatch):
+    monkeypatch.setattr(preflight, "setup_of", lambda p: Setup.of(p, shards=2))
+    with pytest.raises(ValueError, match=r"^eval_steps = \[10\] with weights sharded over 2 processes"):
+        preflight.check(settings(folder, eval_steps=[10]))
 
 
 def test_cache_that_cannot_be_written_is_an_error(folder, monkeypatch):

@@ -256,7 +256,9 @@ def test_committed_readme_lists_every_run(copied):
     seeds = {name: {} for name in run.EXPERIMENTS}
     for row in table_rows((results_dir() / "README.md").read_text()):
         model, length = row["model"], row.get("target") or row.get("T, tokens")
-        if "replay" in row:
+        if "step" in row:
+            seeds["steps"][model, length, row["name"]] = int(row["seeds"])
+        elif "replay" in row:
             seeds["front"][model, length, row["name"], row["replay"]] = int(row["seeds"])
         elif "target" in row and row["name"] != "RoPE rule alone":
             ratio = "1.0" if row["name"] == "FLT" else row.get("ratio", "0.3")

@@ -6,7 +6,7 @@ import pytest
 from runs import unpadded
 
 from longrecipe import plots, results, settings
-from longrecipe.experiments import figure2, fronts, scores, table1, table2, table3
+from longrecipe.experiments import figure2, fronts, scores, steps, table1, table2, table3
 from longrecipe.experiments.summary import summary
 
 TARGET, SEEDS = 4096, (0, 1, 2)
@@ -189,6 +189,23 @@ def test_fronts_start_every_rule_at_the_replayed_model(grid):
     assert values["uniform", 0.5] == pytest.approx(60.0)
     assert (frame["seeds"] == 3).all()
     assert frame["replay"].nunique() == 6
+
+
+def test_scores_during_stage_one_stand_by_step(root):
+    grid = steps.EXPERIMENT.grid(seeds=SEEDS)
+    for p in grid:
+        reached = {
+            f"step {n}": numbers(0.1 * i + 0.01 * p.seed, [p.window, p.target_length])
+            for i, n in enumerate(p.eval_steps)
+        }
+        results.save(p, scores.STEPS, {"scores": results.score_rows(reached)}, seconds=1.0)
+    rows = scores.step_scores(grid)
+    assert len(rows) == len(grid) * 4 and rows.equals(scores.step_scores()[rows.columns])
+    table = steps.section(rows)
+    assert list(table.index.unique("name")) == ["PoSE", "LongRecipe"]
+    assert list(table.xs("PoSE", level="name").index.get_level_values("step")) == [5, 10, 20, 40]
+    assert table["NIAH(M)", "mean"].tolist() == pytest.approx(2 * [1.0, 11.0, 21.0, 31.0])
+    assert table["perplexity", "mean"].eq(20.0).all()
 
 
 @pytest.mark.parametrize(

@@ -465,6 +465,14 @@ def test_changed_settings_are_checked():
         ({"eval_lengths": [512, 8]}, r"eval_lengths = \[512, 8\]: 8 is too short, at least 128"),
         ({"eval_lengths": []}, r"eval_lengths = \[\]: "),
         ({"eval_stages": ["base", "H'"]}, r"eval_stages.1 = \"H'\": .*'RoPE rule alone'"),
+        ({"eval_steps": "10"}, r"eval_steps = '10': is not a list"),
+        ({"eval_steps": []}, r"eval_steps = \[\]: "),
+        (
+            {"eval_steps": [10, 41]},
+            r"eval_steps = \[10, 41\]: stage 1 has no step 41; allowed are 0 .*extend_steps = 40",
+        ),
+        ({"eval_steps": [-1]}, r"eval_steps = \[-1\]: stage 1 has no step -1"),
+        ({"eval_longppl": -1}, r"eval_longppl = -1: "),
         ({"replay_length": 33}, r"replay_length = 33: at least 40 at scale mini"),
         ({"replay_length": 300}, r"replay_length = 300: .* at most window = 256 tokens"),
         ({"extend_schedule": "nope"}, r"extend_schedule = 'nope': .*'linear'.*'cosine'"),
@@ -855,3 +863,13 @@ def test_differences_name_what_the_paper_states_otherwise():
     assert list(paper.index) == ["token_types", "anchor_rule", "n_documents"]
     other = load("llama3", "paper", token_types="pos", anchor_rule="share", n_documents=10_000, method="pose")
     assert list(differences(other).index) == ["method"]
+
+
+def test_measuring_more_keeps_the_names_of_runs_and_stages():
+    plain = load("llama3")
+    assert load("llama3", eval_longppl=0).key == plain.key
+    asked = load("llama3", eval_steps="[20, 10, 20]")
+    assert asked.eval_steps == (10, 20) and asked.key == load("llama3", eval_steps=[10, 20]).key
+    # Runs with other scores have other names, but share what is trained.
+    assert asked.key not in (plain.key, load("llama3", eval_steps=[10]).key)
+    assert all(asked.stage_key(stage) == plain.stage_key(stage) for stage in ("analysis", "extend", "replay"))

@@ -303,6 +303,45 @@ def test_folder_with_other_settings_is_an_error(make_tiny, dataset, tmp_path, ch
         run_stage(make_tiny, dataset, collator(), stage=replace(stage, **change), folder=tmp_path / "stage")
 
 
+@pytest.mark.slow
+def test_weights_after_some_steps_are_kept_and_change_nothing(make_tiny, dataset, tmp_path):
+    plain = run_stage(make_tiny, dataset, collator(), stage=STAGE, folder=tmp_path / "plain")
+    kept = run_stage(make_tiny, dataset, collator(), stage=STAGE, folder=tmp_path / "kept", keep_steps=[3, 6])
+    assert_same(kept, plain)
+    # As long as the schedule of the learning rate is the same, the first steps are those of a shorter stage.
+    constant = replace(STAGE, schedule="constant")
+    short = run_stage(make_tiny, dataset, collator(), stage=replace(constant, steps=3), folder=tmp_path / "short")
+    long = run_stage(make_tiny, dataset, collator(), stage=constant, folder=tmp_path / "long", keep_steps=[3])
+    assert same_weights(long.load(step=3), short.load()) and not same_weights(long.load(step=3), long.load())
+    assert same_weights(kept.load(step=12), kept.load())
+    with pytest.raises(OSError, match="step-4"):
+        kept.load(step=4)
+
+
+def same_weights(one, other):
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(first, second) for first, second in pairs)
+
+
+@pytest.mark.slow
+def test_a_resumed_stage_has_the_weights_from_before_and_after_its_interruption(make_tiny, dataset, tmp_path):
+    steps = [3, 5, 11]
+    whole = run_stage(make_tiny, dataset, collator(), stage=STAGE, folder=tmp_path / "whole", keep_steps=steps)
+    with pytest.raises(KeyboardInterrupt):
+        # The second epoch begins after step 5, and the last checkpoint is that of step 4.
+        run_stage(
+            make_tiny,
+            dataset,
+            Stopped(LONGRECIPE, TARGET, 3),
+            stage=STAGE,
+            folder=tmp_path / "stopped",
+            keep_steps=steps,
+        )
+    again = run_stage(make_tiny, dataset, collator(), stage=STAGE, folder=tmp_path / "stopped", keep_steps=steps)
+    assert again.resumed_from == 4
+    assert all(same_weights(again.load(step=step), whole.load(step=step)) for step in [*steps, 12])
+
+
 class Stopped(Collator):
     """A collator that is interrupted at the start of the second epoch."""
 

@@ -1,5 +1,7 @@
 """The whole recipe in few calls, on a run of seconds and on method none."""
 
+import itertools
+
 import numpy as np
 import pytest
 from runs import SHORT
@@ -56,6 +58,17 @@ def test_all_stages_are_trained_measured_and_exported(run, analysis, warm_childr
     reports = recipe.measure_all(chosen, trained)
     assert list(reports) == ["merged", "paper's setting"]
     assert recipe.replay_as_in_paper(run.varied(eval_stages=["merged"]), trained, analysis) == {}
+    table, types = recipe.long_perplexity(run.varied(eval_longppl=2), trained)
+    assert list(table.index) == ["base", "RoPE rule alone", "extended", "replayed", "merged", "paper's setting"]
+    # All models are measured on the same tokens, which have a loss below 2 in the extended model.
+    assert table["tokens chosen"].nunique() == 1 and float(table.loc["extended", "LongPPL"]) < np.exp(2)
+    assert "number, recall" in types.index
+    other, _ = recipe.long_perplexity(run.varied(eval_longppl=2, eval_stages=["merged"]), trained, evaluator="base")
+    assert list(other.index) == ["merged"] and other.loc["merged", "perplexity"] == table.loc["merged", "perplexity"]
+    with pytest.raises(
+        ValueError, match=r"evaluator = 'best': this run has the models base, RoPE rule alone, extended"
+    ):
+        recipe.long_perplexity(run, trained, evaluator="best")
     found = recipe.export_checked(run, trained, {name: report.numbers() for name, report in reports.items()})["found"]
     assert found["architecture"] == "LlamaForCausalLM" and found["window"] == "512 tokens"
 
@@ -65,7 +78,38 @@ def test_method_none_trains_and_exports_nothing(run):
     none = run.varied(method="none")
     assert recipe.train_all(none, none.analyse()) == recipe.replay_as_in_paper(none, {}, None) == {}
     assert list(recipe.measure_all(none, {})) == ["base", "RoPE rule alone"]
+    table, types = recipe.long_perplexity(none.varied(eval_longppl=2), {})
+    assert list(table.index) == ["base", "RoPE rule alone"] and len(types)
+    assert recipe.measure_steps(none.varied(eval_steps=[0]), {}) == {}
     assert recipe.export_checked(none, {}, {})["found"].tolist() == ["none: this method trains no model"]
     rows = recipe.shown_rows(none, None, 2)
     assert len(rows) == 2 and not list(none.folder("extend").glob("data/*"))
     assert none.collator()(rows)["position_ids"].tolist() == [list(range(none.params.train_length))] * 2
+
+
+def test_longppl_can_be_left_out(run):
+    for chosen, trained in ((run.varied(eval_longppl=0), {}), (run.varied(method="none", eval_longppl=0), {})):
+        table, types = recipe.long_perplexity(chosen, trained)
+        assert table.empty and types.empty and list(table.columns)[:3] == ["LongPPL", "95 % interval", "perplexity"]
+
+
+@pytest.mark.slow
+def test_stage_one_is_measured_after_each_step_that_is_asked_for(run, analysis):
+    plain = run.extend(run.stage_one_set(analysis))
+    asked = run.varied(eval_steps="[6, 0, 2]")
+    extended = asked.extend(asked.stage_one_set(analysis))
+    # In a folder of its own; the training is the same.
+    assert extended.losses == plain.losses and extended.folder != plain.folder
+    assert extended.resumed_from is None
+    kept = {path.name for path in extended.folder.parent.iterdir()}
+    assert kept == {"model", "stage.json", "step-2"}
+    weights = [asked.at_step(extended, step).lm_head.weight for step in (0, 2, 6)]
+    assert (weights[0] == run.raised().lm_head.weight).all() and (weights[2] == plain.load().lm_head.weight).all()
+    assert not any((one == other).all() for one, other in itertools.pairwise(weights))
+    reports = recipe.measure_steps(asked, {"extended": extended})
+    assert list(reports) == ["step 0", "step 2", "step 6"]
+    assert {n for report in reports.values() for n in report.prompts["length"]} == {256, 512}
+    assert len(results.stage_table({name: report.numbers() for name, report in reports.items()})) == 3
+    assert recipe.measure_steps(run, {"extended": plain}) == {}
+    with pytest.raises(OSError, match="step-4"):
+        asked.at_step(extended, 4)

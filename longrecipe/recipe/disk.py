@@ -46,7 +46,8 @@ def disk_need(p: Params, config: PreTrainedConfig) -> float:
     probe = p.probe_steps * p.probe_batch_size * (p.probe_length or p.probe_window)
     rows = p.n_documents * p.train_length + probe + short
     text = (p.text_tokens or 0) * (1 + bool(p.replay_text)) if p.text else 0
-    return cost.disk_bytes(config, setup_of(p), n_row_tokens=rows, n_text_tokens=text)
+    copies = len(p.eval_steps or ())
+    return cost.disk_bytes(config, setup_of(p), n_row_tokens=rows, n_text_tokens=text, n_copies=copies)
 
 
 def reports_full_disk(method: Callable[..., Any]) -> Callable[..., Any]:

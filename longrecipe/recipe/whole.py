@@ -73,28 +73,36 @@ def measure_steps(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Repo
 
 
 def long_perplexity(
-    run: Recipe, trained: Mapping[str, Trained], *, context: int | None = None
+    run: Recipe, trained: Mapping[str, Trained], *, evaluator: str | None = None, context: int | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """LongPPL and perplexity of the models of a run on its held-out documents, see `evaluate.longppl`, and the types
     of the tokens that LongPPL counts.
 
-    The extended model chooses these tokens for all models (without training, the RoPE rule alone), because no one
-    strong model reads the text of every run. So its own LongPPL is too low: it has a loss below 2 at all of them. The
-    replayed and the merged model come from it and may share this advantage; the base and the RoPE rule alone have none.
+    One model, the evaluator, chooses these tokens for all models. Its own LongPPL is too low, because it has a loss
+    below 2 at all of them, and so may be that of models that come from it. The authors take a strong model that is not
+    compared. No such model reads the text of every run, so the default is the extended model, which the replayed and
+    the merged model come from; without training it is the RoPE rule alone. Another evaluator shows how much the choice
+    matters.
 
-    context: tokens of the short context; None takes half of the window, at most the paper's 4,096, so that the windows
-    read for it are no longer than the base's.
+    Args:
+        evaluator: the name of a model of the run, as in `measure_all`.
+        context: tokens of the short context; None takes half of the window, at most the paper's 4,096, so that the
+            windows that are read for it are no longer than the base's.
+
     Returns a table with a row for each model of eval_stages, and one with a row for each type of token: by class, and
     with planted facts also by their place in them. No rows if eval_longppl is 0, or if the held-out text is shorter
-    than two short contexts.
+    than two short contexts. Raises ValueError for an unknown evaluator.
     """
-    p, evaluator = run.params, "extended" if "extended" in trained else "RoPE rule alone"
+    p, every = run.params, _models(run, trained)
+    evaluator = evaluator or ("extended" if "extended" in every else "RoPE rule alone")
+    if evaluator not in every:
+        raise ValueError(f"evaluator = {evaluator!r}: this run has the models {', '.join(every)}.")
     context = min(p.window // 2, _MOST_CONTEXT) if context is None else context
     documents = draws.held_out_documents(p, run.text, p.eval_longppl)
     if not documents or len(documents[0]) < 2 * context:
         return _longppl_table({}), _type_table({})
     ids, models = np.stack(documents), _measured_models(run, trained)
-    network = evaluate.to_read(_models(run, trained)[evaluator](), p.eval_precision)
+    network = evaluate.to_read(every[evaluator](), p.eval_precision)
     losses = {evaluator: evaluate.token_losses(network, ids)}
     chosen = evaluate.key_tokens(losses[evaluator], evaluate.short_context_losses(network, ids, context))
     losses |= {

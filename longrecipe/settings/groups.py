@@ -261,7 +261,7 @@ class Measure(Group):
         "null: none",
     )
     eval_longppl: int = Field(
-        8, ge=0, le=100_000, description="documents of T tokens whose LongPPL is measured; 0: none"
+        6, ge=0, le=100_000, description="documents of T tokens whose LongPPL is measured; 0: none"
     )
     eval_precision: Precision = Field(
         "fp32", description="number format of measuring, with the same choices as precision"
