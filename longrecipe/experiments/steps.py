@@ -12,7 +12,7 @@ COLUMNS = ("NIAH(M)", "recall", "NIAH(M) at W", "perplexity")
 
 
 def section(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every model, target, method and step, for results/README.md and notebook 07.
+    """Every model, target, method and step, for results/README.md.
 
     Args:
         rows: `scores.step_scores`.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from longrecipe.evaluate import hits
-from longrecipe.experiments import EXPERIMENTS, scores
+from longrecipe.experiments import EXPERIMENTS, scores, steps
 from longrecipe.results import Run, finished, run_name
 from longrecipe.settings import changed
 from longrecipe.stats import seed_interval
@@ -43,10 +43,16 @@ so are runs that differ from the files in `params/` in more than what the tables
 All runs of a seed are from one machine, but seeds may be from different ones. Notebooks 04, 06 and 07 show these tables
 next to the paper's and check its claims.
 
-The last tables are this kit's own. In the first of them, *replay* is its number of steps, the share of steps on the long
-samples of stage 1, and the weight of the KL term. *rule* and *weight* are those of the merge with the original model;
-rule *none* is the replayed model. *Scores during stage 1* has the model after some of its optimizer steps, without
-replay and merge. The runs of these tables are measured on 40 % of the documents.
+The last table is this kit's own. *replay* is its number of steps, the share of steps on the long samples of stage 1,
+and the weight of the KL term. *rule* and *weight* are those of the merge with the original model; rule *none* is the
+replayed model. These runs are measured on 40 % of the documents.
+"""
+_STEPS = """
+## Scores during stage 1
+
+The model after some optimizer steps of stage 1, before replay and merge, on 40 % of the documents. Scores are in
+percent; perplexity is measured at the window.
+
 """
 _TOKENS = """
 ## Token analysis
@@ -75,6 +81,8 @@ def summary() -> str:
     if finished(scores.GRID):
         parts.append(_GRID)
         parts += [f"\n### {title}\n\n{_markdown(table.reset_index())}" for title, table in _paper_tables().items()]
+    if len(rows := _repeated(scores.step_scores())):
+        parts += [_STEPS, _markdown(scores.shown(steps.section(rows)).reset_index())]
     if groups := _by_setting("tokens"):
         parts += [_TOKENS, _markdown(pd.concat([_token_table(runs) for runs in groups], ignore_index=True))]
     if groups := _by_setting("positions"):
@@ -120,12 +128,11 @@ def _run_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _paper_tables() -> dict[str, pd.DataFrame]:
     """The tables of the experiments from the finished runs, every model and target, by title."""
-    made = {scores.GRID: scores.scores, scores.FRONT: scores.front_scores, scores.STEPS: scores.step_scores}
-    rows = {store: _repeated(make()) for store, make in made.items()}
+    rows = {scores.GRID: _repeated(scores.scores()), scores.FRONT: _repeated(scores.front_scores())}
     return {
         each.title: scores.shown(each.section(rows[each.protocol.store]))
         for each in EXPERIMENTS.values()
-        if len(rows[each.protocol.store])
+        if len(rows.get(each.protocol.store, ()))
     }
 
 
