@@ -13,7 +13,7 @@ from longrecipe.experiments import EXPERIMENTS, runner
 from longrecipe.experiments.protocols import FULL, LEAN, MERGES
 from longrecipe.experiments.scores import CONTIGUOUS
 
-TABLE1, TABLE2, TABLE3, FIGURE2, FRONTS = EXPERIMENTS.values()
+TABLE1, TABLE2, TABLE3, FIGURE2, FRONTS, STEPS = EXPERIMENTS.values()
 
 
 def test_every_experiment_has_the_name_of_its_module():
@@ -72,6 +72,17 @@ def test_fronts_train_every_method_and_other_replays(own_root):
         + [("longrecipe", kl_weight, share, others) for others in (40, 80)]
     )
     assert len(set(FRONTS.grid())) == 27 and default in grid
+
+
+def test_steps_trains_pose_and_longrecipe_and_measures_both_during_stage_one(own_root):
+    default = settings.load("llama3")
+    assert settings_of(STEPS.grid(seeds=[0]), "method", "eval_steps") == [
+        ("pose", (5, 10, 20, 40)),
+        ("longrecipe", (5, 10, 20, 40)),
+    ]
+    assert len(set(STEPS.grid())) == 6 and default.extend_steps == 40
+    with pytest.raises(settings.ParamsError, match=r"^eval_steps: the grid of steps sets it"):
+        STEPS.check({"eval_steps": [10]})
 
 
 def test_runs_that_two_grids_need_are_the_same_run(own_root):

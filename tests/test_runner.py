@@ -18,7 +18,7 @@ from longrecipe.cli import main
 from longrecipe.cost import training_flops
 from longrecipe.evaluate import NIAH_M
 from longrecipe.experiments import EXPERIMENTS, protocols, runner
-from longrecipe.experiments.protocols import FULL, LEAN, MERGES
+from longrecipe.experiments.protocols import FULL, LEAN, MERGES, STEPS
 from longrecipe.models.loading import load
 from longrecipe.recipe import cache
 from longrecipe.system.files import BusyError
@@ -261,6 +261,21 @@ def test_merges_of_one_training_are_measured_by_weight_and_rule(own_root, quick_
         assert rows[rule, weight, "perplexity"] == pytest.approx(merged, abs=1e-3)
     assert abs(base_query - query) > 0.02 and abs(base_value - value) > 0.02
     assert list(run.table("training")["stage"]) == ["extended", "replayed"] and run.anchors == []
+
+
+@pytest.mark.slow
+def test_stage_one_is_measured_during_its_steps(own_root, quick_text):
+    p = settings.load("llama3", method="pose", **SHORT, eval_steps=[2, 6])
+    runner.run([p], STEPS)
+    run = results.load(p, "steps")
+    assert run.params == p and set(run.tables) == {"scores"} and run.anchors == []
+    found = means(run)
+    assert {(stage, length) for stage, length, task in found if task == "NIAH(M)"} == {
+        (f"step {step}", length) for step in (2, 6) for length in (256, 512)
+    }
+    assert found["step 2", 256, "perplexity"] != found["step 6", 256, "perplexity"]
+    # Neither replay nor a merge follows.
+    assert not list((own_root.parent / "cache").glob("*-replay-*"))
 
 
 # sweeps that are killed

@@ -105,6 +105,8 @@ def long_perplexity(
     network = evaluate.to_read(every[evaluator](), p.eval_precision)
     losses = {evaluator: evaluate.token_losses(network, ids)}
     chosen = evaluate.key_tokens(losses[evaluator], evaluate.short_context_losses(network, ids, context))
+    # Only one model is in memory at a time.
+    del network
     losses |= {
         name: evaluate.token_losses(evaluate.to_read(make(), p.eval_precision), ids)
         for name, make in models.items()
@@ -224,36 +226,33 @@ def _measured_models(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, C
 
 def _longppl_table(found: Mapping[str, evaluate.LongPerplexity]) -> pd.DataFrame:
     rows = {
-        name: (
-            number(each.longppl[0], 2),
-            interval(each.longppl, 2),
-            number(each.perplexity, 2),
-            f"{each.n_tokens:,}",
-            f"{each.share:.2%}",
-        )
+        name: (number(each.longppl[0], 2), interval(each.longppl, 2), number(each.perplexity, 2))
         for name, each in found.items()
     }
-    columns = ["LongPPL", "95 % interval", "perplexity", "tokens chosen", "share of all"]
+    columns = ["LongPPL", "95 % interval", "perplexity"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
 
 
 def _types_of_chosen(run: Recipe, ids: np.ndarray, chosen: np.ndarray) -> pd.DataFrame:
-    """The types of the tokens [D, L] that are chosen [D, L - 1], the most frequent first; only types with a choice."""
+    """The types of the tokens [D, L] that are chosen [D, L - 1], the most frequent first, and all types together."""
     facts = run.text.facts
     types = types_by_class(run.tokenizer) if facts is None else types_by_fact(run.tokenizer, facts)
     of = np.stack([types.of(each)[1:] for each in ids])
-    rows = {}
-    for i in np.argsort(-np.bincount(of[chosen], minlength=len(types.names)), kind="stable"):
-        if (hits := int((chosen & (of == i)).sum())) == 0:
-            break
-        count = int((of == i).sum())
-        rows[types.names[i]] = f"{hits / chosen.sum():.1%}", f"{count / of.size:.1%}", f"{hits / count:.1%}"
+    hits, counts = (np.bincount(each.ravel(), minlength=len(types.names)) for each in (of[chosen], of))
+    order = [i for i in np.argsort(-hits, kind="stable") if hits[i]]
+    rows = {types.names[i]: (hits[i], counts[i]) for i in order} | {"all": (chosen.sum(), chosen.size)}
     return _type_table(rows)
 
 
-def _type_table(rows: Mapping[str, tuple[str, ...]]) -> pd.DataFrame:
-    columns = ["share of the chosen", "share of all", "of its tokens chosen"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("type")
+def _type_table(rows: Mapping[str, tuple[int, int]]) -> pd.DataFrame:
+    """From the number of chosen tokens of each type and of all its tokens."""
+    cells = {}
+    for name, (hits, count) in rows.items():
+        total, size = rows["all"]
+        share = f"{hits / total:.1%}" if total else ""
+        cells[name] = f"{hits:,}", share, f"{count / size:.1%}", f"{hits / count:.1%}"
+    columns = ["chosen tokens", "share of the chosen", "share of all tokens", "of its tokens chosen"]
+    return pd.DataFrame.from_dict(cells, orient="index", columns=columns).rename_axis("type")
 
 
 def _facts(values: Mapping[str, str]) -> pd.DataFrame:
