@@ -79,8 +79,8 @@ def long_perplexity(
     of the tokens that LongPPL counts.
 
     One model, the evaluator, chooses these tokens for all models. Its own LongPPL is too low, because it has a loss
-    below 2 at all of them, and so may be that of models that come from it. The authors take a strong model that is not
-    compared. No such model reads the text of every run, so the default is the extended model, which the replayed and
+    below 2 at all of them, and so may be that of models that come from it. The authors take one strong model for
+    all. There is no such model for every tokenizer, so the default is the extended model, which the replayed and
     the merged model come from; without training it is the RoPE rule alone. Another evaluator shows how much the choice
     matters.
 
