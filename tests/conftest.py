@@ -65,7 +65,7 @@ def warm_python():
         path.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
         path.chmod(0o755)
         server = [sys.executable, str(tests / "warm_server.py"), str(place)]
-        process = subprocess.Popen(server, stdin=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(server, stdin=subprocess.PIPE, start_new_session=True)
         try:
             deadline = time.monotonic() + TIMEOUT
             while not place.exists():

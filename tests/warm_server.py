@@ -105,7 +105,7 @@ def attend(connection: socket.socket) -> None:
 
 
 def serve(path: str) -> None:
-    """Fork a process for every client, until this one is ended."""
+    """Fork a process for every client, until the process that has started this one ends, which closes its input."""
     for name in SLOW.split():
         importlib.import_module(name)
     # Its usual lock is one of several processes, which killed ones leave behind.
@@ -118,7 +118,7 @@ def serve(path: str) -> None:
         listener.bind(f"{path}.new")
         listener.listen()
         os.rename(f"{path}.new", path)
-        while True:
+        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
             connection, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
