@@ -741,7 +741,15 @@ def test_a_changed_default_changes_the_key():
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 def test_a_setting_changes_the_keys_of_the_stages_that_read_its_group():
     base = Params()
-    read = {"run": STAGES, "text": STAGES, "memory": STAGES, "analysis": STAGES, "merge": (), "measure": ()}
+    read = {
+        "run": STAGES,
+        "text": STAGES,
+        "memory": STAGES,
+        "analysis": STAGES,
+        "merge": (),
+        "measure": (),
+        "bench": (),
+    }
     read |= {"extend": ("extend", "replay"), "replay": ("replay",)}
     for name in Params.model_fields.keys() - {"out", "report_to"}:
         other = base.model_copy(update={name: "another value"})

@@ -1,4 +1,4 @@
-"""The command line: `longrecipe train | check | push | sweep | results | cost`.
+"""The command line: `longrecipe train | check | bench | push | sweep | results | cost`.
 
 Each command is a module with HELP, EXAMPLES and INTERRUPTED (what to do after Ctrl-C), `add_arguments(parser)` and
 `run(chosen)`. These modules import torch and transformers only when they run, so that help and errors are immediate.
@@ -8,10 +8,18 @@ import argparse
 from collections.abc import Sequence
 
 from longrecipe import __version__
-from longrecipe.cli import check, cost, push, results, sweep, train
+from longrecipe.cli import bench, check, cost, push, results, sweep, train
 from longrecipe.cli.messages import messages
 
-COMMANDS = {"train": train, "check": check, "push": push, "sweep": sweep, "results": results, "cost": cost}
+COMMANDS = {
+    "train": train,
+    "check": check,
+    "bench": bench,
+    "push": push,
+    "sweep": sweep,
+    "results": results,
+    "cost": cost,
+}
 
 START = """start here:
   cp params/own.yaml own.yaml              # then name your model and your text in it

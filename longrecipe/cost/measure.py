@@ -194,8 +194,9 @@ def rates(config: PreTrainedConfig, length: int) -> dict[str, float | str]:
 
     flops = 6.0 * heads * width * length**2
     found["attention_flops"] = flops / _fastest(attention)
-    source = torch.empty(2**28, device=device, dtype=torch.uint8)
-    found["bandwidth"] = 2.0 * source.numel() / _fastest(source.clone)
+    # New memory would take longer: a CPU assigns its pages when they are first written.
+    source, target = (torch.zeros(2**28, device=device, dtype=torch.uint8) for _ in range(2))
+    found["bandwidth"] = 2.0 * source.numel() / _fastest(lambda: target.copy_(source))
     if device == "cuda":
         pinned = torch.empty(2**28, dtype=torch.uint8, pin_memory=True)
         found["host_bandwidth"] = source.numel() / _fastest(lambda: pinned.copy_(source))

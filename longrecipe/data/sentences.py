@@ -1,6 +1,7 @@
 """Sentence splitting on tokens: the text of each token, and which tokens end a sentence."""
 
 import functools
+import itertools
 import re
 import sys
 from dataclasses import dataclass
@@ -87,6 +88,17 @@ def token_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     that is only part of a character is decoded as U+FFFD.
     """
     return list(_token_strings(_Vocabulary(tokenizer)))
+
+
+def split_text(text: str) -> list[str]:
+    """Split a text into sentences: after `.`, `!` or `?` with a blank behind, and after the terminals of other scripts.
+
+    Example: `"It is 3.5 m. 好。Yes"` gives `It is 3.5 m.`, `好。` and `Yes`.
+    """
+    ends = [match.end() for match in re.finditer(r"[.!?][\"'\u2019\u201d)\]}]*(?=\s)", text)]
+    ends += [match.end() for match in _other_ends().finditer(text)]
+    parts = [text[start:end].strip() for start, end in itertools.pairwise([0, *sorted(set(ends)), len(text)])]
+    return [part for part in parts if part]
 
 
 class _Vocabulary:

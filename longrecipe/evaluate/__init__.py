@@ -5,6 +5,7 @@
 documents.
 """
 
+from longrecipe.evaluate.association import association
 from longrecipe.evaluate.longppl import (
     LongPerplexity,
     key_tokens,

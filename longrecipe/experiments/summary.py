@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from longrecipe.bench.scores import by_suite, with_niah
 from longrecipe.evaluate import hits
 from longrecipe.experiments import EXPERIMENTS, scores, steps
 from longrecipe.results import Run, finished, run_name
@@ -20,9 +21,9 @@ _INTRODUCTION = """\
 `runs.csv` has a row per run: its settings, seed, commit, versions, device and seconds. The parquet files have the rows
 of all runs, by experiment and run: `scores` (by stage, text length and task), `training` (seconds, tokens and FLOPs of
 each stage), `depths` (scores by depth of the fact), `gains` (of the merged model over the RoPE rule alone), `rankings`,
-`shares`, `stability` and `densities` (token analysis) and `coverage` (positions). `paper/` quotes the paper's numbers,
-`resources/` has the measured costs of training, `published_speeds.csv` quotes those of other projects, and `figures/`
-has the figures of the notebooks.
+`shares`, `stability` and `densities` (token analysis), `coverage` (positions) and `benchmarks` (each prompt of standard
+benchmarks). `paper/` quotes the paper's numbers, `resources/` has the measured costs of training,
+`published_speeds.csv` quotes those of other projects, and `figures/` has the figures of the notebooks.
 """
 _RUNS = """
 ## Runs of notebook 03
@@ -71,6 +72,14 @@ What 64 samples of each method cover, without any training, at the ratio n / T, 
 number of pairs, divided by their mean. For several seeds: mean and half of the 95 % interval (Student's t).
 
 """
+_BENCHMARKS = """
+## Standard benchmarks
+
+By lm-evaluation-harness (`longrecipe bench`), in percent. Intervals are 95 % over prompts, of one training. *tasks* are
+those that were asked, *tokens* the mean length of the prompts; prompts that were *cut* did not fit into the window.
+[docs/benchmarks.md](../docs/benchmarks.md) describes the suites.
+
+"""
 
 
 def summary() -> str:
@@ -87,6 +96,8 @@ def summary() -> str:
         parts += [_TOKENS, _markdown(pd.concat([_token_table(runs) for runs in groups], ignore_index=True))]
     if groups := _by_setting("positions"):
         parts += [_POSITIONS, _markdown(pd.concat([_coverage_table(runs) for runs in groups], ignore_index=True))]
+    if runs := finished("bench"):
+        parts += [_BENCHMARKS, _markdown(pd.concat([_benchmark_table(run) for run in runs], ignore_index=True))]
     return "".join(parts)
 
 
@@ -200,6 +211,20 @@ def _coverage_table(runs: Sequence[Run]) -> pd.DataFrame:
         }
         rows.append(row | {"method": method} | cells)
     return pd.DataFrame(rows, dtype=object)
+
+
+def _benchmark_table(run: Run) -> pd.DataFrame:
+    """A row per stage, suite, length and filter of a run."""
+    p, found = run.params, []
+    for stage, rows in run.table("benchmarks").groupby("stage", sort=False):
+        tasks = with_niah(rows).groupby("suite")["task"].nunique()
+        for row in by_suite(rows).to_dict("records"):
+            about = {"model": p.model, "method": p.method, "T, tokens": p.target_length, "seeds": p.seed}
+            about |= {"stage": stage, "suite": row["suite"], "length": row["length"] or "own", "filter": row["filter"]}
+            about |= {"tasks": tasks[row["suite"]], "prompts": row["prompts"], "tokens": round(row["tokens"])}
+            score = "{mean:.1f} [{low:.1f}, {high:.1f}]".format(**row)
+            found.append(about | {"cut": row["cut"], "score [95 %]": score})
+    return pd.DataFrame(found)
 
 
 def _plus_minus(values: list[float], spec: str) -> str:

@@ -19,6 +19,7 @@ from longrecipe.merge import COMPUTED, check_rule
 from longrecipe.models.checkpoint import Checkpoint, few, load_tensor, read_checkpoint
 from longrecipe.models.rope import extend_config
 from longrecipe.positions import find
+from longrecipe.recipe import benchmarks
 from longrecipe.recipe.disk import check_disk
 from longrecipe.recipe.draws import needs_anchors
 from longrecipe.recipe.export import check_out
@@ -60,6 +61,7 @@ def check(p: Params, fetch: bool = True, here: bool = True) -> PreTrainedTokeniz
     if here:
         check_text(p, tokenizer, on_hub=not fetch)
     check_facts(p, evaluate.planted(tokenizer) if p.scale == "mini" else evaluate.sentences(tokenizer))
+    benchmarks.check(p, tokenizer)
     return tokenizer
 
 

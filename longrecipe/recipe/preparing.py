@@ -1,12 +1,13 @@
 """The start of a run: its checks, its tokenizer and its text."""
 
 from longrecipe import results
-from longrecipe.recipe import cache, preflight
+from longrecipe.recipe import benchmarks, cache, preflight
 from longrecipe.recipe.disk import run_disk_reported
 from longrecipe.recipe.run_text import commits, load_text
 from longrecipe.recipe.stages import Recipe
 from longrecipe.recipe.text_checks import check_loaded
 from longrecipe.settings import Params
+from longrecipe.system.processes import n_processes
 
 
 def prepare(params: Params, analysis_only: bool = False) -> Recipe:
@@ -23,7 +24,11 @@ def prepare(params: Params, analysis_only: bool = False) -> Recipe:
     tokenizer = preflight.check_for_analysis(params) if analysis_only else preflight.check(params)
     with run_disk_reported(params):
         text = load_text(params, tokenizer)
+    run = Recipe(params, tokenizer, text, analysis_only)
     if not analysis_only:
         check_loaded(params, text)
+        if params.bench_suites and n_processes() == 1:
+            # A missing dataset ends the run now. The prompts are kept.
+            benchmarks.plan_of_run(run)
     results.revisions.record(params, commits(params, text))
-    return Recipe(params, tokenizer, text, analysis_only)
+    return run

@@ -93,7 +93,7 @@ def long_perplexity(
     with planted facts also by their place in them. No rows if eval_longppl is 0, or if the held-out text is shorter
     than two short contexts. Raises ValueError for an unknown evaluator.
     """
-    p, every = run.params, _models(run, trained)
+    p, every = run.params, models_of(run, trained)
     evaluator = evaluator or ("extended" if "extended" in every else "RoPE rule alone")
     if evaluator not in every:
         raise ValueError(f"evaluator = {evaluator!r}: this run has the models {', '.join(every)}.")
@@ -207,7 +207,7 @@ def _as_in_paper(run: Recipe) -> Recipe:
     return run.varied(**{name: STATED[name][0] for name in REPLAY_AND_MERGE})
 
 
-def _models(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Callable[[], PreTrainedModel]]:
+def models_of(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Callable[[], PreTrainedModel]]:
     """How each model of a run is made or loaded, by name."""
     models = {"base": run.base, "RoPE rule alone": run.raised}
     models |= {name: trained[name].load for name in ("extended", "replayed") if name in trained}
@@ -219,8 +219,8 @@ def _models(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Callable[[
 
 
 def _measured_models(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Callable[[], PreTrainedModel]]:
-    """Those of `_models` that eval_stages chooses; all if none of those exists."""
-    models = _models(run, trained)
+    """Those of `models_of` that eval_stages chooses; all if none of those exists."""
+    models = models_of(run, trained)
     return {name: models[name] for name in models if name in (run.params.eval_stages or models)} or models
 
 

@@ -35,6 +35,9 @@ TABLES = {
     "shares": {"by": TEXT, "position": NUMBER, "type": TEXT, "share": NUMBER},
     "densities": {"selection": TEXT} | dict.fromkeys(_DENSITIES, NUMBER),
     "coverage": {"method": TEXT} | dict.fromkeys(_COVERAGE, NUMBER),
+    # Standard benchmarks: a row for each prompt. length: 0 if it is not chosen. cut: it did not fit into the window.
+    "benchmarks": {"stage": TEXT, "suite": TEXT, "task": TEXT, "length": COUNT, "filter": TEXT, "prompt": COUNT}
+    | {"score": NUMBER, "tokens": COUNT, "cut": TRUTH},
 }
 # The tables without which a run of an experiment is damaged.
 EXPERIMENTS = {
@@ -44,6 +47,7 @@ EXPERIMENTS = {
     "steps": {"scores"},
     "tokens": {"rankings", "stability", "shares", "densities"},
     "positions": {"coverage"},
+    "bench": {"benchmarks"},
 }
 
 
@@ -94,9 +98,11 @@ class Run:
 def run_name(params: Params, experiment: str) -> str:
     """The name of a run: `<model>-<method>-<T>-seed<seed>-<key of the settings it reads>`.
 
-    Token analysis and positions read no settings of the stages after the first.
+    Token analysis and positions read no settings of the stages after the first, and only standard benchmarks read
+    their own.
     """
-    key = params.stage_key("extend") if experiment in ("tokens", "positions") else params.key
+    keys = {"tokens": params.stage_key("extend"), "positions": params.stage_key("extend"), "bench": params.bench_key}
+    key = keys.get(experiment, params.key)
     return f"{params.model}-{params.method_slug}-{params.target_length}-seed{params.seed}-{key}"
 
 

@@ -42,10 +42,12 @@ def save(
     seconds: float,
     full: bool = True,
     anchors: Iterable[str] = (),
+    versions: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the record of a run, metrics.json: settings, commit, device, versions, seconds, rows. Returns its folder.
 
     tables: see `run.TABLES`; columns that are not there are left out. full, anchors: see `Run`.
+    versions: further entries of its packages.
     Raises ValueError if a table or a column is missing.
     """
     folder = run_dir(params, experiment)
@@ -59,7 +61,8 @@ def save(
         device=_device(),
         packages={"python": platform.python_version()}
         | {name: version(name) for name in _PACKAGES}
-        | revisions.recorded(params),
+        | revisions.recorded(params)
+        | dict(versions or {}),
         anchors=list(anchors),
         tables={name: typed(table, name) for name, table in tables.items()},
     )

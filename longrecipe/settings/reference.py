@@ -54,7 +54,7 @@ def _allowed(field: FieldInfo) -> str:
         for name, text in _LIMITS.items()
         if (limit := getattr(each, name, None)) is not None
     )
-    null = "null, or " if field.default is None else ""
+    null = "null, or " if field.default is None or types.NoneType in kinds else ""
     return f"{null}{words}{f' ({limits})' if limits else ''}"
 
 

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from pydantic import model_validator
 
+from longrecipe.settings.bench import Bench
 from longrecipe.settings.group import Group, kinds_of
 from longrecipe.settings.groups import Analysis, Extend, Measure, Merge, Replay, Run, Text
 from longrecipe.settings.memory import Memory
@@ -20,6 +21,7 @@ GROUPS: dict[str, type[Group]] = {
     "merge": Merge,
     "memory": Memory,
     "measure": Measure,
+    "bench": Bench,
 }
 # The groups that a stage reads: its own, and those of the stages before it.
 _ANALYSIS = ("run", "text", "memory", "analysis")
@@ -32,7 +34,7 @@ ADDED = frozenset({"eval_steps"})
 
 # Fields come in the order of GROUPS, from the last base class to the first: the default of probe_window reads window
 # and target_length, so these come before it.
-class Params(Measure, Memory, Merge, Replay, Analysis, Extend, Text, Run):
+class Params(Bench, Measure, Memory, Merge, Replay, Analysis, Extend, Text, Run):
     """Every setting of a run, by name; the defaults are the default run. Raises pydantic's ValidationError."""
 
     @property
@@ -49,7 +51,15 @@ class Params(Measure, Memory, Merge, Replay, Analysis, Extend, Text, Run):
 
     @property
     def key(self) -> str:
-        """A short hash of all settings that change the model or its scores: runs with equal keys are the same run."""
+        """A short hash of all settings that change the model or its scores: runs with equal keys are the same run.
+
+        Those of standard benchmarks do not count: `bench_key` does.
+        """
+        return self._key(set(GROUPS) - {"bench"})
+
+    @property
+    def bench_key(self) -> str:
+        """A short hash of all settings that change the scores on standard benchmarks."""
         return self._key(GROUPS)
 
     def stage_key(self, stage: str) -> str:

@@ -1,0 +1,70 @@
+"""How long benchmarks take, modelled: from the number and length of their prompts and the rates of a device."""
+
+from collections.abc import Iterable, Sequence
+
+from transformers import PreTrainedConfig
+
+from longrecipe.bench.ruler import RULER
+from longrecipe.bench.suites import SUITES, to_run
+from longrecipe.cost import Device, counts, flops_per_token, key_value_heads
+from longrecipe.models.rope import head_dim
+
+# The tasks of whole suites, without asking the harness, which may not be installed.
+N_TASKS = {"niah_m": 3, "ruler": 13, "longbench": 21, "mmlu": 57, "gsm8k": 1, "humaneval": 1}
+# Mean of the most tokens that its tasks generate.
+_GENERATED = {"longbench": 151}
+# A pass through the model takes at least this long, whatever its size: the time to start its kernels.
+_LEAST_SECONDS = 0.02
+# Tokens that are read at a time to generate, by kind of device. On a CPU, all weights are read from its slow memory for
+# each token, so more prompts should share them.
+BATCH_TOKENS = {"cuda": 16_384, "cpu": 49_152}
+
+
+def expected_prompts(suites: Sequence[str], lengths: Sequence[int], limit: int | None) -> list[tuple[int, int, int]]:
+    """How many prompts of suites there will be, with their tokens and generated tokens, without making them.
+
+    RULER's prompts have the length that was asked for; those of other suites are of a typical length.
+    """
+    found = []
+    for name in to_run(suites):
+        suite = SUITES[name]
+        if suite.by_length:
+            found += [(limit or 500, n, RULER[task].generated) for task in suite.tasks for n in lengths]
+        else:
+            count = suite.n_prompts if limit is None else min(limit, suite.n_prompts)
+            found.append((count * N_TASKS[name], suite.typical_tokens, _GENERATED.get(name, suite.generated)))
+    return found
+
+
+def seconds(
+    config: PreTrainedConfig,
+    device: Device,
+    prompts: Iterable[tuple[int, int, int]],
+    *,
+    kind: str = "cuda",
+    weight_bytes: int = 2,
+) -> float:
+    r"""Modelled seconds that a model takes for prompts, in batches of BATCH_TOKENS; answers are as long as they may be.
+
+    Reading n tokens takes a third of training's FLOPs (`cost.flops_per_token`) over the rates of the device; only a
+    prompt without an answer to generate computes the logits of all tokens. Each generated token reads all weights once
+    for a batch, and the n keys and values of each prompt: their bytes over the bandwidth, or the FLOPs if these take
+    longer. Every pass takes at least 20 ms.
+
+    Args:
+        prompts: how many, tokens, and generated tokens of each kind.
+        kind: of the device, cuda or cpu.
+        weight_bytes: of a weight, a key or a value; 2 in bfloat16, 4 in float32.
+    """
+    c = config.get_text_config()
+    weights = weight_bytes * counts(c).total
+    width = 2 * c.num_hidden_layers * key_value_heads(c) * head_dim(c) * weight_bytes
+    total = 0.0
+    for count, tokens, generated in prompts:
+        batch = min(count, max(1, BATCH_TOKENS[kind] // (tokens + generated)))
+        one = flops_per_token(c, tokens)
+        linear = (one.linear if generated else one.linear + one.head) / 3 / device.matmul_flops
+        read = batch * tokens * (linear + one.attention / 3 / device.attention_flops)
+        step = max((weights + batch * width * tokens) / device.bandwidth, batch * linear)
+        total += count / batch * (max(_LEAST_SECONDS, read) + generated * max(_LEAST_SECONDS, step))
+    return total

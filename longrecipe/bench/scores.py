@@ -1,0 +1,89 @@
+"""Scores of suites from the rows of their prompts: means with 95 % intervals, and differences between models."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from longrecipe import stats
+from longrecipe.bench.suites import SUITES
+
+# A row for each prompt and filter of an answer.
+COLUMNS = ["suite", "task", "length", "filter", "prompt", "score", "tokens", "cut"]
+_PAIRED = ["suite", "task", "length", "filter", "prompt"]
+_DRAWS = 2000
+
+
+def by_task(rows: pd.DataFrame) -> pd.DataFrame:
+    """The score of each task and length in percent: mean, low, high, prompts, tokens (mean) and cut (prompts that were
+    cut, because the model's window is too short)."""
+    keys = ["suite", "task", "length", "filter"]
+    found = {key: _one(each) for key, each in rows.groupby(keys, sort=False)}
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis(keys).reset_index()
+
+
+def by_suite(rows: pd.DataFrame) -> pd.DataFrame:
+    """The score of each suite and length in percent: the mean of its tasks, for MMLU of its questions.
+
+    niah_m is added if all its tasks are among those of ruler. Columns as for `by_task`.
+    """
+    rows = with_niah(rows)
+    found = {key: _several(key[0], each) for key, each in rows.groupby(["suite", "length", "filter"], sort=False)}
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis(["suite", "length", "filter"]).reset_index()
+
+
+def differences(rows: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
+    """What a model scores above another one, in points by suite and length, with intervals that are paired by prompt.
+
+    Raises ValueError if the models were not asked the same prompts.
+    """
+    both = with_niah(rows).merge(with_niah(base), on=_PAIRED, suffixes=("", " base"), validate="one_to_one")
+    if len(both) < len(with_niah(base)):
+        raise ValueError(f"{len(with_niah(base)) - len(both)} prompts of the base were not asked: give equal options.")
+    both["score"] -= both["score base"]
+    found = {
+        key: _several(key[0], each, binary=False)
+        for key, each in both.groupby(["suite", "length", "filter"], sort=False)
+    }
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis(["suite", "length", "filter"]).reset_index()
+
+
+def with_niah(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows, and those of niah_m if they are only there as a part of ruler."""
+    tasks = SUITES["niah_m"].tasks
+    part = rows[(rows["suite"] == "ruler") & rows["task"].isin(tasks)]
+    if "niah_m" in set(rows["suite"]) or set(part["task"]) != set(tasks):
+        return rows
+    return pd.concat([part.assign(suite="niah_m"), rows], ignore_index=True)
+
+
+def _one(rows: pd.DataFrame) -> dict[str, float]:
+    return _described(rows, _interval([rows["score"].to_numpy(float)]))
+
+
+def _several(suite: str, rows: pd.DataFrame, *, binary: bool = True) -> dict[str, float]:
+    """One number for the tasks of a suite."""
+    if suite == "mmlu":
+        return _described(rows, _interval([rows["score"].to_numpy(float)], binary=binary))
+    parts = [each["score"].to_numpy(float) for _, each in rows.groupby("task", sort=False)]
+    return _described(rows, _interval(parts, binary=binary))
+
+
+def _described(rows: pd.DataFrame, triple: stats.Triple) -> dict[str, float]:
+    mean, low, high = (100 * value for value in triple)
+    counts = {"prompts": len(rows), "tokens": rows["tokens"].mean(), "cut": int(rows["cut"].sum())}
+    return {"mean": mean, "low": low, "high": high} | counts
+
+
+def _interval(parts: Sequence[np.ndarray], *, binary: bool = True) -> stats.Triple:
+    """The mean of the means of tasks and its 95 % interval: a bootstrap in which each task draws its own prompts; for
+    answers that are right or wrong Wilson's, if there is one task, or if all are right or all wrong, when a bootstrap
+    has no width."""
+    values = np.concatenate(parts)
+    same = (values == values[0]).all()
+    if binary and np.isin(values, (0, 1)).all() and (len(parts) == 1 or same):
+        return stats.wilson(int(values.sum()), len(values))
+    rng = np.random.default_rng(0)
+    means = np.mean([each[rng.integers(0, len(each), (_DRAWS, len(each)))].mean(axis=1) for each in parts], axis=0)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(np.mean([each.mean() for each in parts])), float(low), float(high)

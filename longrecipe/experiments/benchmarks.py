@@ -1,0 +1,285 @@
+"""Standard benchmarks in notebooks 04 and 06: scores of finished runs next to the paper's Tables 1 and 3.
+
+Runs of `longrecipe bench --params` are found by model and scale. `answers` reads their prompts, and the tables are made
+from these rows.
+"""
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+
+import pandas as pd
+import torch
+
+from longrecipe import bench, models, results, settings
+from longrecipe.bench import duration
+from longrecipe.bench.scores import with_niah
+from longrecipe.bench.suites import EXTRA, SUITES, to_run
+from longrecipe.claims import Claim, Claims, judge, number
+from longrecipe.cost import Device, device_of
+from longrecipe.cost.measure import rates
+from longrecipe.experiments import quoted, table1
+from longrecipe.experiments.scores import NAMES
+from longrecipe.recipe.benchmarks import windows
+from longrecipe.results import Run
+from longrecipe.settings import Params
+from longrecipe.system.paths import params_dir
+
+LONG, GENERAL = ("niah_m", "ruler", "longbench"), quoted.GENERAL
+TITLES = {name: suite.title for name, suite in SUITES.items()}
+# The paper's claim is "performance close to GPT-4"; as this kit reads it: at most this many points below.
+CLOSE = 5.0
+_GPT4, _OURS = "gpt-4-1106-preview", "LongRecipe, llama3-8b-instruct"
+_PAPER_WINDOW = 8192  # of Llama-3, by which the paper's targets are named: 10 windows are its 80k
+_RUN = ["name", "target", "seed"]
+_STAGES = ("extended", "replayed", "merged")
+
+
+def model_of(grid: Sequence[Params]) -> Params:
+    """The settings whose benchmarks a notebook shows: LongRecipe's in its grid; at scale mini, whose models are too
+    small for them, those of SmolLM2 on a CPU."""
+    first = next((p for p in grid if p.method == "longrecipe"), grid[0])
+    return settings.load("smollm2", "small", "cpu") if first.scale == "mini" else first
+
+
+def answers(p: Params, suites: Sequence[str]) -> pd.DataFrame:
+    """The table `benchmarks` of all finished runs with the model and scale of p: a row for each prompt and stage, with
+    the model, the name of the method, the target, the seed and the run. No rows if there are none.
+
+    If several runs have the same method, target and seed, the one with the most rows of a suite counts.
+    """
+    found: dict[tuple, pd.DataFrame] = {}
+    for run in _runs(p):
+        rows, q = with_niah(run.table("benchmarks")), run.params
+        about = {"name": NAMES.get(q.method, q.method), "target": q.target_length, "seed": q.seed}
+        for suite, each in rows[rows["suite"].isin(suites)].groupby("suite", sort=False):
+            key = (*about.values(), suite)
+            if len(each) > len(found.get(key, ())):
+                found[key] = each.assign(**about, model=p.model, run=run.name)
+    columns = [*results.TABLES["benchmarks"], *_RUN, "model", "run"]
+    ordered = [found[key] for key in sorted(found, key=lambda key: suites.index(key[-1]))]
+    return pd.concat(ordered, ignore_index=True) if found else pd.DataFrame(columns=columns)
+
+
+def by_suite(rows: pd.DataFrame) -> pd.DataFrame:
+    """Scores in percent with 95 % intervals by suite and length, a column for each stage; prompts of a stage, and their
+    mean tokens. *cut*: prompts without their beginning, because the model's window is too short for them.
+
+    For models and targets that the paper has, its merged model (Table 1, quoted) is next to the longest length.
+    """
+    table = _by_stage(rows, bench.by_suite, ["suite", "length"])
+    for model, name, target in rows[["model", "name", "target"]].drop_duplicates().itertuples(index=False):
+        paper = table1.paper(model, target / _PAPER_WINDOW)
+        if name in paper.index:
+            longest = {key[0]: key for key in table.index}
+            cells = pd.Series({key: number(paper.loc[name, suite]) for suite, key in longest.items()})
+            table[f"{name}, {target // 1024}k (quoted)"] = cells.reindex(table.index).fillna("–")
+    counts = rows.groupby("suite")["task"].nunique()
+    titles = {
+        name: TITLES[name] + (f" ({n} of {duration.N_TASKS[name]} tasks)" if n < duration.N_TASKS[name] else "")
+        for name, n in counts.items()
+    }
+    return table.rename(index=titles, level="suite")
+
+
+def by_task(rows: pd.DataFrame, suite: str) -> pd.DataFrame:
+    """As `by_suite`, for the tasks of a suite."""
+    return _by_stage(rows[rows["suite"] == suite], bench.by_task, ["task", "length"])
+
+
+def next_to_paper(rows: pd.DataFrame) -> pd.DataFrame:
+    """General benchmarks: the score of the base in percent, and what each stage differs from it in points (measured:
+    paired by prompt, with 95 % intervals), next to the paper's Table 3 (quoted: Llama-3-8B to 80k).
+
+    order: the models from best to worst. Without rows, only the paper's numbers.
+    """
+    measured = {name: _from_base(each) for name, each in rows.groupby("name", sort=False)}
+    cells, asked = {}, [key for columns in measured.values() for key in columns.get("order", {})]
+    keys = list(dict.fromkeys([*asked, *((suite, "") for suite in GENERAL if suite not in dict(asked))]))
+    for name, columns in measured.items():
+        title = "measured" if len(measured) == 1 else f"measured, {name}"
+        cells |= {(title, column): values for column, values in columns.items()}
+    for name in measured or ["LongRecipe"]:
+        title = "quoted" if len(measured) < 2 else f"quoted, {name}"
+        for column, values in _quoted_from_base(name).items():
+            cells[title, column] = {key: values[key[0]] for key in keys}
+    table = pd.DataFrame({column: pd.Series(values) for column, values in cells.items()}).reindex(keys).fillna("–")
+    names = [TITLES[suite] + (f", {how}" if how and suite == "gsm8k" else "") for suite, how in keys]
+    return table.set_axis(pd.Index(names, name="benchmark"))
+
+
+def others() -> pd.DataFrame:
+    """The paper's Table 1 (quoted) for other models at 128k, and LongRecipe's three models; best on NIAH(M) first."""
+    rows = quoted.read("table1_methods").query("method == 'longrecipe' and target_k == 128")
+    ours = rows.set_index("LongRecipe, " + rows["family"])[[*LONG, *GENERAL]]
+    table = pd.concat([quoted.read("table1_other_llms_128k").set_index("model"), ours])
+    return table.rename(columns=TITLES).sort_values(TITLES["niah_m"], ascending=False).rename_axis("model")
+
+
+def close_to_gpt4() -> Claims:
+    """Whether "performance close to GPT-4" holds in the paper's own numbers: LongRecipe's Llama-3 at 128k, at most 5
+    points below. The paper has one number each, so there are no intervals."""
+    gaps = others().loc[_OURS] - others().loc[_GPT4]
+    return Claims(
+        Claim(
+            f"{name}: LongRecipe's Llama-3-8B is at most {CLOSE:g} points below GPT-4",
+            judge(round(gap, 1) >= -CLOSE),
+            f"{number(abs(gap))} points {'below' if gap < 0 else 'above'}",
+            label="quoted",
+        )
+        for name, gap in gaps.items()
+    )
+
+
+def conditions(p: Params, rows: pd.DataFrame) -> pd.DataFrame:
+    """How the runs behind rows of `answers` were measured, a column for each run."""
+    found = {}
+    for run in _runs(p):
+        own = rows[rows["run"] == run.name]
+        if len(own):
+            found[run.name] = dict(_conditions(run, own))
+    return pd.DataFrame(found).fillna("").rename_axis("measured with")
+
+
+def to_measure(p: Params, suites: Sequence[str], device: Device | None = None) -> str:
+    """What to type to score all models of a run on suites.
+
+    device: adds how long its prompts take there (modelled), without training; see `this_machine`.
+    """
+    chosen = to_run(suites)
+    words = ["longrecipe", "bench", "--params", *_params_words(p), "--suites", ",".join(chosen)]
+    words += ["--allow-code"] if any(SUITES[name].runs_code for name in chosen) else []
+    titles = ", ".join(TITLES[name] for name in suites)
+    text = f"{titles}: no scores of {p.model} yet. This command makes them:\n\n  {shlex.join(words)}\n\n"
+    text += f"It trains what is not in the cache, and needs `{EXTRA}`.\ndocs/benchmarks.md explains the options."
+    if device is None:
+        return text
+    hours = modelled_seconds(p, suites, device) / 3600
+    took = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    limit = f"{p.bench_limit} prompts of each task" if p.bench_limit else "all prompts"
+    return f"{text}\nWith {limit}, all models together take about {took} on {device.name} (modelled)."
+
+
+def this_machine(p: Params) -> Device:
+    """This machine with its rates, measured in up to a minute at the shapes of a model; of a CPU, those of one
+    thread."""
+    name, length = ("this GPU", 8192) if torch.cuda.is_available() else ("one thread of this CPU", 1024)
+    return device_of({"device": name, "rates": rates(models.config_of(p.source, p.scale), length)})
+
+
+def modelled_seconds(p: Params, suites: Sequence[str], device: Device) -> float:
+    """Modelled seconds of the prompts of suites for all models of a run, see `bench.duration`."""
+    config, lengths = models.config_of(p.source, p.scale), p.bench_lengths or (p.window, p.target_length)
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    size = models.autocast_dtype(p.eval_precision, kind).itemsize
+    asked = (
+        duration.expected_prompts(suites, [n for n in lengths if n <= window], p.bench_limit)
+        for window in windows(p).values()
+    )
+    return sum(duration.seconds(config, device, each, kind=kind, weight_bytes=size) for each in asked)
+
+
+def _runs(p: Params) -> list[Run]:
+    return results.finished("bench", model=p.model, scale=p.scale)
+
+
+def _scored(rows: pd.DataFrame, score: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """The scores of each run and stage."""
+    keys = [*_RUN, "stage"]
+    frames = [score(each).assign(**dict(zip(keys, key, strict=True))) for key, each in rows.groupby(keys, sort=False)]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _by_stage(rows: pd.DataFrame, score: Callable[[pd.DataFrame], pd.DataFrame], index: list[str]) -> pd.DataFrame:
+    scored = _scored(rows, score)
+    varied = [name for name in _RUN if scored[name].nunique() > 1]
+    cells: dict = {"prompts": {}, "tokens": {}}
+    for row in scored.to_dict("records"):
+        key = tuple(row[name] for name in index)
+        cells["prompts"][key], cells["tokens"][key] = f"{row['prompts']}", f"{row['tokens']:,.0f}"
+        column = ", ".join([*(f"{row[name]}" for name in varied), row["stage"]])
+        cut = f", {row['cut']} cut" if row["cut"] else ""
+        cells.setdefault(column, {})[key] = _percent(row) + cut
+    firsts = list(dict.fromkeys(scored[index[0]]))
+    order = sorted(cells["prompts"], key=lambda key: (firsts.index(key[0]), key[1]))
+    table = pd.DataFrame({column: pd.Series(values) for column, values in cells.items()}).reindex(order).fillna("–")
+    table = table.set_axis(pd.MultiIndex.from_tuples(order, names=index))
+    return table.rename(index=lambda n: f"{n:,}" if n else "own", level="length")
+
+
+def _percent(row: dict) -> str:
+    return f"{number(row['mean'])} [{number(row['low'])}, {number(row['high'])}]"
+
+
+def _signed(value: float) -> str:
+    return f"{'+' if round(value, 1) > 0 else ''}{number(value)}"
+
+
+def _from_base(rows: pd.DataFrame) -> dict[str, dict[tuple[str, str], str]]:
+    """The cells of one method, by column, suite and filter; of the first target and seed."""
+    rows = rows[(rows[["target", "seed"]] == rows[["target", "seed"]].iloc[0]).all(axis="columns")]
+    cells: dict[str, dict] = {}
+    means: dict[tuple, dict[str, float]] = {}
+    for row in _scored(rows, bench.by_suite).to_dict("records"):
+        means.setdefault((row["suite"], row["filter"]), {})[row["stage"]] = row["mean"]
+        if row["stage"] == "base":
+            cells.setdefault("base, %", {})[row["suite"], row["filter"]] = _percent(row)
+    base = rows[rows["stage"] == "base"]
+    for stage, each in rows[rows["stage"] != "base"].groupby("stage", sort=False):
+        both = base[base["suite"].isin(each["suite"])]
+        for row in bench.differences(each, both).to_dict("records") if len(both) else ():
+            ends = f"[{_signed(row['low'])}, {_signed(row['high'])}]"
+            cells.setdefault(stage, {})[row["suite"], row["filter"]] = f"{_signed(row['mean'])} {ends}"
+    return cells | {"order": {key: _order(each) for key, each in means.items()}}
+
+
+def _quoted_from_base(name: str) -> dict[str, dict[str, str]]:
+    """The paper's Table 3 for a method, by column and suite; no columns for a method that it does not have."""
+    base = quoted.read("table1_methods").set_index(["family", "method"]).loc[("llama3-8b-instruct", "base")]
+    rows = quoted.read("table3_retention").replace({"method": NAMES}).set_index(["method", "stage"])
+    if name not in rows.index:
+        return {}
+    means = {"base": base} | {stage: rows.loc[(name, stage)] for stage in _STAGES}
+    cells = {"base, %": {suite: number(base[suite]) for suite in GENERAL}}
+    cells |= {stage: {suite: _signed(means[stage][suite] - base[suite]) for suite in GENERAL} for stage in _STAGES}
+    order = {suite: _order({stage: each[suite] for stage, each in means.items()}) for suite in GENERAL}
+    return cells | {"order": order}
+
+
+def _order(means: dict[str, float]) -> str:
+    return " > ".join(sorted(means, key=means.__getitem__, reverse=True))
+
+
+def _conditions(run: Run, rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    p, known = run.params, run.packages
+    suites = list(dict.fromkeys(rows["suite"]))
+    yield "target, seed", f"{p.target_length:,}, {p.seed}"
+    yield "solved examples", ", ".join(f"{TITLES[name]} {SUITES[name].shots}" for name in suites)
+    yield "prompts of each task", f"{p.bench_limit or 'all'}"
+    yield "tasks left out", ", ".join(p.bench_without or ()) or "none"
+    if any(SUITES[name].by_length for name in suites):
+        yield "prompts filled to the length", "yes" if p.bench_fill else "no"
+        yield "haystack", f"{known.get('haystack', 'none')}, {known.get('haystack_sha256', '')[:10]}".strip(", ")
+        yield "sentences split by", known.get("sentences", "")
+        yield "corrections of RULER", known.get("corrections of RULER", "none")
+    yield "chat template", "yes" if p.bench_chat_template else "no"
+    yield "lm_eval, transformers", f"{known.get('lm_eval', '?')}, {known.get('transformers', '?')}"
+    yield "device", f"{run.device.get('name', '?')}"
+    yield "minutes", f"{run.seconds / 60:.0f}"
+
+
+def _params_words(p: Params) -> list[str]:
+    """A params file as an argument, and the -p that change it into p; the file of a user has no known name."""
+    path = params_dir() / p.scale / f"{p.model}.yaml"
+    if not path.is_file():
+        return ["own.yaml"]
+    options = []
+    for profile in (None, *settings.profiles(path)):
+        file, own = settings.load(p.model, p.scale, profile), p.model_dump(mode="json")
+        changed = {name: value for name, value in own.items() if value != file.model_dump(mode="json")[name]}
+        options.append(({"profile": profile} if profile else {}) | changed)
+    chosen = min(options, key=len)
+    words = [f"params/{p.scale}/{p.model}.yaml"]
+    for name, value in chosen.items():
+        words += ["-p", name, value if isinstance(value, str) else json.dumps(value)]
+    return words
