@@ -71,7 +71,7 @@ class Params(Bench, Measure, Memory, Merge, Replay, Analysis, Extend, Text, Run)
 
     def _key(self, groups: Collection[str]) -> str:
         names = {name for group in groups for name in GROUPS[group].model_fields}
-        off = {name for name in ADDED if getattr(self, name) is None}
+        off = {name for name in ADDED & names if getattr(self, name) is None}
         return key_of(self.model_dump(include=names - NO_EFFECT - off))
 
     @model_validator(mode="after")
