@@ -152,6 +152,7 @@ def test_all_suites_run_without_a_network(data, tokenizer):
 FEW = {"bench_suites": ("mmlu",), "bench_without": tuple(n for n in SUITES["mmlu"].names() if n != "mmlu_virology")}
 
 
+@pytest.mark.slow
 class TestRuns:
     def plan(self, data, tokenizer, *subjects, **changes):
         given = options(data, **FEW | {"bench_suites": ["mmlu", "niah_m"]} | changes)
@@ -379,6 +380,7 @@ class TestCommand:
             "3",
         ]
 
+    @pytest.mark.slow
     def test_scores_the_models_of_a_run(self, data, tmp_path, capsys, monkeypatch):
         given = ["--suites", "niah_m", "--limit", "1", "--data", str(data), "--lengths", "1024", "--fill"]
         small = ["-p", "method", "none", "-p", "target_length", "1024"]
