@@ -36,9 +36,14 @@ def wilson(hits: int, trials: int, level: float = 0.95) -> Triple:
 
 def bootstrap(values: np.ndarray, rng: np.random.Generator, level: float = 0.95, draws: int = 2000) -> Triple:
     """Mean of independent values [n] and its percentile bootstrap interval. Returns mean, low, high."""
-    means = values[rng.integers(0, len(values), size=(draws, len(values)))].mean(axis=1)
+    means = bootstrap_means(values, rng, draws)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(values.mean()), float(low), float(high)
+
+
+def bootstrap_means(values: np.ndarray, rng: np.random.Generator, draws: int = 2000) -> np.ndarray:
+    """The means of bootstrap draws of independent values [n], float [draws]."""
+    return values[rng.integers(0, len(values), size=(draws, len(values)))].mean(axis=1)
 
 
 def bootstrap_weights(count: int, draws: int, rng: np.random.Generator) -> np.ndarray:

@@ -30,7 +30,7 @@ from longrecipe.bench.suites import SUITES, tasks_folder
 from longrecipe.evaluate.reader import BATCH_TOKENS as READ_TOKENS
 
 # For `simple_evaluate` with tasks that are loaded: without it, the harness reads all its files, which takes a minute.
-NO_TASKS = TaskManager(include_defaults=False)
+_NO_TASKS = TaskManager(include_defaults=False)
 _METRIC = {"metric": "score", "aggregation": "mean", "higher_is_better": True}
 
 
@@ -101,7 +101,13 @@ def requests_of(
 
 
 class Model(HFLM):
-    """A model as the harness asks it. advance: called with the tokens that were read and generated."""
+    """A model as the harness asks it.
+
+    Args:
+        max_length: of a prompt with its answer; the harness cuts the beginning of longer ones.
+        longest: tokens of the longest prompt, which decide how many are read at a time.
+        advance: called with the tokens that were read and generated.
+    """
 
     def __init__(
         self,
@@ -109,22 +115,21 @@ class Model(HFLM):
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_length: int,
+        longest: int,
         advance: Callable[[int], object],
     ):
         with quiet():
             super().__init__(pretrained=network, tokenizer=tokenizer, max_length=max_length, batch_size=1)
-        self._advance = advance
+        self._longest, self._advance = longest, advance
 
     def generate_until(self, requests: list, disable_tqdm: bool = True) -> list[str]:
         """Generate, without a progress bar of the harness."""
-        longest = max(len(self.tok_encode(request.args[0])) for request in requests)
-        self.batch_size_per_gpu = max(1, BATCH_TOKENS[self.device.type] // (longest + self.max_gen_toks))
+        self.batch_size_per_gpu = max(1, BATCH_TOKENS[self.device.type] // (self._longest + self.max_gen_toks))
         return super().generate_until(requests, disable_tqdm=True)
 
     def loglikelihood(self, requests: list, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Score answers, without a progress bar of the harness."""
-        longest = max(len(self.tok_encode("".join(request.args))) for request in requests)
-        self.batch_size_per_gpu = max(1, READ_TOKENS // longest)
+        self.batch_size_per_gpu = max(1, READ_TOKENS // self._longest)
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _model_call(self, inps: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
@@ -139,27 +144,26 @@ class Model(HFLM):
 
 
 def score_tasks(
-    model: Model,
+    model: HFLM,
     tasks: Mapping[str, Task],
     *,
     chosen: Mapping[str, list[int]],
     chat_template: bool = False,
-    responses: Path,
+    responses: Path | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Ask a model the prompts of tasks. Returns the harness's record of each prompt, by task.
 
     Args:
         chosen: numbers of the prompts of each task.
-        responses: a file that keeps each answer, so that an interrupted call resumes.
+        responses: a file that keeps each answer, so that an interrupted call resumes; its folder must be there.
     """
-    responses.parent.mkdir(parents=True, exist_ok=True)
     with quiet():
         found = simple_evaluate(
             model=model,
             tasks=[tasks[name] for name in chosen],
-            task_manager=NO_TASKS,
+            task_manager=_NO_TASKS,
             samples=dict(chosen),
-            use_cache=str(responses),
+            use_cache=responses and str(responses),
             bootstrap_iters=0,
             apply_chat_template=chat_template,
             fewshot_as_multiturn=chat_template,

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from longrecipe.bench.hub import HubData, load_rows
 from longrecipe.data.english import english_texts
+from longrecipe.data.holdout import HELD_OUT_EVERY
 from longrecipe.data.sentences import split_text
 from longrecipe.data.textfiles import documents
 from longrecipe.data.textwalk import files_of
@@ -20,8 +21,6 @@ from longrecipe.system.paths import user_path
 
 ESSAYS = "baber/paul_graham_essays"
 ENGLISH = "english"
-# One text in this many is held out from the training of the kit's own runs.
-_HELD_OUT_EVERY = 20
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def read_haystack(path: str | None, data: HubData) -> Haystack:
         parts, name = [row["text"] for row in load_rows(ESSAYS, None, "train", data)], ESSAYS
     elif path == ENGLISH:
         texts = english_texts(planted=False)
-        parts = texts[::_HELD_OUT_EVERY] + [text for i, text in enumerate(texts) if i % _HELD_OUT_EVERY]
+        parts = texts[::HELD_OUT_EVERY] + [text for i, text in enumerate(texts) if i % HELD_OUT_EVERY]
         name = ENGLISH
     else:
         files, _ = files_of(user_path(path))

@@ -40,6 +40,11 @@ class Prompts:
         """Ten characters that stand for the texts and for how they are scored."""
         return self.about["prompts"][:10]
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return int(self.table["tokens"].max())
+
     def chosen(self, window: int) -> dict[str, list[int]]:
         """The numbers of the prompts that a model with this window is asked, by task: those of its lengths."""
         rows = self.table[self.table["length"] <= window]
@@ -62,10 +67,10 @@ def make_prompts(
     names = _asked(suite, options)
     rows, about = {}, {"shots": known.shots, "limit": options.bench_limit, "seed": seed}
     if known.by_length:
-        count = options.bench_limit or 500
+        given = {"count": options.bench_limit or 500, "seed": seed, "fill": options.bench_fill}
+        by = _makers(tokenizer)
         for name in names:
-            given = {"count": count, "seed": seed, "haystack": haystack, "fill": options.bench_fill}
-            made = [_made_once(name, n, tokenizer, data=data, **given) for n in lengths]
+            made = [_made_once(name, n, tokenizer, data=data, haystack=haystack, by=by, **given) for n in lengths]
             rows[name] = [row for each in made for row in each]
         found = {RULER[name].correction for name in names}
         about["corrections"] = {name: text for name, text in CORRECTIONS.items() if name in found}
@@ -114,16 +119,16 @@ def _made_once(
     *,
     data: HubData,
     haystack: Haystack | None,
+    by: str,
     **given: Any,
 ) -> list[dict[str, Any]]:
-    """`ruler_rows`, from the cache if they have been made before: at 131,072 tokens a prompt takes seconds."""
+    """`ruler_rows`, from the cache if they have been made before: at 131,072 tokens a prompt takes seconds.
+
+    by: see `_makers`.
+    """
     questions = _questions(task, data)
-    made_of = [task, length, given, type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), version("lm_eval")]
-    made_of += [
-        code_hash("longrecipe.bench.ruler:ruler_rows"),
-        questions,
-        RULER[task].essay and haystack and (haystack.sha256, sentence_splitter()[0]),
-    ]
+    text = RULER[task].essay and haystack and (haystack.sha256, sentence_splitter()[0])
+    made_of = [task, length, given, by, questions, text]
     key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
     file = cache_dir() / "bench" / "prompts" / f"{task}-{length}-{key}.json"
     if not file.is_file():
@@ -134,6 +139,13 @@ def _made_once(
             raise missing_file(f"ruler/{name}", url, data, error) from error
         write_json(file, {"rows": rows})
     return read_json(file, "delete it")["rows"]
+
+
+def _makers(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of what prompts are made by: the tokenizer and the code."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    parts = type(tokenizer).__name__, vocabulary, version("lm_eval"), code_hash("longrecipe.bench.ruler:ruler_rows")
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _questions(task: str, data: HubData) -> Any:

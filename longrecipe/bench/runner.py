@@ -62,7 +62,7 @@ def _ask(plan: Plan, subject: Subject, prompts: "Prompts", *, network: PreTraine
 
     path, room = plan.path(subject, prompts), longest(subject, prompts)
     answers = path.with_suffix(".answers")
-    model = Model(network, plan.tokenizer, max_length=room, advance=bar.update)
+    model = Model(network, plan.tokenizer, max_length=room, longest=prompts.longest, advance=bar.update)
     chosen = prompts.chosen(subject.window)
     with _seconds(answers / "seconds") as seconds:
         samples = score_tasks(

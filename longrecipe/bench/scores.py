@@ -11,15 +11,13 @@ from longrecipe.bench.suites import SUITES
 # A row for each prompt and filter of an answer.
 COLUMNS = ["suite", "task", "length", "filter", "prompt", "score", "tokens", "cut"]
 _PAIRED = ["suite", "task", "length", "filter", "prompt"]
-_DRAWS = 2000
+_BY_SUITE = ["suite", "length", "filter"]
 
 
 def by_task(rows: pd.DataFrame) -> pd.DataFrame:
     """The score of each task and length in percent: mean, low, high, prompts, tokens (mean) and cut (prompts that were
     cut, because the model's window is too short)."""
-    keys = ["suite", "task", "length", "filter"]
-    found = {key: _one(each) for key, each in rows.groupby(keys, sort=False)}
-    return pd.DataFrame.from_dict(found, orient="index").rename_axis(keys).reset_index()
+    return _scored(rows, ["suite", "task", "length", "filter"])
 
 
 def by_suite(rows: pd.DataFrame) -> pd.DataFrame:
@@ -27,9 +25,7 @@ def by_suite(rows: pd.DataFrame) -> pd.DataFrame:
 
     niah_m is added if all its tasks are among those of ruler. Columns as for `by_task`.
     """
-    rows = with_niah(rows)
-    found = {key: _several(key[0], each) for key, each in rows.groupby(["suite", "length", "filter"], sort=False)}
-    return pd.DataFrame.from_dict(found, orient="index").rename_axis(["suite", "length", "filter"]).reset_index()
+    return _scored(with_niah(rows), _BY_SUITE)
 
 
 def differences(rows: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
@@ -37,15 +33,11 @@ def differences(rows: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
 
     Raises ValueError if the models were not asked the same prompts.
     """
-    both = with_niah(rows).merge(with_niah(base), on=_PAIRED, suffixes=("", " base"), validate="one_to_one")
-    if len(both) < len(with_niah(base)):
-        raise ValueError(f"{len(with_niah(base)) - len(both)} prompts of the base were not asked: give equal options.")
-    both["score"] -= both["score base"]
-    found = {
-        key: _several(key[0], each, binary=False)
-        for key, each in both.groupby(["suite", "length", "filter"], sort=False)
-    }
-    return pd.DataFrame.from_dict(found, orient="index").rename_axis(["suite", "length", "filter"]).reset_index()
+    rows, base = with_niah(rows), with_niah(base)
+    both = rows.merge(base, on=_PAIRED, suffixes=("", " base"), validate="one_to_one")
+    if len(both) < len(base):
+        raise ValueError(f"{len(base) - len(both)} prompts of the base were not asked: give equal options.")
+    return _scored(both.assign(score=both["score"] - both["score base"]), _BY_SUITE, binary=False)
 
 
 def with_niah(rows: pd.DataFrame) -> pd.DataFrame:
@@ -57,25 +49,21 @@ def with_niah(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([part.assign(suite="niah_m"), rows], ignore_index=True)
 
 
-def _one(rows: pd.DataFrame) -> dict[str, float]:
-    return _described(rows, _interval([rows["score"].to_numpy(float)]))
+def _scored(rows: pd.DataFrame, keys: list[str], *, binary: bool = True) -> pd.DataFrame:
+    """One number for each group of rows, the first key of which is the suite."""
+    found = {key: _described(each, key[0], binary=binary) for key, each in rows.groupby(keys, sort=False)}
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis(keys).reset_index()
 
 
-def _several(suite: str, rows: pd.DataFrame, *, binary: bool = True) -> dict[str, float]:
-    """One number for the tasks of a suite."""
-    if suite == "mmlu":
-        return _described(rows, _interval([rows["score"].to_numpy(float)], binary=binary))
-    parts = [each["score"].to_numpy(float) for _, each in rows.groupby("task", sort=False)]
-    return _described(rows, _interval(parts, binary=binary))
-
-
-def _described(rows: pd.DataFrame, triple: stats.Triple) -> dict[str, float]:
+def _described(rows: pd.DataFrame, suite: str, *, binary: bool) -> dict[str, float]:
+    groups = [rows] if suite == "mmlu" else [each for _, each in rows.groupby("task", sort=False)]
+    triple = _interval([each["score"].to_numpy(float) for each in groups], binary=binary)
     mean, low, high = (100 * value for value in triple)
     counts = {"prompts": len(rows), "tokens": rows["tokens"].mean(), "cut": int(rows["cut"].sum())}
     return {"mean": mean, "low": low, "high": high} | counts
 
 
-def _interval(parts: Sequence[np.ndarray], *, binary: bool = True) -> stats.Triple:
+def _interval(parts: Sequence[np.ndarray], *, binary: bool) -> stats.Triple:
     """The mean of the means of tasks and its 95 % interval: a bootstrap in which each task draws its own prompts; for
     answers that are right or wrong Wilson's, if there is one task, or if all are right or all wrong, when a bootstrap
     has no width."""
@@ -84,6 +72,5 @@ def _interval(parts: Sequence[np.ndarray], *, binary: bool = True) -> stats.Trip
     if binary and np.isin(values, (0, 1)).all() and (len(parts) == 1 or same):
         return stats.wilson(int(values.sum()), len(values))
     rng = np.random.default_rng(0)
-    means = np.mean([each[rng.integers(0, len(each), (_DRAWS, len(each)))].mean(axis=1) for each in parts], axis=0)
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = stats.percentile_interval(np.mean([stats.bootstrap_means(each, rng) for each in parts], axis=0))
     return float(np.mean([each.mean() for each in parts])), float(low), float(high)

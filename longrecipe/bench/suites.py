@@ -17,14 +17,17 @@ class Suite:
     Args:
         title: its name in tables.
         folder: of its tasks, in `lm_eval/tasks`.
-        pattern: the files of its tasks there; empty for RULER, whose tasks are listed.
+        pattern: the files of its tasks there; empty if tasks are listed.
         prefix: of a task's name, before the name of its file.
         metric: the score of a prompt, as the harness names it.
         shots: solved examples before the question.
+        tasks: its tasks, if they are listed; else they are found by pattern.
         packages: that the harness needs for it, besides its own.
         typical_tokens: of a prompt, for an estimate without data; 0 if the length is chosen.
         generated: most tokens that the model generates; 0 for RULER, whose tasks differ.
         n_prompts: of a whole task, for an estimate without data.
+        by_length: whether the length of prompts is chosen, as in RULER.
+        runs_code: whether it runs code that the model has written.
     """
 
     title: str

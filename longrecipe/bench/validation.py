@@ -1,15 +1,12 @@
 """Validate this kit's layer: lm-evaluation-harness alone and this kit, on equal prompts, must give equal scores."""
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import pandas as pd
-from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from longrecipe.bench.harness import NO_TASKS, Model, load_tasks, quiet, score_tasks
+from longrecipe.bench.harness import Model, load_tasks, score_tasks
 from longrecipe.bench.hub import HubData
 from longrecipe.bench.plan import Plan
 from longrecipe.bench.prompts import Prompts
@@ -33,21 +30,14 @@ def _both(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts:
     if SUITES[prompts.suite].by_length:
         rows = {name: list(task.dataset["test"]) for name, task in alone.items()}
         alone = load_tasks(prompts.suite, list(rows), HubData(), rows, as_is=True)
-    table = prompts.table
-    room = int((table["tokens"] + table["generated"]).max()) + 1
-    chosen = prompts.chosen(int(table["length"].max()))
-    with quiet():
-        theirs = simple_evaluate(
-            model=HFLM(pretrained=network, tokenizer=tokenizer, max_length=room, batch_size=1),
-            tasks=list(alone.values()),
-            task_manager=NO_TASKS,
-            samples=chosen,
-            bootstrap_iters=0,
-            confirm_run_unsafe_code=True,
-        )["samples"]
-    model = Model(network, tokenizer, max_length=room, advance=lambda _: None)
-    with tempfile.TemporaryDirectory() as folder:
-        ours = score_tasks(model, prompts.tasks, chosen=chosen, responses=Path(folder) / "answers")
+    chosen = prompts.chosen(int(prompts.table["length"].max()))
+    longest = prompts.longest
+    room = longest + int(prompts.table["generated"].max()) + 1
+    theirs = score_tasks(
+        HFLM(pretrained=network, tokenizer=tokenizer, max_length=room, batch_size=1), alone, chosen=chosen
+    )
+    model = Model(network, tokenizer, max_length=room, longest=longest, advance=lambda _: None)
+    ours = score_tasks(model, prompts.tasks, chosen=chosen)
     rows, metric = [], SUITES[prompts.suite].metric
     for name in alone:
         correction = CORRECTIONS.get(RULER[name].correction or "", "") if name in RULER else ""

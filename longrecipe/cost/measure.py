@@ -154,7 +154,7 @@ def _network(case: Measured) -> PreTrainedModel:
     config = extend_config(case.config, max(case.target_length, 512))
     config._attn_implementation = "sdpa"
     torch.manual_seed(0)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+    with torch.device(models.device_kind()):
         return AutoModelForCausalLM.from_config(config, dtype=weights_dtype(case.setup))
 
 
@@ -182,7 +182,7 @@ def rates(config: PreTrainedConfig, length: int) -> dict[str, float | str]:
     bytes per second. A CPU computes with one thread. On a GPU also the FLOP/s of each attention kernel that PyTorch
     has, and the name of the one that it chooses."""
     c = config.get_text_config()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = models.device_kind()
     options = {"device": device, "dtype": models.autocast_dtype("auto", device)}
     a, b = (torch.randn(size, **options) for size in ((length, c.hidden_size), (c.hidden_size, c.intermediate_size)))
     found = {"matmul_flops": 2.0 * length * b.numel() / _fastest(lambda: a @ b)}

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from longrecipe.data.corpus import Corpus
 from longrecipe.data.encoding import encode
+from longrecipe.data.holdout import HELD_OUT_EVERY
 
 
 def reference_texts() -> list[str]:
@@ -82,7 +83,9 @@ def _without_repeats(texts: list[str]) -> list[str]:
     return [text for text in kept if text.strip()]
 
 
-def load_english(tokenizer: PreTrainedTokenizerBase, held_out_every: int = 20, planted: bool = True) -> Corpus:
+def load_english(
+    tokenizer: PreTrainedTokenizerBase, held_out_every: int = HELD_OUT_EVERY, planted: bool = True
+) -> Corpus:
     """The embedded English, tokenised. One text in held_out_every is held out for measuring.
 
     planted: as in `english_texts`. Raises ValueError for held_out_every < 2.

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+# One token in this many is held out, of the embedded English one text.
+HELD_OUT_EVERY = 20
 _AT_ONCE = 1 << 20
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from longrecipe import models
 from longrecipe.data.corpus import Corpus
+from longrecipe.data.holdout import HELD_OUT_EVERY
 from longrecipe.data.textcolumns import Document, documents_of
 from longrecipe.data.textfiles import tokenise
 from longrecipe.data.textrows import Row
@@ -66,7 +67,7 @@ def load_hub_text(
     name: str,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    held_out_every: int = 20,
+    held_out_every: int = HELD_OUT_EVERY,
     most_tokens: int | None = None,
     text_column: str | None = None,
 ) -> Corpus:

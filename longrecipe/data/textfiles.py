@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from longrecipe.data.corpus import Corpus
 from longrecipe.data.encoding import encode, encode_conversation
-from longrecipe.data.holdout import held_out_documents, split_tokens
+from longrecipe.data.holdout import HELD_OUT_EVERY, held_out_documents, split_tokens
 from longrecipe.data.textcolumns import Document, clean, documents_of, known_columns
 from longrecipe.data.textrows import rows_of
 from longrecipe.data.textwalk import TEXT, Report, files_of, kind_of
@@ -33,7 +33,7 @@ def load_files(
     path: str | Path,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    held_out_every: int = 20,
+    held_out_every: int = HELD_OUT_EVERY,
     most_tokens: int | None = None,
     text_column: str | None = None,
 ) -> Corpus:
@@ -95,7 +95,7 @@ def tokenise(
     label: str,
     report: Report,
     walked: Report | None = None,
-    held_out_every: int = 20,
+    held_out_every: int = HELD_OUT_EVERY,
     most_tokens: int | None = None,
 ) -> Corpus:
     """Write the tokens of documents to the cache once, and return them as a Corpus.

@@ -1,7 +1,7 @@
 """A needle whose question shares no word with its fact, so that searching for the words of the question does not help.
 
 The idea is that of NoLiMa (Modarressi et al. 2025, arXiv 2502.05167); people, places and sentences are our own. The
-fact names a famous place, the question its country: the model must know where the place is.
+fact names a famous place, the question its country, so the model must know the country of the place.
 """
 
 from dataclasses import replace

@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from longrecipe.models.loading import autocast_dtype
+from longrecipe.models.loading import autocast_dtype, device_kind
 
 # Tokens of one batch of texts: bounds memory at any length.
 BATCH_TOKENS = 16_384
@@ -28,7 +28,7 @@ def to_read(network: PreTrainedModel, precision: str | None = None) -> PreTraine
     in float32 (`_float32_sdpa`). If the weights or the attention change, a copy is returned and the model stays as it
     is.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_kind()
     dtype = autocast_dtype(precision, device) if precision else network.dtype
     slow = device == "cpu" and dtype == torch.bfloat16 and network.config._attn_implementation == "sdpa"
     if network.dtype != dtype or slow:

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
-import torch
 
 from longrecipe import bench, models, results, settings
 from longrecipe.bench import duration
@@ -163,14 +162,14 @@ def to_measure(p: Params, suites: Sequence[str], device: Device | None = None) -
 def this_machine(p: Params) -> Device:
     """This machine with its rates, measured in up to a minute at the shapes of a model; of a CPU, those of one
     thread."""
-    name, length = ("this GPU", 8192) if torch.cuda.is_available() else ("one thread of this CPU", 1024)
+    name, length = ("this GPU", 8192) if models.device_kind() == "cuda" else ("one thread of this CPU", 1024)
     return device_of({"device": name, "rates": rates(models.config_of(p.source, p.scale), length)})
 
 
 def modelled_seconds(p: Params, suites: Sequence[str], device: Device) -> float:
     """Modelled seconds of the prompts of suites for all models of a run, see `bench.duration`."""
     config, lengths = models.config_of(p.source, p.scale), p.bench_lengths or (p.window, p.target_length)
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = models.device_kind()
     size = models.autocast_dtype(p.eval_precision, kind).itemsize
     asked = (
         duration.expected_prompts(suites, [n for n in lengths if n <= window], p.bench_limit)

@@ -174,6 +174,11 @@ def save(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
     return tidy(Path(folder))
 
 
+def device_kind() -> str:
+    """The kind of device that models run on: cuda if there is a GPU, else cpu."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def autocast_dtype(precision: str = "auto", device: str = "cpu") -> torch.dtype:
     """The dtype to compute in: bf16 or fp32; "auto" is bf16 if the processor has instructions for it.
 

@@ -2,19 +2,18 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from longrecipe import bench, models, results
 from longrecipe.models.checkpoint import fingerprint
 from longrecipe.positions import find
 from longrecipe.recipe.stages import Recipe
-from longrecipe.recipe.whole import models_of, train_all
+from longrecipe.recipe.whole import chosen_by, models_of, train_all
 from longrecipe.settings import Params
 from longrecipe.settings.bench import Bench
 from longrecipe.settings.errors import checked
@@ -29,38 +28,41 @@ def check(p: Params, tokenizer: PreTrainedTokenizerBase) -> None:
         bench.check(p, windows(p), _lengths(p), tokenizer=tokenizer)
 
 
-def plan_of_run(run: Recipe, trained: Callable[[], Mapping[str, Trained]] | None = None) -> bench.Plan:
-    """What the models of a run are asked: those of eval_stages, each at the lengths within its window.
+def plan_of_run(run: Recipe) -> bench.Plan:
+    """What the models of a run are asked: those of eval_stages, each at the lengths within its window. A run that was
+    prepared for it has its plan.
 
-    trained: gives the trained stages when the first of them is asked; None trains them. Raises the errors of
+    Stages that are not in the cache are trained when the first of their models is asked. Raises the errors of
     `bench.prepare`.
     """
+    if run.plan is not None:
+        return run.plan
     p = run.params
-    trained = functools.cache(trained or (lambda: train_all(run, run.analyse())))
+
+    @functools.cache
+    def trained() -> Mapping[str, Trained]:
+        return train_all(run, run.analyse())
+
+    def load(name: str) -> PreTrainedModel:
+        return models_of(run, trained() if name in _TRAINED else {})[name]()
+
     # The folder's name has hashes of the model, the text, the code and the settings of all stages.
     folder = run.folder("replay").name
     state = hashlib.sha256(f"{folder} {p.merge_rule} {p.merge_weight}".encode()).hexdigest()[:10]
+    place = f"{p.model}-{p.method_slug}-{p.target_length}-{state}"
     subjects = [
-        bench.Subject(
-            name,
-            f"{p.model}-{p.method_slug}-{p.target_length}-{state}/{name.replace(' ', '-')}",
-            window,
-            functools.partial(lambda name: models_of(run, trained() if name in _TRAINED else {})[name](), name),
-        )
+        bench.Subject(name, f"{place}/{name.replace(' ', '-')}", window, functools.partial(load, name))
         for name, window in windows(p).items()
     ]
     return bench.prepare(subjects, run.tokenizer, p, lengths=_lengths(p), seed=p.seed, precision=p.eval_precision)
 
 
-def benchmark(run: Recipe, trained: Callable[[], Mapping[str, Trained]] | None = None) -> pd.DataFrame:
+def benchmark(run: Recipe) -> pd.DataFrame:
     """Score the models of a run on its bench_suites, keep the results, and return the scores by suite, length and
-    model (see `table`). No rows if bench_suites is null.
-
-    trained: see `plan_of_run`.
-    """
+    model (see `table`). No rows if bench_suites is null."""
     if not run.params.bench_suites:
         return pd.DataFrame()
-    return saved(run, bench.run(plan_of_run(run, trained)))
+    return saved(run, bench.run(plan_of_run(run)))
 
 
 def saved(run: Recipe, found: Sequence[bench.Result]) -> pd.DataFrame:
@@ -80,7 +82,7 @@ def plan_of_folders(
     have different tokenizers, and the errors of `bench.prepare`.
     """
     chosen = checked(Bench, options, source="the command line")
-    dtype = models.autocast_dtype(precision, "cuda" if torch.cuda.is_available() else "cpu")
+    dtype = models.autocast_dtype(precision, models.device_kind())
     subjects, tokenizers = [], []
     for source in dict.fromkeys(sources):
         scale = "small" if source == "smollm2" else "mini"
@@ -108,8 +110,7 @@ def table(found: Sequence[bench.Result]) -> pd.DataFrame:
 def windows(p: Params) -> dict[str, int]:
     """The models of a run that are scored, with their windows."""
     names = ("base", "RoPE rule alone", *(_TRAINED if find(p.method).positions is not None else ()))
-    chosen = [name for name in names if name in (p.eval_stages or names)] or names
-    return {name: p.window if name == "base" else p.target_length for name in chosen}
+    return {name: p.window if name == "base" else p.target_length for name in chosen_by(p, names)}
 
 
 def _lengths(p: Params) -> tuple[int, ...]:

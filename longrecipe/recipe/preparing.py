@@ -1,5 +1,7 @@
 """The start of a run: its checks, its tokenizer and its text."""
 
+from dataclasses import replace
+
 from longrecipe import results
 from longrecipe.recipe import benchmarks, cache, preflight
 from longrecipe.recipe.disk import run_disk_reported
@@ -28,7 +30,7 @@ def prepare(params: Params, analysis_only: bool = False) -> Recipe:
     if not analysis_only:
         check_loaded(params, text)
         if params.bench_suites and n_processes() == 1:
-            # A missing dataset ends the run now. The prompts are kept.
-            benchmarks.plan_of_run(run)
+            # A missing dataset ends the run now.
+            run = replace(run, plan=benchmarks.plan_of_run(run))
     results.revisions.record(params, commits(params, text))
     return run

@@ -6,7 +6,7 @@ cache folder. So an interrupted run resumes where it stopped, and runs with the 
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from longrecipe import evaluate, models, results, tokens, train
+from longrecipe import bench, evaluate, models, results, tokens, train
 from longrecipe.data import samples
 from longrecipe.data.selection import Sample
 from longrecipe.merge import merge
@@ -31,13 +31,15 @@ from longrecipe.train.memory import rows_at_once, setup_of
 class Recipe:
     """A run: its settings, its tokenizer and its text. Make one with `prepare`.
 
-    analysis_only: whether it was prepared for the token analysis and positions only.
+    analysis_only: whether it was prepared for the token analysis and positions only. plan: what its models are asked in
+    standard benchmarks, if its settings have any.
     """
 
     params: Params
     tokenizer: PreTrainedTokenizerBase
     text: RunText
     analysis_only: bool = False
+    plan: bench.Plan | None = field(default=None, compare=False, repr=False)
 
     @property
     def method(self) -> Method:
@@ -48,7 +50,7 @@ class Recipe:
         """The same model and text with other settings. Raises ParamsError for invalid settings."""
         if changes.keys() & {"model", "scale", "weights", "text", "text_tokens", "replay_text"}:
             raise ValueError("model, scale, weights and text need other files: prepare another recipe.")
-        return replace(self, params=changed(self.params, **changes))
+        return replace(self, params=changed(self.params, **changes), plan=None)
 
     def folder(self, stage: str) -> Path:
         """The cache folder of a stage: analysis, extend or replay (see `cache.folder_of`)."""

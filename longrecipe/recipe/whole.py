@@ -4,7 +4,7 @@ Each function also accepts method none, the control that trains nothing, and the
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from longrecipe.evaluate import Report
 from longrecipe.recipe import draws
 from longrecipe.recipe.check_export import check_export
 from longrecipe.recipe.stages import Recipe
+from longrecipe.settings import Params
 from longrecipe.settings.paper import REPLAY_AND_MERGE, STATED
 from longrecipe.tokens import Analysis, types_by_class, types_by_fact
 from longrecipe.train import Trained
@@ -219,9 +220,14 @@ def models_of(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Callable
 
 
 def _measured_models(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Callable[[], PreTrainedModel]]:
-    """Those of `models_of` that eval_stages chooses; all if none of those exists."""
     models = models_of(run, trained)
-    return {name: models[name] for name in models if name in (run.params.eval_stages or models)} or models
+    return {name: models[name] for name in chosen_by(run.params, models)}
+
+
+def chosen_by(p: Params, names: Iterable[str]) -> list[str]:
+    """The names of models that eval_stages chooses; all if it chooses none of them."""
+    names = list(names)
+    return [name for name in names if name in (p.eval_stages or names)] or names
 
 
 def _longppl_table(found: Mapping[str, evaluate.LongPerplexity]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from longrecipe.data.samples import Collator
-from longrecipe.models.loading import autocast_dtype
+from longrecipe.models.loading import autocast_dtype, device_kind
 from longrecipe.settings.memory import Setup
 from longrecipe.system.files import write_text
 from longrecipe.system.processes import is_main, n_processes
@@ -184,7 +184,7 @@ def stage_trainer(
         fuse_loss(network, stage.setup.loss_chunk)
     # Before the arguments: if they ask for ZeRO-3, transformers shards every model it loads from then on.
     base = original() if stage.kl_weight else None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_kind()
     options = {"bf16": autocast_dtype(stage.precision, device) == torch.bfloat16}
     options |= fsdp_options(stage.setup) | trainer_options(stage.setup) | stage.options
     arguments = TrainingArguments(
