@@ -11,8 +11,9 @@ from runs import unpadded
 
 from longrecipe import cost, models, results, settings
 from longrecipe.bench import duration, harness
-from longrecipe.experiments import benchmarks, table1
+from longrecipe.experiments import benchmarks, gpt4, table1
 from longrecipe.experiments.summary import summary
+from longrecipe.results.run import typed
 from longrecipe.system.paths import PACKAGE
 
 LONG, GENERAL = benchmarks.LONG, benchmarks.GENERAL
@@ -167,15 +168,37 @@ class TestGeneral:
         assert set(table.columns.get_level_values(0)) == {"measured"}
 
 
+class TestOwnNeedles:
+    def test_the_same_run_at_the_same_lengths(self):
+        cell = {"mean": 0.25, "low": 0.125, "high": 0.5, "prompts": 16}
+        rows = [
+            {"stage": stage, "task": task, "length": n, **cell}
+            for stage in GAINS
+            for n in (2048, 8192)
+            for task in ("multi-key", "passkey", "NIAH(M)")
+        ]
+        table = typed(pd.DataFrame(rows).reindex(columns=list(results.TABLES["scores"])), "scores")
+        for changes in ({}, {"seed": 1}):
+            results.save(smollm2(**changes), "train", {"scores": table}, seconds=1)
+        save(smollm2(), *ruler())
+        found = benchmarks.own_needles(smollm2(), benchmarks.answers(smollm2(), LONG))
+        assert list(found.index) == [("multi-key", "2,048"), ("own needles", "2,048")]
+        assert list(found.columns) == ["prompts", *GAINS] and set(found["base"]) == {"25.0 [12.5, 50.0]"}
+
+    def test_no_run_of_notebook_03(self):
+        save(smollm2(), *ruler())
+        assert benchmarks.own_needles(smollm2(), benchmarks.answers(smollm2(), LONG)).empty
+
+
 class TestGpt4:
     def test_other_models_are_listed_with_the_papers_three(self):
-        table = benchmarks.others()
+        table = gpt4.others()
         assert list(table.columns) == ["NIAH(M)", "RULER", "LongBench", "MMLU", "GSM8K", "HumanEval"]
         assert {"gpt-4-1106-preview", "LongRecipe, mistral-7b", "LongRecipe, qwen2-7b"} <= set(table.index)
         assert table["NIAH(M)"].is_monotonic_decreasing and len(table) == 15
 
     def test_claim_is_judged_benchmark_by_benchmark(self):
-        claims = benchmarks.close_to_gpt4()
+        claims = gpt4.close_to_gpt4()
         assert [each.verdict for each in claims] == ["holds", *["does not hold"] * 5]
         assert claims[0].found == "6.4 points above" and claims[1].found == "5.2 points below"
         assert {each.label for each in claims} == {"quoted"}

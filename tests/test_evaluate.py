@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AttentionInterface
+from transformers import AttentionInterface, MistralConfig, MistralForCausalLM
 
 from longrecipe import models
 from longrecipe.evaluate import (
@@ -29,6 +29,7 @@ from longrecipe.evaluate import (
     worked,
     worked_table,
 )
+from longrecipe.evaluate.reader import cache_name, read_apart
 
 # reading once, asking often
 
@@ -116,6 +117,29 @@ def test_converse_is_greedy_decoding_turn_by_turn(tiny, texts, rng, n_tokens):
         context = np.concatenate([context, expected[-1], np.tile(close, (3, 1))], axis=1)
     np.testing.assert_array_equal(answers, np.stack(expected, axis=1))
     assert len(np.unique(answers)) > 3
+
+
+def test_prompts_read_apart_are_continued_as_each_alone(tiny, texts):
+    prompts, answer = [texts[0, :20], texts[1, :13], texts[2, :20]], {"max_new_tokens": 6, "do_sample": False}
+    ids = torch.zeros(3, 20, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, 20 - len(prompt) :], mask[row, 20 - len(prompt) :] = torch.from_numpy(prompt), 1
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cache = read_apart(tiny, ids, mask, 26)
+        said = tiny.generate(ids, attention_mask=mask, **answer, **{cache_name(tiny): cache})[:, 20:]
+    expected = [greedy(tiny, prompt[None], 6)[0] for prompt in prompts]
+    np.testing.assert_array_equal(said.numpy(), np.stack(expected))
+    assert len(np.unique(said)) > 3
+
+
+def test_one_prompt_and_models_with_sliding_windows_are_not_read_apart(tiny, texts):
+    ids, small = torch.from_numpy(texts[:, :20]), {"vocab_size": 1024, "hidden_size": 16, "intermediate_size": 16}
+    small |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    assert read_apart(tiny, ids[:1], torch.ones_like(ids[:1]), 26) is None
+    sliding = MistralForCausalLM(MistralConfig(**small, sliding_window=8))
+    assert read_apart(sliding, ids, torch.ones_like(ids), 26) is None
 
 
 # perplexity

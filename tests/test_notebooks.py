@@ -44,6 +44,7 @@ SHORT = {
     "replay_batch_size": 2,
     "save_steps": 2,
     "eval_documents": 2,
+    "eval_longppl": 2,
 }
 
 

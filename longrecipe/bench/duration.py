@@ -15,8 +15,8 @@ N_TASKS = {"niah_m": 3, "ruler": 13, "longbench": 21, "mmlu": 57, "gsm8k": 1, "h
 _GENERATED = {"longbench": 151}
 # A pass through the model takes at least this long, whatever its size: the time to start its kernels.
 _LEAST_SECONDS = 0.02
-# Tokens that are read at a time to generate, by kind of device. On a CPU, all weights are read from its slow memory for
-# each token, so more prompts should share them.
+# Tokens of prompts that are continued at a time, by kind of device. On a CPU, all weights are read from its slow memory
+# for each token, so more prompts should share them.
 BATCH_TOKENS = {"cuda": 16_384, "cpu": 49_152}
 
 
@@ -47,9 +47,10 @@ def seconds(
     r"""Modelled seconds that a model takes for prompts, in batches of BATCH_TOKENS; answers are as long as they may be.
 
     Reading n tokens takes a third of training's FLOPs (`cost.flops_per_token`) over the rates of the device; only a
-    prompt without an answer to generate computes the logits of all tokens. Each generated token reads all weights once
-    for a batch, and the n keys and values of each prompt: their bytes over the bandwidth, or the FLOPs if these take
-    longer. Every pass takes at least 20 ms.
+    prompt without an answer to generate computes the logits of all tokens. A prompt with an answer to generate is read
+    alone (`evaluate.reader.read_apart`); each generated token then reads all weights once for a batch, and the n keys
+    and values of each prompt: their bytes over the bandwidth, or the FLOPs if these take longer. Every pass takes at
+    least 20 ms.
 
     Args:
         prompts: how many, tokens, and generated tokens of each kind.
@@ -64,7 +65,8 @@ def seconds(
         batch = min(count, max(1, BATCH_TOKENS[kind] // (tokens + generated)))
         one = flops_per_token(c, tokens)
         linear = (one.linear if generated else one.linear + one.head) / 3 / device.matmul_flops
-        read = batch * tokens * (linear + one.attention / 3 / device.attention_flops)
+        read = tokens * (linear + one.attention / 3 / device.attention_flops)
         step = max((weights + batch * width * tokens) / device.bandwidth, batch * linear)
-        total += count / batch * (max(_LEAST_SECONDS, read) + generated * max(_LEAST_SECONDS, step))
+        passes = count if generated else count / batch
+        total += max(passes * _LEAST_SECONDS, count * read) + count / batch * generated * max(_LEAST_SECONDS, step)
     return total

@@ -28,6 +28,7 @@ from longrecipe.bench.replaced import replaced, silent
 from longrecipe.bench.ruler import RULER, score, score_any
 from longrecipe.bench.suites import SUITES, tasks_folder
 from longrecipe.evaluate.reader import BATCH_TOKENS as READ_TOKENS
+from longrecipe.evaluate.reader import cache_name, read_apart
 
 # For `simple_evaluate` with tasks that are loaded: without it, the harness reads all its files, which takes a minute.
 _NO_TASKS = TaskManager(include_defaults=False)
@@ -137,9 +138,16 @@ class Model(HFLM):
         self._advance(inps.numel())
         return logits
 
-    def _model_generate(self, context: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
-        ids = super()._model_generate(context, *given, **named)
-        self._advance(ids.numel())
+    def _model_generate(
+        self, context: torch.Tensor, max_length: int, *given: Any, attention_mask: torch.Tensor, **named: Any
+    ) -> torch.Tensor:
+        with torch.no_grad():
+            cache = read_apart(self.model, context, attention_mask, max_length)
+        self._advance(context.numel())
+        named |= {"attention_mask": attention_mask} | ({} if cache is None else {cache_name(self.model): cache})
+        # With a cache of fixed size, transformers compiles the model on a GPU, again for each length.
+        ids = super()._model_generate(context, max_length, *given, disable_compile=True, **named)
+        self._advance(ids.numel() - context.numel())
         return ids
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from torch.nn.functional import pad
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, DynamicCache, PreTrainedModel, StaticCache
+from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -49,8 +51,11 @@ def _float32_sdpa(
     """transformers' sdpa attention on float32 tensors, for a model of any dtype.
 
     In bfloat16 torch multiplies the blocks of attention with MKL, which is slow on AMD CPUs. Matmul precision medium
-    uses oneDNN instead, which multiplies in float32, or in bfloat16 if the processor has units for it (AMX).
+    uses oneDNN instead, which multiplies in float32, or in bfloat16 if the processor has units for it (AMX). A single
+    token attends as it is: all keys and values would have to be converted for it, which takes longer.
     """
+    if query.shape[-2] == 1:
+        return sdpa_attention_forward(module, query, key, value, *given, **named)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
@@ -60,20 +65,55 @@ def _float32_sdpa(
     return read.to(query.dtype), None
 
 
+def cache_name(network: PreTrainedModel) -> str:
+    """What a model calls its key-value cache. transformers 5.24 renamed it, and 5.40 removes the old name."""
+    return "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
+
+
+def read_apart(network: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, room: int) -> Cache | None:
+    """Read prompts one by one, and return one key-value cache from which their answers are generated together.
+
+    A padded batch needs an attention mask, with which attention takes about twice as long on a CPU. And a cache with
+    room for the answers copies nothing, while transformers' default copies all keys and values for each token.
+
+    Args:
+        ids: prompts int64 [B, n], padded on the left. Their last token is not read: the model continues from it.
+        mask: [B, n], 0 for padding.
+        room: most tokens of a prompt with its answer.
+
+    Returns None for a single prompt, and if not all layers of the model attend to the whole text.
+    """
+    layers = DynamicCache(config=network.config).layers
+    if len(ids) == 1 or any(type(layer) is not DynamicLayer for layer in layers):
+        return None
+    padding = (mask == 0).sum(-1).tolist()
+    alone = []
+    for prompt, skipped in zip(ids, padding, strict=True):
+        alone.append(DynamicCache(config=network.config))
+        given = {cache_name(network): alone[-1], "use_cache": True, "logits_to_keep": 1}
+        network(input_ids=prompt[None, skipped:-1], **given)
+    cache = StaticCache(config=network.config, max_cache_len=room)
+    for i in range(len(layers)):
+        read = [
+            (pad(c.layers[i].keys, (0, 0, n, 0)), pad(c.layers[i].values, (0, 0, n, 0)))
+            for c, n in zip(alone, padding, strict=True)
+        ]
+        keys, values = (torch.cat(each) for each in zip(*read, strict=True))
+        cache.update(keys, values, i)
+    return cache
+
+
 class Reader:
     """Texts of one length, ids int64 [B, n], that a model reads once, to ask many questions about them."""
 
     def __init__(self, network: PreTrainedModel, ids: np.ndarray):
         self.network, self.cache = network, DynamicCache(config=network.config)
         self.length = ids.shape[1]
-        # transformers renamed this argument in version 5.24 and removes the old name in 5.40.
-        accepted = inspect.signature(network.forward).parameters
-        self._cache_name = "cache" if "cache" in accepted else "past_key_values"
         self._forward(ids)
 
     def _forward(self, ids: np.ndarray, last: int = 1) -> torch.Tensor:
         x = torch.from_numpy(np.ascontiguousarray(ids)).to(self.network.device)
-        given = {self._cache_name: self.cache, "use_cache": True, "logits_to_keep": last}
+        given = {cache_name(self.network): self.cache, "use_cache": True, "logits_to_keep": last}
         out = self.network(input_ids=x, **given)
         return out.logits.float()
 

@@ -7,31 +7,31 @@ from these rows.
 import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
-from longrecipe import bench, models, results, settings
+from longrecipe import bench, evaluate, models, results, settings
 from longrecipe.bench import duration
 from longrecipe.bench.scores import with_niah
 from longrecipe.bench.suites import EXTRA, SUITES, to_run
-from longrecipe.claims import Claim, Claims, judge, number
+from longrecipe.claims import number
 from longrecipe.cost import Device, device_of
 from longrecipe.cost.measure import rates
 from longrecipe.experiments import quoted, table1
 from longrecipe.experiments.scores import NAMES
 from longrecipe.recipe.benchmarks import windows
 from longrecipe.results import Run
+from longrecipe.results.rows import NIAH_M
 from longrecipe.settings import Params
 from longrecipe.system.paths import params_dir
 
 LONG, GENERAL = ("niah_m", "ruler", "longbench"), quoted.GENERAL
 TITLES = {name: suite.title for name, suite in SUITES.items()}
-# The paper's claim is "performance close to GPT-4"; as this kit reads it: at most this many points below.
-CLOSE = 5.0
-_GPT4, _OURS = "gpt-4-1106-preview", "LongRecipe, llama3-8b-instruct"
 _PAPER_WINDOW = 8192  # of Llama-3, by which the paper's targets are named: 10 windows are its 80k
 _RUN = ["name", "target", "seed"]
 _STAGES = ("extended", "replayed", "merged")
+NEEDLES = [*evaluate.NIAH_M, NIAH_M]
 
 
 def model_of(grid: Sequence[Params]) -> Params:
@@ -49,8 +49,7 @@ def answers(p: Params, suites: Sequence[str]) -> pd.DataFrame:
     """
     found: dict[tuple, pd.DataFrame] = {}
     for run in _runs(p):
-        rows, q = with_niah(run.table("benchmarks")), run.params
-        about = {"name": NAMES.get(q.method, q.method), "target": q.target_length, "seed": q.seed}
+        rows, about = with_niah(run.table("benchmarks")), _about(run)
         for suite, each in rows[rows["suite"].isin(suites)].groupby("suite", sort=False):
             key = (*about.values(), suite)
             if len(each) > len(found.get(key, ())):
@@ -86,6 +85,22 @@ def by_task(rows: pd.DataFrame, suite: str) -> pd.DataFrame:
     return _by_stage(rows[rows["suite"] == suite], bench.by_task, ["task", "length"])
 
 
+def own_needles(p: Params, rows: pd.DataFrame) -> pd.DataFrame:
+    """As `by_task`, for this kit's own needles: of the finished runs of notebook 03 with the method, target and seed of
+    rows of `answers`, at the lengths of these. Intervals are over documents. No rows if there are no such runs."""
+    asked, frames = set(rows[_RUN].itertuples(index=False, name=None)), []
+    for run in results.finished("train", model=p.model, scale=p.scale):
+        about, scores = _about(run), run.table("scores")
+        if tuple(about.values()) in asked:
+            scores = scores[scores["task"].isin(NEEDLES) & scores["length"].isin(rows["length"])]
+            percent = {name: 100 * scores[name] for name in ("mean", "low", "high")}
+            frames.append(scores.assign(**about, **percent, tokens=scores["length"], cut=0))
+    scored = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    if scored.empty:
+        return scored
+    return results.titled(_cells(scored, ["task", "length"]).drop(columns="tokens"), p.scale)
+
+
 def next_to_paper(rows: pd.DataFrame) -> pd.DataFrame:
     """General benchmarks: the score of the base in percent, and what each stage differs from it in points (measured:
     paired by prompt, with 95 % intervals), next to the paper's Table 3 (quoted: Llama-3-8B to 80k).
@@ -105,29 +120,6 @@ def next_to_paper(rows: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({column: pd.Series(values) for column, values in cells.items()}).reindex(keys).fillna("–")
     names = [TITLES[suite] + (f", {how}" if how and suite == "gsm8k" else "") for suite, how in keys]
     return table.set_axis(pd.Index(names, name="benchmark"))
-
-
-def others() -> pd.DataFrame:
-    """The paper's Table 1 (quoted) for other models at 128k, and LongRecipe's three models; best on NIAH(M) first."""
-    rows = quoted.read("table1_methods").query("method == 'longrecipe' and target_k == 128")
-    ours = rows.set_index("LongRecipe, " + rows["family"])[[*LONG, *GENERAL]]
-    table = pd.concat([quoted.read("table1_other_llms_128k").set_index("model"), ours])
-    return table.rename(columns=TITLES).sort_values(TITLES["niah_m"], ascending=False).rename_axis("model")
-
-
-def close_to_gpt4() -> Claims:
-    """Whether "performance close to GPT-4" holds in the paper's own numbers: LongRecipe's Llama-3 at 128k, at most 5
-    points below. The paper has one number each, so there are no intervals."""
-    gaps = others().loc[_OURS] - others().loc[_GPT4]
-    return Claims(
-        Claim(
-            f"{name}: LongRecipe's Llama-3-8B is at most {CLOSE:g} points below GPT-4",
-            judge(round(gap, 1) >= -CLOSE),
-            f"{number(abs(gap))} points {'below' if gap < 0 else 'above'}",
-            label="quoted",
-        )
-        for name, gap in gaps.items()
-    )
 
 
 def conditions(p: Params, rows: pd.DataFrame) -> pd.DataFrame:
@@ -182,6 +174,11 @@ def _runs(p: Params) -> list[Run]:
     return results.finished("bench", model=p.model, scale=p.scale)
 
 
+def _about(run: Run) -> dict[str, Any]:
+    p = run.params
+    return dict(zip(_RUN, (NAMES.get(p.method, p.method), p.target_length, p.seed), strict=True))
+
+
 def _scored(rows: pd.DataFrame, score: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
     """The scores of each run and stage."""
     keys = [*_RUN, "stage"]
@@ -190,7 +187,11 @@ def _scored(rows: pd.DataFrame, score: Callable[[pd.DataFrame], pd.DataFrame]) -
 
 
 def _by_stage(rows: pd.DataFrame, score: Callable[[pd.DataFrame], pd.DataFrame], index: list[str]) -> pd.DataFrame:
-    scored = _scored(rows, score)
+    return _cells(_scored(rows, score), index)
+
+
+def _cells(scored: pd.DataFrame, index: list[str]) -> pd.DataFrame:
+    """Scores in percent with their intervals, a column for each stage."""
     varied = [name for name in _RUN if scored[name].nunique() > 1]
     cells: dict = {"prompts": {}, "tokens": {}}
     for row in scored.to_dict("records"):

@@ -66,14 +66,15 @@ def figure(table: pd.DataFrame) -> Figure:
     """What each stage keeps of the base, in percent: a panel for each score, a group for each method.
 
     Args:
-        table: `scores.over_seeds` of COLUMNS by name and stage.
+        table: `scores.over_seeds` of four scores by name and stage, see COLUMNS.
     """
     names, stages = (list(dict.fromkeys(table.index.get_level_values(i))) for i in range(2))
+    columns = [column for column in dict.fromkeys(table.columns.get_level_values(0)) if column != "seeds"]
     text = {"va": "center", "size": 8, "bbox": {"fc": "white", "ec": "none", "pad": 0.4}}
     with plt.rc_context(plots.STYLE):
         height = 1.2 + 0.45 * len(names)
         figure, axes = plt.subplots(2, 2, figsize=(plots.WIDTH_INCHES, max(4.2, 2 * height)), sharey=True)
-        for axis, column in zip(axes.flat, COLUMNS, strict=True):
+        for axis, column in zip(axes.flat, columns, strict=True):
             for i, stage in enumerate(stages):
                 rows = table.xs(stage, level=1)
                 for name, row in rows.iterrows():
@@ -94,7 +95,7 @@ def figure(table: pd.DataFrame) -> Figure:
         axes[0, 1].plot([], [], "--", color="black", lw=0.8, label=f"{LEAST_KEPT:g} %")
         handles, labels = axes[0, 1].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower left", ncols=len(labels))
-        drawn = f"Four panels of {', '.join(COLUMNS)} by method after the stages {', '.join(stages)}."
+        drawn = f"Four panels of {', '.join(columns)} by method after the stages {', '.join(stages)}."
         plots.describe(figure, drawn, _finding(table.xs(stages[-1], level=1), stages[-1]))
     return figure
 
