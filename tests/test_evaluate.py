@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, MistralConfig, MistralForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from longrecipe import models
 from longrecipe.evaluate import (
@@ -120,18 +121,19 @@ def test_converse_is_greedy_decoding_turn_by_turn(tiny, texts, rng, n_tokens):
 
 
 def test_prompts_read_apart_are_continued_as_each_alone(tiny, texts):
-    prompts, answer = [texts[0, :20], texts[1, :13], texts[2, :20]], {"max_new_tokens": 6, "do_sample": False}
+    prompts, read = [texts[0, :20], texts[1, :13], texts[2, :20]], []
+    answer = {"max_new_tokens": 6, "do_sample": False}
     ids = torch.zeros(3, 20, dtype=torch.int64)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
         ids[row, 20 - len(prompt) :], mask[row, 20 - len(prompt) :] = torch.from_numpy(prompt), 1
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error")
-        cache = read_apart(tiny, ids, mask, 26)
+        cache = read_apart(tiny, ids, mask, 26, advance=read.append)
         said = tiny.generate(ids, attention_mask=mask, **answer, **{cache_name(tiny): cache})[:, 20:]
     expected = [greedy(tiny, prompt[None], 6)[0] for prompt in prompts]
     np.testing.assert_array_equal(said.numpy(), np.stack(expected))
-    assert len(np.unique(said)) > 3
+    assert len(np.unique(said)) > 3 and read == [20, 13, 20]
 
 
 def test_one_prompt_and_models_with_sliding_windows_are_not_read_apart(tiny, texts):
@@ -445,6 +447,12 @@ def test_bfloat16_on_cpu_attends_in_float32_and_keeps_torch_settings(rng, monkey
     # Half a unit in the last place of bfloat16, and what two ways to multiply differ by.
     torch.testing.assert_close(read.float(), exact.transpose(1, 2), rtol=2**-8 + 1e-4, atol=1e-5)
     assert read.dtype == torch.bfloat16 and torch.get_float32_matmul_precision() == before
+    # One token, with a text that begins with padding.
+    mask = torch.arange(30).expand(1, 1, 1, 30) > 4
+    named = {"attention_mask": mask, "scaling": 0.3, "dropout": 0.0}
+    once, _ = attend(module, query[:, :, -1:], key[:, :2], key[:, 2:], **named)
+    whole, _ = sdpa_attention_forward(module, query[:, :, -1:], key[:, :2], key[:, 2:], **named)
+    torch.testing.assert_close(once, whole, rtol=2**-7, atol=1e-3)
     # Read in pieces as in one: what was read before is seen, what comes is not.
     ids = rng.integers(0, 1024, size=(2, 60))
     with torch.inference_mode():

@@ -142,12 +142,13 @@ class Model(HFLM):
         self, context: torch.Tensor, max_length: int, *given: Any, attention_mask: torch.Tensor, **named: Any
     ) -> torch.Tensor:
         with torch.no_grad():
-            cache = read_apart(self.model, context, attention_mask, max_length)
-        self._advance(context.numel())
-        named |= {"attention_mask": attention_mask} | ({} if cache is None else {cache_name(self.model): cache})
+            cache = read_apart(self.model, context, attention_mask, max_length, advance=self._advance)
+        if cache is not None:
+            named[cache_name(self.model)] = cache
         # With a cache of fixed size, transformers compiles the model on a GPU, again for each length.
-        ids = super()._model_generate(context, max_length, *given, disable_compile=True, **named)
-        self._advance(ids.numel() - context.numel())
+        named |= {"attention_mask": attention_mask, "disable_compile": True}
+        ids = super()._model_generate(context, max_length, *given, **named)
+        self._advance(ids.numel() - (0 if cache is None else context.numel()))
         return ids
 
 

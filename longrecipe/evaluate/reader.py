@@ -6,11 +6,12 @@ are computed. Positions are not skipped: evaluation reads whole texts at positio
 
 import copy
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, Cache, DynamicCache, PreTrainedModel, StaticCache
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -52,10 +53,11 @@ def _float32_sdpa(
 
     In bfloat16 torch multiplies the blocks of attention with MKL, which is slow on AMD CPUs. Matmul precision medium
     uses oneDNN instead, which multiplies in float32, or in bfloat16 if the processor has units for it (AMX). A single
-    token attends as it is: all keys and values would have to be converted for it, which takes longer.
+    token attends in its own dtype (`_attend_once`).
     """
     if query.shape[-2] == 1:
-        return sdpa_attention_forward(module, query, key, value, *given, **named)
+        mask = given[0] if given else named.get("attention_mask")
+        return _attend_once(query, key, value, mask=mask, scaling=named.get("scaling")), None
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
@@ -70,7 +72,14 @@ def cache_name(network: PreTrainedModel) -> str:
     return "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
 
 
-def read_apart(network: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, room: int) -> Cache | None:
+def read_apart(
+    network: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    room: int,
+    *,
+    advance: Callable[[int], object] = int,
+) -> Cache | None:
     """Read prompts one by one, and return one key-value cache from which their answers are generated together.
 
     A padded batch needs an attention mask, with which attention takes about twice as long on a CPU. And a cache with
@@ -80,27 +89,40 @@ def read_apart(network: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, 
         ids: prompts int64 [B, n], padded on the left. Their last token is not read: the model continues from it.
         mask: [B, n], 0 for padding.
         room: most tokens of a prompt with its answer.
+        advance: called with the tokens of each prompt that has been read.
 
     Returns None for a single prompt, and if not all layers of the model attend to the whole text.
     """
     layers = DynamicCache(config=network.config).layers
     if len(ids) == 1 or any(type(layer) is not DynamicLayer for layer in layers):
         return None
-    padding = (mask == 0).sum(-1).tolist()
-    alone = []
+    padding, alone = (mask == 0).sum(-1).tolist(), []
     for prompt, skipped in zip(ids, padding, strict=True):
         alone.append(DynamicCache(config=network.config))
         given = {cache_name(network): alone[-1], "use_cache": True, "logits_to_keep": 1}
         network(input_ids=prompt[None, skipped:-1], **given)
+        advance(len(prompt) - skipped)
     cache = StaticCache(config=network.config, max_cache_len=room)
     for i in range(len(layers)):
-        read = [
-            (pad(c.layers[i].keys, (0, 0, n, 0)), pad(c.layers[i].values, (0, 0, n, 0)))
-            for c, n in zip(alone, padding, strict=True)
-        ]
-        keys, values = (torch.cat(each) for each in zip(*read, strict=True))
+        read = [each.layers[i] for each in alone]
+        keys = torch.cat([pad(each.keys, (0, 0, n, 0)) for each, n in zip(read, padding, strict=True)])
+        values = torch.cat([pad(each.values, (0, 0, n, 0)) for each, n in zip(read, padding, strict=True)])
         cache.update(keys, values, i)
     return cache
+
+
+def _attend_once(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, mask: torch.Tensor | None, scaling: float | None
+) -> torch.Tensor:
+    """Attention [B, 1, H, d] of one new token, query [B, H, 1, d], to all tokens, key and value [B, K, n, d].
+
+    The H / K heads that share keys take the place of tokens, so a key is read once for all of them instead of being
+    repeated, and it is not converted to another dtype: reading keys and values is what takes the time.
+    """
+    heads, groups = query.shape[1], key.shape[1]
+    grouped = query.reshape(len(query), groups, heads // groups, -1)
+    read = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
+    return read.reshape(len(query), 1, heads, -1)
 
 
 class Reader:
