@@ -11,7 +11,7 @@ from runs import unpadded
 
 from longrecipe import cost, models, results, settings
 from longrecipe.bench import duration, harness
-from longrecipe.experiments import benchmarks, gpt4, table1
+from longrecipe.experiments import bench_command, benchmarks, gpt4, table1
 from longrecipe.experiments.summary import summary
 from longrecipe.results.run import typed
 from longrecipe.system.paths import PACKAGE
@@ -168,6 +168,16 @@ class TestGeneral:
         assert set(table.columns.get_level_values(0)) == {"measured"}
 
 
+def test_differences_are_paired_by_prompt_where_both_models_were_asked():
+    save(smollm2(), *ruler())
+    table = benchmarks.differences(benchmarks.answers(smollm2(), LONG))
+    assert list(table.columns) == ["RoPE rule alone - base", "merged - base", "merged - RoPE rule alone"]
+    cells = table.loc[("NIAH(M)", "2,048")]
+    # The base finds 0.5, 0.25 and 1.0 of three tasks, the rule 0.0, 0.0 and 0.5, merged 0.75, 0.5 and 1.0.
+    assert [cell.split()[0] for cell in cells] == ["-41.7", "+16.7", "+58.3"]
+    assert table.loc[("RULER", "4,096")].isna().tolist() == [True, True, False]
+
+
 class TestOwnNeedles:
     def test_the_same_run_at_the_same_lengths(self):
         cell = {"mean": 0.25, "low": 0.125, "high": 0.5, "prompts": 16}
@@ -206,7 +216,7 @@ class TestGpt4:
 
 class TestCommand:
     def test_settings_that_differ_from_the_files_are_in_the_command(self):
-        text = benchmarks.to_measure(smollm2(seed=1, bench_lengths=[2048, 4096]), LONG)
+        text = bench_command.to_measure(smollm2(seed=1, bench_lengths=[2048, 4096]), LONG)
         assert (
             "longrecipe bench --params params/small/smollm2.yaml -p profile cpu -p seed 1 -p bench_lengths "
             "'[2048, 4096]' --suites ruler,longbench\n"
@@ -214,14 +224,14 @@ class TestCommand:
         assert "modelled" not in text and "NIAH(M), RULER, LongBench: no scores of smollm2 yet" in text
 
     def test_code_has_to_be_allowed(self):
-        assert "--suites mmlu,gsm8k,humaneval --allow-code\n" in benchmarks.to_measure(smollm2(), GENERAL)
+        assert "--suites mmlu,gsm8k,humaneval --allow-code\n" in bench_command.to_measure(smollm2(), GENERAL)
 
     def test_own_params_file_is_named(self):
         p = smollm2().model_copy(update={"model": "mine"})
-        assert "--params own.yaml --suites" in benchmarks.to_measure(p, GENERAL)
+        assert "--params own.yaml --suites" in bench_command.to_measure(p, GENERAL)
 
     def test_duration_is_labelled_as_modelled(self):
-        text = benchmarks.to_measure(settings.load("llama3", "paper"), LONG, H100)
+        text = bench_command.to_measure(settings.load("llama3", "paper"), LONG, H100)
         assert re.search(
             r"With 20 prompts of each task, all models .* [\d.]+ hours on H100 80 GB \(modelled\)\.$", text
         )
@@ -274,7 +284,7 @@ class TestDuration:
             )
             for n in (8192, 131072)
         }
-        total = benchmarks.modelled_seconds(p, ["niah_m"], H100)
+        total = bench_command.modelled_seconds(p, ["niah_m"], H100)
         assert total == pytest.approx(5 * one[8192] + 4 * one[131072])
 
 
@@ -314,7 +324,7 @@ class TestNotebooks:
     def test_command_is_shown_without_scores_and_its_duration_beyond_scale_mini(self, name, shell, capsys, monkeypatch):
         self.shown(name, shell)
         assert "This command makes them" in (text := capsys.readouterr().out) and "modelled" not in text
-        monkeypatch.setattr(benchmarks, "this_machine", lambda p: H100)
+        monkeypatch.setattr(bench_command, "this_machine", lambda p: H100)
         config = models.config_of("llama3")
         monkeypatch.setattr(models, "config_of", lambda *_: config)
         self.shown(name, shell, "small")

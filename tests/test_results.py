@@ -234,7 +234,7 @@ def test_committed_results_are_few_small_files():
 
 
 # Experiments without a committed run yet.
-NOT_RUN = {"bench", "steps"}
+NOT_RUN = {"steps"}
 
 
 def test_committed_tables_are_written_again_bit_for_bit(copied):

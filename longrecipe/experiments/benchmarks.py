@@ -4,27 +4,21 @@ Runs of `longrecipe bench --params` are found by model and scale. `answers` read
 from these rows.
 """
 
-import json
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 
-from longrecipe import bench, evaluate, models, results, settings
+from longrecipe import bench, evaluate, results, settings
 from longrecipe.bench import duration
 from longrecipe.bench.scores import with_niah
-from longrecipe.bench.suites import EXTRA, SUITES, to_run
+from longrecipe.bench.suites import SUITES
 from longrecipe.claims import number
-from longrecipe.cost import Device, device_of
-from longrecipe.cost.measure import rates
 from longrecipe.experiments import quoted, table1
 from longrecipe.experiments.scores import NAMES
-from longrecipe.recipe.benchmarks import windows
 from longrecipe.results import Run
 from longrecipe.results.rows import NIAH_M
 from longrecipe.settings import Params
-from longrecipe.system.paths import params_dir
 
 LONG, GENERAL = ("niah_m", "ruler", "longbench"), quoted.GENERAL
 TITLES = {name: suite.title for name, suite in SUITES.items()}
@@ -80,6 +74,19 @@ def by_suite(rows: pd.DataFrame) -> pd.DataFrame:
     return table.rename(index=titles, level="suite")
 
 
+def differences(rows: pd.DataFrame) -> pd.DataFrame:
+    """What each model scores above the base, and above the RoPE rule alone: points by suite and length, paired by
+    prompt, with 95 % intervals; of the first target and seed."""
+    rows = _first(rows)
+    models, cells = dict(list(rows.groupby("stage", sort=False))), {}
+    for reference in ("base", "RoPE rule alone"):
+        for stage in [name for name in models if reference in models and name not in ("base", reference)]:
+            for row in _paired(models[stage], models[reference]):
+                key = TITLES[row["suite"]], f"{row['length']:,}" if row["length"] else "own"
+                cells.setdefault(f"{stage} - {reference}", {})[key] = _points(row)
+    return pd.DataFrame(cells).rename_axis(["suite", "length"]) if cells else pd.DataFrame()
+
+
 def by_task(rows: pd.DataFrame, suite: str) -> pd.DataFrame:
     """As `by_suite`, for the tasks of a suite."""
     return _by_stage(rows[rows["suite"] == suite], bench.by_task, ["task", "length"])
@@ -132,44 +139,6 @@ def conditions(p: Params, rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found).fillna("").rename_axis("measured with")
 
 
-def to_measure(p: Params, suites: Sequence[str], device: Device | None = None) -> str:
-    """What to type to score all models of a run on suites.
-
-    device: adds how long its prompts take there (modelled), without training; see `this_machine`.
-    """
-    chosen = to_run(suites)
-    words = ["longrecipe", "bench", "--params", *_params_words(p), "--suites", ",".join(chosen)]
-    words += ["--allow-code"] if any(SUITES[name].runs_code for name in chosen) else []
-    titles = ", ".join(TITLES[name] for name in suites)
-    text = f"{titles}: no scores of {p.model} yet. This command makes them:\n\n  {shlex.join(words)}\n\n"
-    text += f"It trains what is not in the cache, and needs `{EXTRA}`.\ndocs/benchmarks.md explains the options."
-    if device is None:
-        return text
-    hours = modelled_seconds(p, suites, device) / 3600
-    took = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
-    limit = f"{p.bench_limit} prompts of each task" if p.bench_limit else "all prompts"
-    return f"{text}\nWith {limit}, all models together take about {took} on {device.name} (modelled)."
-
-
-def this_machine(p: Params) -> Device:
-    """This machine with its rates, measured in up to a minute at the shapes of a model; of a CPU, those of one
-    thread."""
-    name, length = ("this GPU", 8192) if models.device_kind() == "cuda" else ("one thread of this CPU", 1024)
-    return device_of({"device": name, "rates": rates(models.config_of(p.source, p.scale), length)})
-
-
-def modelled_seconds(p: Params, suites: Sequence[str], device: Device) -> float:
-    """Modelled seconds of the prompts of suites for all models of a run, see `bench.duration`."""
-    config, lengths = models.config_of(p.source, p.scale), p.bench_lengths or (p.window, p.target_length)
-    kind = models.device_kind()
-    size = models.autocast_dtype(p.eval_precision, kind).itemsize
-    asked = (
-        duration.expected_prompts(suites, [n for n in lengths if n <= window], p.bench_limit)
-        for window in windows(p).values()
-    )
-    return sum(duration.seconds(config, device, each, kind=kind, weight_bytes=size) for each in asked)
-
-
 def _runs(p: Params) -> list[Run]:
     return results.finished("bench", model=p.model, scale=p.scale)
 
@@ -215,10 +184,24 @@ def _signed(value: float) -> str:
     return f"{'+' if round(value, 1) > 0 else ''}{number(value)}"
 
 
+def _first(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the first target and seed."""
+    return rows[(rows[["target", "seed"]] == rows[["target", "seed"]].iloc[0]).all(axis="columns")]
+
+
+def _paired(rows: pd.DataFrame, reference: pd.DataFrame) -> list[dict]:
+    """What a model differs from another one, by the suites and lengths that both were asked."""
+    both = reference.merge(rows[["suite", "length"]].drop_duplicates())
+    return bench.differences(rows, both).to_dict("records") if len(both) else []
+
+
+def _points(row: dict) -> str:
+    return f"{_signed(row['mean'])} [{_signed(row['low'])}, {_signed(row['high'])}]"
+
+
 def _from_base(rows: pd.DataFrame) -> dict[str, dict[tuple[str, str], str]]:
     """The cells of one method, by column, suite and filter; of the first target and seed."""
-    rows = rows[(rows[["target", "seed"]] == rows[["target", "seed"]].iloc[0]).all(axis="columns")]
-    cells: dict[str, dict] = {}
+    rows, cells = _first(rows), {}
     means: dict[tuple, dict[str, float]] = {}
     for row in _scored(rows, bench.by_suite).to_dict("records"):
         means.setdefault((row["suite"], row["filter"]), {})[row["stage"]] = row["mean"]
@@ -226,10 +209,8 @@ def _from_base(rows: pd.DataFrame) -> dict[str, dict[tuple[str, str], str]]:
             cells.setdefault("base, %", {})[row["suite"], row["filter"]] = _percent(row)
     base = rows[rows["stage"] == "base"]
     for stage, each in rows[rows["stage"] != "base"].groupby("stage", sort=False):
-        both = base[base["suite"].isin(each["suite"])]
-        for row in bench.differences(each, both).to_dict("records") if len(both) else ():
-            ends = f"[{_signed(row['low'])}, {_signed(row['high'])}]"
-            cells.setdefault(stage, {})[row["suite"], row["filter"]] = f"{_signed(row['mean'])} {ends}"
+        for row in _paired(each, base):
+            cells.setdefault(stage, {})[row["suite"], row["filter"]] = _points(row)
     return cells | {"order": {key: _order(each) for key, each in means.items()}}
 
 
@@ -266,20 +247,3 @@ def _conditions(run: Run, rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
     yield "lm_eval, transformers", f"{known.get('lm_eval', '?')}, {known.get('transformers', '?')}"
     yield "device", f"{run.device.get('name', '?')}"
     yield "minutes", f"{run.seconds / 60:.0f}"
-
-
-def _params_words(p: Params) -> list[str]:
-    """A params file as an argument, and the -p that change it into p; the file of a user has no known name."""
-    path = params_dir() / p.scale / f"{p.model}.yaml"
-    if not path.is_file():
-        return ["own.yaml"]
-    options = []
-    for profile in (None, *settings.profiles(path)):
-        file, own = settings.load(p.model, p.scale, profile), p.model_dump(mode="json")
-        changed = {name: value for name, value in own.items() if value != file.model_dump(mode="json")[name]}
-        options.append(({"profile": profile} if profile else {}) | changed)
-    chosen = min(options, key=len)
-    words = [f"params/{p.scale}/{p.model}.yaml"]
-    for name, value in chosen.items():
-        words += ["-p", name, value if isinstance(value, str) else json.dumps(value)]
-    return words
