@@ -189,7 +189,8 @@ def one_sentence(run: Recipe, row: Mapping, anchors: list[str], *, most: int = 1
     which = fits[0] if fits else int(lengths.argmin())
     places = np.arange(max(first[which] - 1, 0), min(first[which] + lengths[which] + 1, len(ids)))
     sentence = np.searchsorted(first, places, side="right") - 1
-    texts = [repr(token_strings(run.tokenizer)[i]) for i in ids]
+    strings = token_strings(run.tokenizer)
+    texts = [repr(strings[i]) for i in ids]
     names = {which - 1: "the one before", which: "this one", which + 1: "the one after"}
     return pd.DataFrame(
         {
