@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface, Cache, DynamicCache, PreTrainedModel, StaticCache
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -53,11 +53,10 @@ def _float32_sdpa(
 
     In bfloat16 torch multiplies the blocks of attention with MKL, which is slow on AMD CPUs. Matmul precision medium
     uses oneDNN instead, which multiplies in float32, or in bfloat16 if the processor has units for it (AMX). A single
-    token attends in its own dtype (`_attend_once`).
+    token attends in the model's dtype: to convert all keys and values for it takes longer than attention itself.
     """
     if query.shape[-2] == 1:
-        mask = given[0] if given else named.get("attention_mask")
-        return _attend_once(query, key, value, mask=mask, scaling=named.get("scaling")), None
+        return sdpa_attention_forward(module, query, key, value, *given, **named)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
@@ -109,20 +108,6 @@ def read_apart(
         values = torch.cat([pad(each.values, (0, 0, n, 0)) for each, n in zip(read, padding, strict=True)])
         cache.update(keys, values, i)
     return cache
-
-
-def _attend_once(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, mask: torch.Tensor | None, scaling: float | None
-) -> torch.Tensor:
-    """Attention [B, 1, H, d] of one new token, query [B, H, 1, d], to all tokens, key and value [B, K, n, d].
-
-    The H / K heads that share keys take the place of tokens, so a key is read once for all of them instead of being
-    repeated, and it is not converted to another dtype: reading keys and values is what takes the time.
-    """
-    heads, groups = query.shape[1], key.shape[1]
-    grouped = query.reshape(len(query), groups, heads // groups, -1)
-    read = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
-    return read.reshape(len(query), 1, heads, -1)
 
 
 class Reader:
