@@ -388,7 +388,7 @@ class TestCommand:
         file.write_text("model: llama3\nscale: mini\n", encoding="utf-8")
         cli.main(["bench", "--params", str(file), *small, *given])
         assert "RoPE rule alone" in capsys.readouterr().out
-        (run,) = results.finished("bench")
+        (run,) = results.finished("bench", model="llama3")
         rows = run.table("benchmarks")
         assert set(rows["stage"]) == {"RoPE rule alone"} and (rows["length"] == 1024).all() and len(rows) == 3
 
