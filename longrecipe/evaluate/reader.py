@@ -71,56 +71,17 @@ def cache_name(network: PreTrainedModel) -> str:
     return "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
 
 
-def read_apart(
-    network: PreTrainedModel,
-    ids: torch.Tensor,
-    mask: torch.Tensor,
-    room: int,
-    *,
-    advance: Callable[[int], object] = int,
-) -> Cache | None:
-    """Read prompts one by one, and return one key-value cache from which their answers are generated together.
-
-    A padded batch needs an attention mask, with which attention takes about twice as long on a CPU. And a cache with
-    room for the answers copies nothing, while transformers' default copies all keys and values for each token.
-
-    Args:
-        ids: prompts int64 [B, n], padded on the left. Their last token is not read: the model continues from it.
-        mask: [B, n], 0 for padding.
-        room: most tokens of a prompt with its answer.
-        advance: called with the tokens of each prompt that has been read.
-
-    Returns None for a single prompt, and if not all layers of the model attend to the whole text.
-    """
-    layers = DynamicCache(config=network.config).layers
-    if len(ids) == 1 or any(type(layer) is not DynamicLayer for layer in layers):
-        return None
-    padding, alone = (mask == 0).sum(-1).tolist(), []
-    for prompt, skipped in zip(ids, padding, strict=True):
-        alone.append(DynamicCache(config=network.config))
-        given = {cache_name(network): alone[-1], "use_cache": True, "logits_to_keep": 1}
-        network(input_ids=prompt[None, skipped:-1], **given)
-        advance(len(prompt) - skipped)
-    cache = StaticCache(config=network.config, max_cache_len=room)
-    for i in range(len(layers)):
-        read = [each.layers[i] for each in alone]
-        keys = torch.cat([pad(each.keys, (0, 0, n, 0)) for each, n in zip(read, padding, strict=True)])
-        values = torch.cat([pad(each.values, (0, 0, n, 0)) for each, n in zip(read, padding, strict=True)])
-        cache.update(keys, values, i)
-    return cache
-
-
 class Reader:
     """Texts of one length, ids int64 [B, n], that a model reads once, to ask many questions about them."""
 
     def __init__(self, network: PreTrainedModel, ids: np.ndarray):
         self.network, self.cache = network, DynamicCache(config=network.config)
-        self.length = ids.shape[1]
+        self.length, self._cache_name = ids.shape[1], cache_name(network)
         self._forward(ids)
 
     def _forward(self, ids: np.ndarray, last: int = 1) -> torch.Tensor:
         x = torch.from_numpy(np.ascontiguousarray(ids)).to(self.network.device)
-        given = {cache_name(self.network): self.cache, "use_cache": True, "logits_to_keep": last}
+        given = {self._cache_name: self.cache, "use_cache": True, "logits_to_keep": last}
         out = self.network(input_ids=x, **given)
         return out.logits.float()
 
@@ -161,3 +122,40 @@ class Reader:
             answers.append(self._greedy(turn, n_tokens))
         self._forget()
         return np.stack(answers, axis=1)
+
+
+def read_apart(
+    network: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    room: int,
+    *,
+    advance: Callable[[int], object] = int,
+) -> Cache | None:
+    """Read prompts one by one, and return one key-value cache from which their answers are generated together.
+
+    A padded batch needs an attention mask, with which attention takes about twice as long on a CPU. And a cache with
+    room for the answers copies nothing, while transformers' default copies all keys and values for each token.
+
+    Args:
+        ids: prompts int64 [B, n], padded on the left. Their last token is not read: the model continues from it.
+        mask: [B, n], 0 for padding.
+        room: most tokens of a prompt with its answer.
+        advance: called with the tokens of each prompt that has been read.
+
+    Returns None for a single prompt, and if not all layers of the model attend to the whole text.
+    """
+    layers = DynamicCache(config=network.config).layers
+    if len(ids) == 1 or any(type(layer) is not DynamicLayer for layer in layers):
+        return None
+    padding, alone = (mask == 0).sum(-1).tolist(), []
+    for prompt, skipped in zip(ids.cpu().numpy(), padding, strict=True):
+        alone.append(Reader(network, prompt[None, skipped:-1]).cache)
+        advance(len(prompt) - skipped)
+    cache = StaticCache(config=network.config, max_cache_len=room)
+    for i in range(len(layers)):
+        read = [each.layers[i] for each in alone]
+        keys = torch.cat([pad(each.keys, (0, 0, n, 0)) for each, n in zip(read, padding, strict=True)])
+        values = torch.cat([pad(each.values, (0, 0, n, 0)) for each, n in zip(read, padding, strict=True)])
+        cache.update(keys, values, i)
+    return cache

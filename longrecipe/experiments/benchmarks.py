@@ -25,7 +25,7 @@ TITLES = {name: suite.title for name, suite in SUITES.items()}
 _PAPER_WINDOW = 8192  # of Llama-3, by which the paper's targets are named: 10 windows are its 80k
 _RUN = ["name", "target", "seed"]
 _STAGES = ("extended", "replayed", "merged")
-NEEDLES = [*evaluate.NIAH_M, NIAH_M]
+_NEEDLES = [*evaluate.NIAH_M, NIAH_M]
 
 
 def model_of(grid: Sequence[Params]) -> Params:
@@ -76,13 +76,13 @@ def by_suite(rows: pd.DataFrame) -> pd.DataFrame:
 
 def differences(rows: pd.DataFrame) -> pd.DataFrame:
     """What each model scores above the base, and above the RoPE rule alone: points by suite and length, paired by
-    prompt, with 95 % intervals; of the first target and seed."""
+    prompt, with 95 % intervals; of the first target and seed. For suites whose answers have one score, as LONG."""
     rows = _first(rows)
     models, cells = dict(list(rows.groupby("stage", sort=False))), {}
     for reference in ("base", "RoPE rule alone"):
         for stage in [name for name in models if reference in models and name not in ("base", reference)]:
             for row in _paired(models[stage], models[reference]):
-                key = TITLES[row["suite"]], f"{row['length']:,}" if row["length"] else "own"
+                key = TITLES[row["suite"]], _length(row["length"])
                 cells.setdefault(f"{stage} - {reference}", {})[key] = _points(row)
     return pd.DataFrame(cells).rename_axis(["suite", "length"]) if cells else pd.DataFrame()
 
@@ -99,7 +99,7 @@ def own_needles(p: Params, rows: pd.DataFrame) -> pd.DataFrame:
     for run in results.finished("train", model=p.model, scale=p.scale):
         about, scores = _about(run), run.table("scores")
         if tuple(about.values()) in asked:
-            scores = scores[scores["task"].isin(NEEDLES) & scores["length"].isin(rows["length"])]
+            scores = scores[scores["task"].isin(_NEEDLES) & scores["length"].isin(rows["length"])]
             percent = {name: 100 * scores[name] for name in ("mean", "low", "high")}
             frames.append(scores.assign(**about, **percent, tokens=scores["length"], cut=0))
     scored = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
@@ -173,7 +173,12 @@ def _cells(scored: pd.DataFrame, index: list[str]) -> pd.DataFrame:
     order = sorted(cells["prompts"], key=lambda key: (firsts.index(key[0]), key[1]))
     table = pd.DataFrame({column: pd.Series(values) for column, values in cells.items()}).reindex(order).fillna("–")
     table = table.set_axis(pd.MultiIndex.from_tuples(order, names=index))
-    return table.rename(index=lambda n: f"{n:,}" if n else "own", level="length")
+    return table.rename(index=_length, level="length")
+
+
+def _length(n: int) -> str:
+    """A length in tokens as text; prompts of suites without lengths have their own."""
+    return f"{n:,}" if n else "own"
 
 
 def _percent(row: dict) -> str:

@@ -69,7 +69,7 @@ def figure(table: pd.DataFrame) -> Figure:
         table: `scores.over_seeds` of four scores by name and stage, see COLUMNS.
     """
     names, stages = (list(dict.fromkeys(table.index.get_level_values(i))) for i in range(2))
-    columns = [column for column in dict.fromkeys(table.columns.get_level_values(0)) if column != "seeds"]
+    columns = [column for column, kind in table.columns if kind == "mean"]
     text = {"va": "center", "size": 8, "bbox": {"fc": "white", "ec": "none", "pad": 0.4}}
     with plt.rc_context(plots.STYLE):
         height = 1.2 + 0.45 * len(names)
