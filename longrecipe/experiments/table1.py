@@ -13,6 +13,7 @@ from longrecipe.experiments.experiment import Experiment
 from longrecipe.experiments.protocols import FULL
 from longrecipe.experiments.scores import GENERAL, NAMES, TRAINING, default_ratio, final, over_seeds
 from longrecipe.families import FAMILIES
+from longrecipe.results.rows import NIAH_M
 from longrecipe.stats import seed_interval
 
 # A recall of the base at the target that counts as none, percent; the most of FLT's seconds, percent.
@@ -87,6 +88,7 @@ def figure(ours: Mapping[str, pd.DataFrame], paper: Mapping[str, pd.Series], col
     """
     title, last = list(ours.items())[-1]
     names = list(last[column, "mean"].sort_values(ascending=False).index)
+    theirs = "hollow: quoted from the paper, 8B model" + ("" if column == NIAH_M else f", {NIAH_M}")
     with plt.rc_context(plots.STYLE):
         size = {"figsize": (min(plots.WIDTH_INCHES, 2.6 + 2.6 * len(ours)), 1.4 + 0.42 * len(names))}
         figure, axes = plt.subplots(1, len(ours), sharey=True, sharex=True, squeeze=False, **size)
@@ -107,7 +109,9 @@ def figure(ours: Mapping[str, pd.DataFrame], paper: Mapping[str, pd.Series], col
         axes[0, 0].set(ylim=(len(names) - 0.4, -0.6))
         axes[0, 0].set_yticks(range(len(names)), names)
         axes[0, 0].plot([], [], "o", color="grey", label="filled: measured here, with 95 % interval over seeds")
-        axes[0, 0].plot([], [], "o", color="grey", mfc="white", label="hollow: quoted from the paper, 8B model")
+        axes[0, 0].plot(
+            [], [], "o", color="grey", mfc="white", label=f"hollow: quoted from the paper, 8B model{theirs}"
+        )
         figure.legend(loc="outside lower left", ncols=len(ours))
         drawn = f"{column} of every method, measured here and quoted from the paper, in panels {', '.join(ours)}."
         found = _finding(last[column, "mean"])
