@@ -109,9 +109,7 @@ def figure(ours: Mapping[str, pd.DataFrame], paper: Mapping[str, pd.Series], col
         axes[0, 0].set(ylim=(len(names) - 0.4, -0.6))
         axes[0, 0].set_yticks(range(len(names)), names)
         axes[0, 0].plot([], [], "o", color="grey", label="filled: measured here, with 95 % interval over seeds")
-        axes[0, 0].plot(
-            [], [], "o", color="grey", mfc="white", label=f"hollow: quoted from the paper, 8B model{theirs}"
-        )
+        axes[0, 0].plot([], [], "o", color="grey", mfc="white", label=theirs)
         figure.legend(loc="outside lower left", ncols=len(ours))
         drawn = f"{column} of every method, measured here and quoted from the paper, in panels {', '.join(ours)}."
         found = _finding(last[column, "mean"])
