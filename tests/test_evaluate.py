@@ -447,10 +447,18 @@ def test_bfloat16_on_cpu_attends_in_float32_and_keeps_torch_settings(rng, monkey
     # Half a unit in the last place of bfloat16, and what two ways to multiply differ by.
     torch.testing.assert_close(read.float(), exact.transpose(1, 2), rtol=2**-8 + 1e-4, atol=1e-5)
     assert read.dtype == torch.bfloat16 and torch.get_float32_matmul_precision() == before
-    # One token is not converted.
-    once, _ = attend(module, query[:, :, -1:], key[:, :2], key[:, 2:], None)
-    whole, _ = sdpa_attention_forward(module, query[:, :, -1:], key[:, :2], key[:, 2:], None)
-    assert torch.equal(once, whole)
+    # One token, with a mask of either kind: scores are rounded to bfloat16.
+    seen = torch.arange(30)[None, None, None] >= torch.tensor([3])
+    least = torch.finfo(torch.bfloat16).min
+    for mask in (None, seen, torch.where(seen, 0.0, least).bfloat16()):
+        last = query[:, :, -1:], key[:, :2], key[:, 2:]
+        once, _ = attend(module, *last, mask, scaling=0.3)
+        whole, _ = sdpa_attention_forward(
+            module, *(x.float() for x in last), mask if mask is None else seen, scaling=0.3
+        )
+        assert once.dtype == torch.bfloat16 and once.shape == whole.shape
+        torch.testing.assert_close(once.float(), whole, rtol=0.02, atol=0.02)
+    assert not torch.allclose(once, attend(module, *last, None, scaling=0.3)[0]), "a mask that hides something"
     # Read in pieces as in one: what was read before is seen, what comes is not.
     ids = rng.integers(0, 1024, size=(2, 60))
     with torch.inference_mode():

@@ -47,23 +47,40 @@ def to_read(network: PreTrainedModel, precision: str | None = None) -> PreTraine
 
 
 def _float32_sdpa(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *given: Any, **named: Any
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *mask: Any, **named: Any
 ) -> tuple[torch.Tensor, None]:
     """transformers' sdpa attention on float32 tensors, for a model of any dtype.
 
     In bfloat16 torch multiplies the blocks of attention with MKL, which is slow on AMD CPUs. Matmul precision medium
     uses oneDNN instead, which multiplies in float32, or in bfloat16 if the processor has units for it (AMX). A single
-    token attends in the model's dtype: to convert all keys and values for it takes longer than attention itself.
+    token attends by `_one_token`.
     """
     if query.shape[-2] == 1:
-        return sdpa_attention_forward(module, query, key, value, *given, **named)
+        return _one_token(query, key, value, *mask, scaling=named.get("scaling")), None
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        read, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), *given, **named)
+        read, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), *mask, **named)
     finally:
         torch.set_float32_matmul_precision(before)
     return read.to(query.dtype), None
+
+
+def _one_token(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, *, scaling: float | None
+) -> torch.Tensor:
+    """Attention of one token, query [B, heads, 1, d], to n keys and values [B, shared heads, n, d]: [B, 1, heads, d].
+
+    As transformers' eager attention, in the model's dtype with a softmax in float32, but heads that share keys are
+    multiplied together, so that keys and values are read once and never copied. mask: [B, 1, 1, n], False or a large
+    negative number for keys that are not seen. scaling: None takes 1 / sqrt(d).
+    """
+    batch, heads, _, width = query.shape
+    grouped = query.reshape(batch, key.shape[1], -1, width)
+    scores = torch.matmul(grouped, key.transpose(-1, -2)).float() * (width**-0.5 if scaling is None else scaling)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    return torch.matmul(scores.softmax(-1).to(value.dtype), value).view(batch, 1, heads, width)
 
 
 def cache_name(network: PreTrainedModel) -> str:
