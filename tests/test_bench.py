@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import random
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -16,14 +17,14 @@ import requests
 from bench_data import write_data
 
 from longrecipe import bench, cli, models, results, stats
-from longrecipe.bench import SUITES, harness, ruler
+from longrecipe.bench import SUITES, harness, needles, ruler
 from longrecipe.bench.haystack import Haystack
 from longrecipe.bench.validation import validate
 from longrecipe.recipe import benchmarks
 from longrecipe.settings import ParamsError
 from longrecipe.settings.bench import Bench
 
-ALL = ("ruler", "longbench", "mmlu", "gsm8k", "humaneval")
+ALL = ("needles", "ruler", "longbench", "mmlu", "gsm8k", "humaneval")
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,34 @@ class TestRulerPrompts:
             self.rows(tokenizer, task, 200, fill=False)
 
 
+class TestOwnNeedles:
+    def rows(self, tokenizer, task, length=1024, **changes):
+        return needles.needle_rows(task, length, tokenizer, **{"count": 2, "haystack": ESSAYS} | changes)
+
+    def test_first_prompts_do_not_depend_on_the_count(self, tokenizer):
+        assert self.rows(tokenizer, "multi-key", count=3)[:2] == self.rows(tokenizer, "multi-key")
+        assert self.rows(tokenizer, "multi-key", seed=1)[0] != self.rows(tokenizer, "multi-key")[0]
+
+    @pytest.mark.parametrize(("task", "answers"), [("multi-key", 1), ("multi-value", 4), ("multi-query", 4)])
+    def test_facts_are_in_the_text_and_asked_for_at_its_end(self, tokenizer, task, answers):
+        for row in self.rows(tokenizer, task):
+            assert len(row["outputs"]) == answers and all(f" is: {value}." in row["input"] for value in row["outputs"])
+            *_, question = row["input"].splitlines()
+            name = re.fullmatch(r"What (?:is|are all) the secret numbers? for (.+) in the text above\?", question)[1]
+            verb = "numbers for {} in the text above are" if answers > 1 else "number for {} in the text above is"
+            assert row["gen_prefix"] == f"The secret {verb.format(name)}"
+            tokens = len(tokenizer(f"{row['input']} {row['gen_prefix']}")["input_ids"])
+            assert 0.9 * 1024 < tokens + row["generated"] <= 1024
+
+    def test_answers_are_whole_words(self):
+        row = {"outputs": ["1234567", "7654321"]}
+        assert needles.score(row, ["1234567 and 17654321"]) == {"score": 0.5}
+
+    def test_too_short_a_length_is_refused(self, tokenizer):
+        with pytest.raises(ValueError, match="a length of 300 tokens is too short for multi-value: give a longer one"):
+            self.rows(tokenizer, "multi-value", 300)
+
+
 @pytest.mark.parametrize(
     ("answer", "every", "some"),
     [("in Normandy.", 1 / 3, 1.0), ("NORMANDY, France", 2 / 3, 1.0), ("Paris", 0.0, 0.0), ("\x00France\n", 1 / 3, 1.0)],
@@ -133,7 +162,7 @@ def test_all_suites_run_without_a_network(data, tokenizer):
     found = {each.suite: each for each in bench.run(plan)}
     assert list(found) == list(ALL)
     counts = {name: each.rows["task"].nunique() for name, each in found.items()}
-    assert counts == {"ruler": 13, "longbench": 21, "mmlu": 57, "gsm8k": 1, "humaneval": 1}
+    assert counts == {"needles": 3, "ruler": 13, "longbench": 21, "mmlu": 57, "gsm8k": 1, "humaneval": 1}
     for each in found.values():
         assert (each.rows.groupby(["task", "filter"])["prompt"].count() == 1).all()
         assert each.rows["score"].between(0, 1).all() and not each.rows["cut"].any()
@@ -145,8 +174,8 @@ def test_all_suites_run_without_a_network(data, tokenizer):
     scores = bench.by_suite(found["ruler"].rows)
     assert list(scores["suite"]) == ["niah_m", "ruler"] and (scores["length"] == 1024).all()
     assert (plan.counted()["finished"] == 1).all()
-    table = plan.prompts[0].table
-    assert (table["tokens"] + table["generated"] <= 1024).all()
+    for prompts in plan.prompts[:2]:
+        assert (prompts.table["tokens"] + prompts.table["generated"] <= 1024).all()
 
 
 FEW = {"bench_suites": ("mmlu",), "bench_without": tuple(n for n in SUITES["mmlu"].names() if n != "mmlu_virology")}
@@ -234,7 +263,7 @@ class TestBadInput:
         [
             (
                 {"bench_suites": ["rouler"]},
-                r"bench_suites.*'niah_m', 'ruler', 'longbench', 'mmlu', 'gsm8k' or 'humaneval'",
+                r"bench_suites.*'niah_m', 'needles', 'ruler', 'longbench', 'mmlu', 'gsm8k' or 'humaneval'",
             ),
             ({"bench_suites": ["humaneval"]}, r"set bench_allow_code to true \(--allow-code\)"),
             ({"bench_lengths": [128]}, r"bench_lengths = \[128\]: 128 is too short, at least 512"),

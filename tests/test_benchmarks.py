@@ -13,7 +13,6 @@ from longrecipe import cost, models, results, settings
 from longrecipe.bench import duration, harness
 from longrecipe.experiments import bench_command, benchmarks, gpt4, table1
 from longrecipe.experiments.summary import summary
-from longrecipe.results.run import typed
 from longrecipe.system.paths import PACKAGE
 
 LONG, GENERAL = benchmarks.LONG, benchmarks.GENERAL
@@ -57,6 +56,10 @@ def ruler(stages=GAINS, lengths=(2048, 4096), tasks=RULER, **changes):
     ]
 
 
+def needles(stages=GAINS, lengths=(2048, 4096)):
+    return [rows_of(stage, "needles", "multi-key", 0.5, length=n) for stage in stages for n in lengths]
+
+
 def general(stages=GAINS):
     for stage in stages:
         yield rows_of(stage, "mmlu", "mmlu_anatomy", 0.5 + GAINS[stage])
@@ -77,10 +80,12 @@ class TestMeasured:
 
     def test_scores_by_task(self):
         save(smollm2(), *ruler())
-        table = benchmarks.by_task(benchmarks.answers(smollm2(), LONG), "ruler")
-        assert list(table.index) == [(task, n) for task in RULER for n in ("2,048", "4,096")]
-        assert table.loc[("ruler_vt", "2,048"), "merged"] == "25.0 [7.1, 59.1]"
-        assert table.loc[("ruler_vt", "2,048"), "prompts"] == "8"
+        save(smollm2(bench_limit=8), *needles())
+        table = benchmarks.by_task(benchmarks.answers(smollm2(), LONG))
+        asked = [("own needles", "multi-key"), *(("RULER", task) for task in RULER)]
+        assert list(table.index) == [(*each, n) for each in asked for n in ("2,048", "4,096")]
+        cells = table.loc[("RULER", "ruler_vt", "2,048")]
+        assert cells["merged"] == "25.0 [7.1, 59.1]" and cells["prompts"] == "8"
 
     def test_prompts_that_were_cut_are_counted(self):
         save(smollm2(), rows_of("base", "longbench", "longbench_qasper", 0.5, cut=3))
@@ -99,7 +104,7 @@ class TestMeasured:
         save(smollm2(bench_limit=8), *ruler(), *general())
         rows = benchmarks.answers(smollm2(), LONG)
         assert set(rows["run"]) == {results.run_name(smollm2(bench_limit=8), "bench")}
-        assert (benchmarks.by_task(rows, "ruler")["prompts"] == "8").all()
+        assert (benchmarks.by_task(rows)["prompts"] == "8").all()
 
     def test_runs_of_another_model_or_suite_do_not_count(self):
         save(settings.load("llama3"), *ruler())
@@ -108,9 +113,9 @@ class TestMeasured:
 
     def test_the_papers_model_is_next_to_the_longest_length(self):
         p = settings.load("llama3", "paper", target_length=131072)
-        save(p, *ruler(["merged"], lengths=[1024, 2048]))
+        save(p, *ruler(["merged"], lengths=[1024, 2048]), *needles(["merged"], lengths=[2048]))
         table = benchmarks.by_suite(benchmarks.answers(p, LONG))
-        assert table["LongRecipe, 128k (quoted)"].tolist() == ["–", "82.6", "–", "76.0"]
+        assert table["LongRecipe, 128k (quoted)"].tolist() == ["–", "82.6", "–", "–", "76.0"]
 
     def test_conditions_tell_what_scores_depend_on(self):
         p = smollm2(bench_fill=True, bench_limit=8, bench_without=["ruler_cwe"])
@@ -178,28 +183,6 @@ def test_differences_are_paired_by_prompt_where_both_models_were_asked():
     assert table.loc[("RULER", "4,096")].isna().tolist() == [True, True, False]
 
 
-class TestOwnNeedles:
-    def test_the_same_run_at_the_same_lengths(self):
-        cell = {"mean": 0.25, "low": 0.125, "high": 0.5, "prompts": 16}
-        rows = [
-            {"stage": stage, "task": task, "length": n, **cell}
-            for stage in GAINS
-            for n in (2048, 8192)
-            for task in ("multi-key", "passkey", "NIAH(M)")
-        ]
-        table = typed(pd.DataFrame(rows).reindex(columns=list(results.TABLES["scores"])), "scores")
-        for changes in ({}, {"seed": 1}):
-            results.save(smollm2(**changes), "train", {"scores": table}, seconds=1)
-        save(smollm2(), *ruler())
-        found = benchmarks.own_needles(smollm2(), benchmarks.answers(smollm2(), LONG))
-        assert list(found.index) == [("multi-key", "2,048"), ("own needles", "2,048")]
-        assert list(found.columns) == ["prompts", *GAINS] and set(found["base"]) == {"25.0 [12.5, 50.0]"}
-
-    def test_no_run_of_notebook_03(self):
-        save(smollm2(), *ruler())
-        assert benchmarks.own_needles(smollm2(), benchmarks.answers(smollm2(), LONG)).empty
-
-
 class TestGpt4:
     def test_other_models_are_listed_with_the_papers_three(self):
         table = gpt4.others()
@@ -219,9 +202,9 @@ class TestCommand:
         text = bench_command.to_measure(smollm2(seed=1, bench_lengths=[2048, 4096]), LONG)
         assert (
             "longrecipe bench --params params/small/smollm2.yaml -p profile cpu -p seed 1 -p bench_lengths "
-            "'[2048, 4096]' --suites ruler,longbench\n"
+            "'[2048, 4096]' --suites needles,ruler,longbench\n"
         ) in text
-        assert "modelled" not in text and "NIAH(M), RULER, LongBench: no scores of smollm2 yet" in text
+        assert "modelled" not in text and "NIAH(M), own needles, RULER, LongBench: no scores of smollm2 yet" in text
 
     def test_code_has_to_be_allowed(self):
         assert "--suites mmlu,gsm8k,humaneval --allow-code\n" in bench_command.to_measure(smollm2(), GENERAL)

@@ -136,10 +136,13 @@ def test_prompts_read_apart_are_continued_as_each_alone(tiny, texts):
     assert len(np.unique(said)) > 3 and read == [20, 13, 20]
 
 
-def test_one_prompt_and_models_with_sliding_windows_are_not_read_apart(tiny, texts):
+def test_one_prompt_one_token_and_models_with_sliding_windows_are_not_read_apart(tiny, texts):
     ids, small = torch.from_numpy(texts[:, :20]), {"vocab_size": 1024, "hidden_size": 16, "intermediate_size": 16}
     small |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
     assert read_apart(tiny, ids[:1], torch.ones_like(ids[:1]), 26) is None
+    one = torch.ones_like(ids)
+    one[0, :-1] = 0
+    assert read_apart(tiny, ids, one, 26) is None
     sliding = MistralForCausalLM(MistralConfig(**small, sliding_window=8))
     assert read_apart(sliding, ids, torch.ones_like(ids), 26) is None
 

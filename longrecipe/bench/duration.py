@@ -10,9 +10,9 @@ from longrecipe.cost import Device, counts, flops_per_token, key_value_heads
 from longrecipe.models.rope import head_dim
 
 # The tasks of whole suites, without asking the harness, which may not be installed.
-N_TASKS = {"niah_m": 3, "ruler": 13, "longbench": 21, "mmlu": 57, "gsm8k": 1, "humaneval": 1}
-# Mean of the most tokens that its tasks generate.
-_GENERATED = {"longbench": 151}
+N_TASKS = {"niah_m": 3, "needles": 3, "ruler": 13, "longbench": 21, "mmlu": 57, "gsm8k": 1, "humaneval": 1}
+# Mean of the most tokens that its tasks generate; of needles with SmolLM2's tokenizer.
+_GENERATED = {"longbench": 151, "needles": 48}
 # A pass through the model takes at least this long, whatever its size: the time to start its kernels.
 _LEAST_SECONDS = 0.02
 # Tokens of prompts that are continued at a time, by kind of device. On a CPU, all weights are read from its slow memory
@@ -23,13 +23,14 @@ BATCH_TOKENS = {"cuda": 16_384, "cpu": 49_152}
 def expected_prompts(suites: Sequence[str], lengths: Sequence[int], limit: int | None) -> list[tuple[int, int, int]]:
     """How many prompts of suites there will be, with their tokens and generated tokens, without making them.
 
-    RULER's prompts have the length that was asked for; those of other suites are of a typical length.
+    Prompts have the length that was asked for; those of suites without lengths are of a typical one.
     """
     found = []
     for name in to_run(suites):
         suite = SUITES[name]
         if suite.by_length:
-            found += [(limit or 500, n, RULER[task].generated) for task in suite.tasks for n in lengths]
+            generated = [RULER[task].generated if task in RULER else _GENERATED[name] for task in suite.tasks]
+            found += [(limit or 500, n, most) for most in generated for n in lengths]
         else:
             count = suite.n_prompts if limit is None else min(limit, suite.n_prompts)
             found.append((count * N_TASKS[name], suite.typical_tokens, _GENERATED.get(name, suite.generated)))

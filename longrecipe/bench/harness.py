@@ -16,12 +16,13 @@ from lm_eval import simple_evaluate
 from lm_eval.api import model as harness_model
 from lm_eval.api import task as harness_task
 from lm_eval.api.instance import Instance
-from lm_eval.api.task import Task
+from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from longrecipe.bench import needles
 from longrecipe.bench.duration import BATCH_TOKENS
 from longrecipe.bench.hub import HubData, MissingDataError, missing, missing_file
 from longrecipe.bench.replaced import replaced, silent
@@ -33,6 +34,17 @@ from longrecipe.evaluate.reader import cache_name, read_apart
 # For `simple_evaluate` with tasks that are loaded: without it, the harness reads all its files, which takes a minute.
 _NO_TASKS = TaskManager(include_defaults=False)
 _METRIC = {"metric": "score", "aggregation": "mean", "higher_is_better": True}
+# A task on rows that are given, like those of RULER in the harness.
+_OWN = {
+    "output_type": "generate_until",
+    "dataset_path": "",
+    "test_split": "test",
+    "doc_to_text": "{{input}}",
+    "doc_to_target": "{{outputs}}",
+    "gen_prefix": "{{gen_prefix}}",
+    "process_results": needles.score,
+    "metric_list": [_METRIC],
+}
 
 
 def load_tasks(
@@ -45,16 +57,25 @@ def load_tasks(
 ) -> dict[str, Task]:
     """The tasks of a suite with their data, by name.
 
-    rows: the prompts of RULER's tasks, by task. as_is: with the harness's own scores for RULER, not corrected.
+    rows: the prompts of tasks whose length is chosen, by task. as_is: with the harness's own scores for RULER, not
+    corrected.
     Raises MissingDataError that names the folder of a missing dataset.
     """
     if SUITES[suite].runs_code:
         # The metric refuses to run code without it; the setting bench_allow_code has been checked before.
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"
     with quiet(), _local_metric(data):
+        if not SUITES[suite].folder:
+            return {task: _own(task, rows[task]) for task in tasks}
         manager = TaskManager(include_defaults=False, include_path=[str(tasks_folder() / SUITES[suite].folder)])
         shots, rows = SUITES[suite].shots, rows or {}
         return {task: _load(manager, task, data, shots=shots, rows=rows.get(task), as_is=as_is) for task in tasks}
+
+
+def _own(task: str, rows: list[dict[str, Any]]) -> Task:
+    generated = {"do_sample": False, "until": [], "max_gen_toks": rows[0]["generated"]}
+    made = {"custom_dataset": lambda **_: {"test": Dataset.from_list(rows)}, "generation_kwargs": generated}
+    return ConfigurableTask(config={"task": task} | _OWN | made)
 
 
 def _load(

@@ -1,7 +1,8 @@
 """The prompts of a suite: made once, so that all models are asked the same, and counted."""
 
+import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -14,12 +15,16 @@ from transformers import PreTrainedTokenizerBase
 from longrecipe.bench.harness import load_tasks, requests_of
 from longrecipe.bench.haystack import Haystack, read_haystack, sentence_splitter
 from longrecipe.bench.hub import QA_FILES, HubData, missing_file
+from longrecipe.bench.needles import NEEDLES, needle_rows
 from longrecipe.bench.ruler import CORRECTIONS, RULER, ruler_rows
 from longrecipe.bench.suites import SUITES
 from longrecipe.settings.bench import Bench
 from longrecipe.system.codehash import code_hash
 from longrecipe.system.files import read_json, write_json
 from longrecipe.system.paths import cache_dir
+
+# Prompts of a task and length, in RULER.
+_MOST = 500
 
 
 @dataclass(frozen=True)
@@ -67,17 +72,19 @@ def make_prompts(
     names = _asked(suite, options)
     rows, about = {}, {"shots": known.shots, "limit": options.bench_limit, "seed": seed}
     if known.by_length:
-        given = {"count": options.bench_limit or 500, "seed": seed, "fill": options.bench_fill}
-        by = _makers(tokenizer)
+        given = {"count": min(options.bench_limit or _MOST, _MOST), "seed": seed}
+        given |= {"fill": options.bench_fill} if known.folder else {}
+        by = _makers(tokenizer, ruler_rows if known.folder else needle_rows)
         for name in names:
             made = [_made_once(name, n, tokenizer, data=data, haystack=haystack, by=by, **given) for n in lengths]
             rows[name] = [row for each in made for row in each]
-        found = {RULER[name].correction for name in names}
-        about["corrections"] = {name: text for name, text in CORRECTIONS.items() if name in found}
-        about["filled"] = options.bench_fill
+        if known.folder:
+            found = {RULER[name].correction for name in names}
+            about["corrections"] = {name: text for name, text in CORRECTIONS.items() if name in found}
+            about["filled"] = options.bench_fill
         if haystack is not None:
-            splitter, _ = sentence_splitter()
-            about |= {"haystack": haystack.name, "haystack_sha256": haystack.sha256, "sentences": splitter}
+            about |= {"haystack": haystack.name, "haystack_sha256": haystack.sha256}
+            about |= {"sentences": sentence_splitter()[0]} if known.folder else {}
     tasks = load_tasks(suite, names, data, rows)
     asked, digest = [], hashlib.sha256(repr(sorted(about.items())).encode())
     for name, task in tasks.items():
@@ -100,7 +107,7 @@ def haystack_of(
     """The running text that the tasks of these suites need, if any. Raises ValueError if it is shorter than a length,
     and the errors of `read_haystack`."""
     asked = {name for suite in suites if SUITES[suite].by_length for name in _asked(suite, options)}
-    if not any(RULER[name].essay for name in asked):
+    if not any(_hides_in_text(name) for name in asked):
         return None
     haystack = read_haystack(options.bench_haystack, data)
     haystack.check(tokenizer, max(lengths))
@@ -110,6 +117,10 @@ def haystack_of(
 def _asked(suite: str, options: Bench) -> list[str]:
     """The tasks of a suite that are not left out."""
     return [name for name in SUITES[suite].names() if name not in (options.bench_without or ())]
+
+
+def _hides_in_text(task: str) -> bool:
+    return task in NEEDLES or RULER[task].essay
 
 
 def _made_once(
@@ -122,18 +133,20 @@ def _made_once(
     by: str,
     **given: Any,
 ) -> list[dict[str, Any]]:
-    """`ruler_rows`, from the cache if they have been made before: at 131,072 tokens a prompt takes seconds.
+    """`ruler_rows` or `needle_rows`, from the cache if they have been made before: at 131,072 tokens a prompt takes
+    seconds.
 
     by: see `_makers`.
     """
-    questions = _questions(task, data)
-    text = RULER[task].essay and haystack and (haystack.sha256, sentence_splitter()[0])
+    own, questions = task in NEEDLES, _questions(task, data)
+    text = _hides_in_text(task) and haystack and (haystack.sha256, "" if own else sentence_splitter()[0])
     made_of = [task, length, given, by, questions, text]
     key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
     file = cache_dir() / "bench" / "prompts" / f"{task}-{length}-{key}.json"
     if not file.is_file():
         try:
-            rows = ruler_rows(task, length, tokenizer, haystack=haystack, qa=questions, **given)
+            make = needle_rows if own else functools.partial(ruler_rows, qa=questions)
+            rows = make(task, length, tokenizer, haystack=haystack, **given)
         except RequestException as error:
             name, url = QA_FILES[task]
             raise missing_file(f"ruler/{name}", url, data, error) from error
@@ -141,10 +154,11 @@ def _made_once(
     return read_json(file, "delete it")["rows"]
 
 
-def _makers(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of what prompts are made by: the tokenizer and the code."""
+def _makers(tokenizer: PreTrainedTokenizerBase, make: Callable) -> str:
+    """A hash of what prompts are made by: the tokenizer and the code of a function."""
     vocabulary = sorted(tokenizer.get_vocab().items())
-    parts = type(tokenizer).__name__, vocabulary, version("lm_eval"), code_hash("longrecipe.bench.ruler:ruler_rows")
+    code = code_hash(f"{make.__module__}:{make.__name__}")
+    parts = type(tokenizer).__name__, vocabulary, version("lm_eval"), code
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

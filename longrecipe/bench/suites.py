@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longrecipe.bench.ruler import RULER
+from longrecipe.evaluate import NIAH_M
 
 EXTRA = "pip install 'longrecipe[eval]'"
 
@@ -16,7 +17,7 @@ class Suite:
 
     Args:
         title: its name in tables.
-        folder: of its tasks, in `lm_eval/tasks`.
+        folder: of its tasks, in `lm_eval/tasks`; empty if the harness does not have them.
         pattern: the files of its tasks there; empty if tasks are listed.
         prefix: of a task's name, before the name of its file.
         metric: the score of a prompt, as the harness names it.
@@ -24,9 +25,9 @@ class Suite:
         tasks: its tasks, if they are listed; else they are found by pattern.
         packages: that the harness needs for it, besides its own.
         typical_tokens: of a prompt, for an estimate without data; 0 if the length is chosen.
-        generated: most tokens that the model generates; 0 for RULER, whose tasks differ.
+        generated: most tokens that the model generates; 0 if the length of prompts is chosen, whose tasks differ.
         n_prompts: of a whole task, for an estimate without data.
-        by_length: whether the length of prompts is chosen, as in RULER.
+        by_length: whether the length of prompts is chosen, as in RULER; the answer is a part of it.
         runs_code: whether it runs code that the model has written.
     """
 
@@ -56,6 +57,8 @@ _RULER = {"folder": "ruler", "metric": "score", "packages": ("wonderwords", "nlt
 SUITES: dict[str, Suite] = {
     # Like the paper: multi-key, multi-value and multi-query needles. A part of ruler.
     "niah_m": Suite("NIAH(M)", tasks=("niah_multikey_1", "niah_multivalue", "niah_multiquery"), **_RULER),
+    # This kit's own, see `bench.needles`.
+    "needles": Suite("own needles", "", "score", tasks=NIAH_M, by_length=True),
     "ruler": Suite("RULER", tasks=tuple(RULER), **_RULER),
     "longbench": Suite(
         "LongBench",

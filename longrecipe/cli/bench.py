@@ -23,7 +23,7 @@ if one is missing, the message names it. Needs `pip install 'longrecipe[eval]'`.
 INTERRUPTED = "the same command resumes"
 _LISTS = ("suites", "lengths", "without")
 _OPTIONS = {
-    "suites": ("NAMES", "niah_m, ruler, longbench, mmlu, gsm8k, humaneval, separated by commas"),
+    "suites": ("NAMES", "niah_m, needles, ruler, longbench, mmlu, gsm8k, humaneval, separated by commas"),
     "lengths": ("TOKENS", "lengths of RULER's prompts, separated by commas; default: the window of the first model"),
     "limit": ("N", "prompts of each task (of RULER: and of each length); default: 20; null: all"),
     "without": ("TASKS", "tasks to leave out, separated by commas"),

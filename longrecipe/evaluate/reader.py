@@ -160,12 +160,14 @@ def read_apart(
         room: most tokens of a prompt with its answer.
         advance: called with the tokens of each prompt that has been read.
 
-    Returns None for a single prompt, and if not all layers of the model attend to the whole text.
+    Returns None for a single prompt or one of a single token, and if not all layers of the model attend to the whole
+    text.
     """
     layers = DynamicCache(config=network.config).layers
-    if len(ids) == 1 or any(type(layer) is not DynamicLayer for layer in layers):
-        return None
     padding, alone = (mask == 0).sum(-1).tolist(), []
+    short = len(ids) == 1 or max(padding) > ids.shape[1] - 2
+    if short or any(type(layer) is not DynamicLayer for layer in layers):
+        return None
     for prompt, skipped in zip(ids.cpu().numpy(), padding, strict=True):
         alone.append(Reader(network, prompt[None, skipped:-1]).cache)
         advance(len(prompt) - skipped)

@@ -9,23 +9,21 @@ from typing import Any
 
 import pandas as pd
 
-from longrecipe import bench, evaluate, results, settings
+from longrecipe import bench, results, settings
 from longrecipe.bench import duration
 from longrecipe.bench.scores import with_niah
-from longrecipe.bench.suites import SUITES
+from longrecipe.bench.suites import SUITES, to_run
 from longrecipe.claims import number
 from longrecipe.experiments import quoted, table1
 from longrecipe.experiments.scores import NAMES
 from longrecipe.results import Run
-from longrecipe.results.rows import NIAH_M
 from longrecipe.settings import Params
 
-LONG, GENERAL = ("niah_m", "ruler", "longbench"), quoted.GENERAL
+LONG, GENERAL = ("niah_m", "needles", "ruler", "longbench"), quoted.GENERAL
 TITLES = {name: suite.title for name, suite in SUITES.items()}
 _PAPER_WINDOW = 8192  # of Llama-3, by which the paper's targets are named: 10 windows are its 80k
 _RUN = ["name", "target", "seed"]
 _STAGES = ("extended", "replayed", "merged")
-_NEEDLES = [*evaluate.NIAH_M, NIAH_M]
 
 
 def model_of(grid: Sequence[Params]) -> Params:
@@ -64,7 +62,7 @@ def by_suite(rows: pd.DataFrame) -> pd.DataFrame:
         paper = table1.paper(model, target / _PAPER_WINDOW)
         if name in paper.index:
             longest = {key[0]: key for key in table.index}
-            cells = pd.Series({key: number(paper.loc[name, suite]) for suite, key in longest.items()})
+            cells = pd.Series({key: number(paper.loc[name, suite]) for suite, key in longest.items() if suite in paper})
             table[f"{name}, {target // 1024}k (quoted)"] = cells.reindex(table.index).fillna("–")
     counts = rows.groupby("suite")["task"].nunique()
     titles = {
@@ -87,25 +85,10 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(cells).rename_axis(["suite", "length"]) if cells else pd.DataFrame()
 
 
-def by_task(rows: pd.DataFrame, suite: str) -> pd.DataFrame:
-    """As `by_suite`, for the tasks of a suite."""
-    return _by_stage(rows[rows["suite"] == suite], bench.by_task, ["task", "length"])
-
-
-def own_needles(p: Params, rows: pd.DataFrame) -> pd.DataFrame:
-    """As `by_task`, for this kit's own needles: of the finished runs of notebook 03 with the method, target and seed of
-    rows of `answers`, at the lengths of these. Intervals are over documents. No rows if there are no such runs."""
-    asked, frames = set(rows[_RUN].itertuples(index=False, name=None)), []
-    for run in results.finished("train", model=p.model, scale=p.scale):
-        about, scores = _about(run), run.table("scores")
-        if tuple(about.values()) in asked:
-            scores = scores[scores["task"].isin(_NEEDLES) & scores["length"].isin(rows["length"])]
-            percent = {name: 100 * scores[name] for name in ("mean", "low", "high")}
-            frames.append(scores.assign(**about, **percent, tokens=scores["length"], cut=0))
-    scored = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-    if scored.empty:
-        return scored
-    return results.titled(_cells(scored, ["task", "length"]).drop(columns="tokens"), p.scale)
+def by_task(rows: pd.DataFrame) -> pd.DataFrame:
+    """As `by_suite`, for each task."""
+    asked = rows[rows["suite"].isin(to_run(rows["suite"].unique().tolist()))]
+    return _by_stage(asked, bench.by_task, ["suite", "task", "length"]).rename(index=TITLES, level="suite")
 
 
 def next_to_paper(rows: pd.DataFrame) -> pd.DataFrame:
@@ -169,8 +152,8 @@ def _cells(scored: pd.DataFrame, index: list[str]) -> pd.DataFrame:
         column = ", ".join([*(f"{row[name]}" for name in varied), row["stage"]])
         cut = f", {row['cut']} cut" if row["cut"] else ""
         cells.setdefault(column, {})[key] = _percent(row) + cut
-    firsts = list(dict.fromkeys(scored[index[0]]))
-    order = sorted(cells["prompts"], key=lambda key: (firsts.index(key[0]), key[1]))
+    places = [list(dict.fromkeys(scored[name])).index for name in index[:-1]]
+    order = sorted(cells["prompts"], key=lambda key: (*(p(k) for p, k in zip(places, key, strict=False)), key[-1]))
     table = pd.DataFrame({column: pd.Series(values) for column, values in cells.items()}).reindex(order).fillna("–")
     table = table.set_axis(pd.MultiIndex.from_tuples(order, names=index))
     return table.rename(index=_length, level="length")
@@ -244,8 +227,9 @@ def _conditions(run: Run, rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
     yield "prompts of each task", f"{p.bench_limit or 'all'}"
     yield "tasks left out", ", ".join(p.bench_without or ()) or "none"
     if any(SUITES[name].by_length for name in suites):
-        yield "prompts filled to the length", "yes" if p.bench_fill else "no"
         yield "haystack", f"{known.get('haystack', 'none')}, {known.get('haystack_sha256', '')[:10]}".strip(", ")
+    if "ruler" in suites or "niah_m" in suites:
+        yield "prompts filled to the length", "yes" if p.bench_fill else "no"
         yield "sentences split by", known.get("sentences", "")
         yield "corrections of RULER", known.get("corrections of RULER", "none")
     yield "chat template", "yes" if p.bench_chat_template else "no"

@@ -14,6 +14,7 @@ from longrecipe.experiments import judging, quoted
 from longrecipe.experiments.experiment import Experiment
 from longrecipe.experiments.protocols import LEAN
 from longrecipe.experiments.scores import CONTIGUOUS, final, over_seeds
+from longrecipe.results.rows import NIAH_M
 
 RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4)
 LINES = ("LongRecipe", "contiguous")
@@ -90,7 +91,8 @@ def figure(lines: Mapping[str, pd.DataFrame], paper: pd.DataFrame, column: str =
             _line(left, 100 * rows.index.to_numpy(), rows[column], name)
             # Above the first line and below the others.
             _label(left, (100 * rows.index[-2], rows[column, "mean"].iloc[-2]), name, above=i == 0)
-        left.set(title="measured here, mini model", ylabel="score, percent", ylim=(-4, 104))
+        model = ", mini model" if column == NIAH_M else ""
+        left.set(title=f"measured here{model}", ylabel="score, percent", ylim=(-4, 104))
         ends = []
         for key, name, shade, marker in (
             ("niah_m", "NIAH(M)", "blue", "o"),

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from longrecipe.settings.group import Group, read_list
 
-BenchSuite = Literal["niah_m", "ruler", "longbench", "mmlu", "gsm8k", "humaneval"]
+BenchSuite = Literal["niah_m", "needles", "ruler", "longbench", "mmlu", "gsm8k", "humaneval"]
 
 
 class Bench(Group):
@@ -16,12 +16,15 @@ class Bench(Group):
         None, min_length=1, description="suites of benchmarks, such as [ruler, mmlu]; null: none"
     )
     bench_lengths: tuple[int, ...] | None = Field(
-        None, min_length=1, description="lengths of RULER's prompts in tokens, such as [8192, 131072]; null: W and T"
+        None,
+        min_length=1,
+        description="lengths of the prompts of RULER and needles in tokens, such as [8192, 131072]; null: W and T",
     )
     bench_limit: int | None = Field(
         20,
         ge=1,
-        description="prompts of each task (of RULER: and of each length, at most 500); null: all; paper: not stated",
+        description="prompts of each task (of RULER and needles: and of each length, at most 500); null: all; paper: "
+        "not stated",
     )
     bench_without: tuple[str, ...] | None = Field(
         None, min_length=1, description="tasks that are left out, such as [ruler_qa_squad, ruler_qa_hotpot]"
@@ -32,7 +35,7 @@ class Bench(Group):
     )
     bench_haystack: str | None = Field(
         None,
-        description="text that RULER hides needles in: a file, a folder, or english, the English text from the Python "
+        description="text that needles are hidden in: a file, a folder, or english, the English text from the Python "
         "installation; null: Paul Graham's essays, as in RULER",
     )
     bench_fill: bool = Field(
