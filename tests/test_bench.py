@@ -420,6 +420,7 @@ class TestCommand:
         (run,) = results.finished("bench", model="llama3")
         rows = run.table("benchmarks")
         assert set(rows["stage"]) == {"RoPE rule alone"} and (rows["length"] == 1024).all() and len(rows) == 3
+        assert re.fullmatch(r"NIAH\(M\) \d+", run.packages["minutes"])
 
     @pytest.mark.parametrize(
         ("given", "message"),

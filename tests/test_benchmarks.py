@@ -120,12 +120,13 @@ class TestMeasured:
     def test_conditions_tell_what_scores_depend_on(self):
         p = smollm2(bench_fill=True, bench_limit=8, bench_without=["ruler_cwe"])
         about = {"haystack": "english", "haystack_sha256": "0123456789abcdef", "sentences": "longrecipe"}
+        about |= {"minutes": "RULER 10"}
         save(p, *ruler(), lm_eval="0.4.13", **about | {"corrections of RULER": "qa, vt"})
         rows = benchmarks.answers(p, LONG)
         found = benchmarks.conditions(p, rows).squeeze("columns")
         assert found["haystack"] == "english, 0123456789" and found["corrections of RULER"] == "qa, vt"
         assert found["prompts filled to the length"] == "yes" and found["tasks left out"] == "ruler_cwe"
-        assert found["target, seed"] == "16,384, 0" and found["minutes"] == "10"
+        assert found["target, seed"] == "16,384, 0" and found["minutes"] == "RULER 10"
         assert found["solved examples"] == "NIAH(M) 0, RULER 0"
 
 

@@ -12,8 +12,7 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 from transformers import PreTrainedTokenizerBase
 
 from longrecipe.bench.hub import HubData, load_rows
-from longrecipe.data.english import english_texts
-from longrecipe.data.holdout import HELD_OUT_EVERY
+from longrecipe.data.english import NATURAL_HELD_OUT_EVERY, english_texts
 from longrecipe.data.sentences import split_text
 from longrecipe.data.textfiles import documents
 from longrecipe.data.textwalk import files_of
@@ -53,15 +52,16 @@ class Haystack:
 def read_haystack(path: str | None, data: HubData) -> Haystack:
     """The text of a file or of all files below a folder, or Paul Graham's essays from the hub, as in RULER.
 
-    path: in any form that `textfiles.documents` reads; None reads the essays; `english` is the embedded English, first
-    the texts that the kit's own runs are not trained on. Raises FileNotFoundError and ValueError that say what is
-    missing.
+    path: in any form that `textfiles.documents` reads; None reads the essays; `english` is the embedded English,
+    beginning with the texts on which runs without a text of their own are not trained. Raises FileNotFoundError and
+    ValueError that say what is missing.
     """
     if path is None:
         parts, name = [row["text"] for row in load_rows(ESSAYS, None, "train", data)], ESSAYS
     elif path == ENGLISH:
         texts = english_texts(planted=False)
-        parts = texts[::HELD_OUT_EVERY] + [text for i, text in enumerate(texts) if i % HELD_OUT_EVERY]
+        parts = texts[::NATURAL_HELD_OUT_EVERY]
+        parts += [text for i, text in enumerate(texts) if i % NATURAL_HELD_OUT_EVERY]
         name = ENGLISH
     else:
         files, _ = files_of(user_path(path))

@@ -19,8 +19,9 @@ def needle_rows(
     """The prompts of one task at one length: input, gen_prefix, outputs, max_length and generated (tokens of the
     answer).
 
-    Each has a document of its own, made by `evaluate.needles`, and the first of its questions of the task. A prompt
-    with its answer has the length. The first rows do not depend on `count`.
+    Each has a document of its own, made by `evaluate.needles`, and the first of its questions of the task. A prompt and
+    its answer have at most the length, and nearly so if the question is not among the shorter ones of the document. The
+    text around the facts is from the beginning of the haystack, as in RULER. The first rows do not depend on `count`.
 
     Args:
         task: a name of NEEDLES.
@@ -30,7 +31,8 @@ def needle_rows(
     Raises TooShortError if the length has no room for the facts.
     """
     wording = evaluate.sentences(tokenizer)
-    source = wording.encode(f" {haystack.text}")
+    # A word has at least one token.
+    source = wording.encode(" " + " ".join(haystack.words[:length]))
     rows = []
     for number in range(count):
         rng = np.random.default_rng([seed, length, NEEDLES.index(task), number])

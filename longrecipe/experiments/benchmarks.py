@@ -235,4 +235,4 @@ def _conditions(run: Run, rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
     yield "chat template", "yes" if p.bench_chat_template else "no"
     yield "lm_eval, transformers", f"{known.get('lm_eval', '?')}, {known.get('transformers', '?')}"
     yield "device", f"{run.device.get('name', '?')}"
-    yield "minutes", f"{run.seconds / 60:.0f}"
+    yield "minutes", known.get("minutes", "")

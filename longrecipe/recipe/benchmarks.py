@@ -118,15 +118,19 @@ def _lengths(p: Params) -> tuple[int, ...]:
 
 
 def _versions(found: Sequence[bench.Result]) -> dict[str, str]:
-    """What the scores depend on besides the settings, as text: for the record of a run."""
+    """What the scores depend on besides the settings, and the minutes of each suite, as text: for the record of a
+    run."""
     merged: dict[str, str] = {}
+    taken: dict[str, float] = {}
     for each in found:
         about = each.about
         merged |= about["versions"]
         merged |= {name: str(about[name]) for name in ("haystack", "haystack_sha256", "sentences") if name in about}
         if about.get("corrections"):
             merged["corrections of RULER"] = ", ".join(about["corrections"])
-    return merged
+        title = bench.SUITES[each.suite].title
+        taken[title] = taken.get(title, 0) + about["seconds"]
+    return merged | {"minutes": ", ".join(f"{title} {seconds / 60:.0f}" for title, seconds in taken.items())}
 
 
 def _name(source: str) -> str:

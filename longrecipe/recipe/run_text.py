@@ -19,9 +19,6 @@ from longrecipe.data.textfiles import load_files
 from longrecipe.settings import Params
 from longrecipe.system.paths import split_revision, user_path
 
-# More than the default, because measuring at 16k tokens needs at least 16k held-out tokens; this gives 26k of SmolLM2.
-_HELD_OUT_EVERY = 8
-
 
 @dataclass(frozen=True)
 class RunText:
@@ -48,7 +45,7 @@ def load_text(params: Params, tokenizer: PreTrainedTokenizerBase) -> RunText:
     elif is_planted:
         long = english.load_english(tokenizer, planted=True)
     else:
-        long = english.load_english(tokenizer, _HELD_OUT_EVERY, planted=False)
+        long = english.load_english(tokenizer, english.NATURAL_HELD_OUT_EVERY, planted=False)
     general = _load(params.replay_text, params, tokenizer) if params.replay_text else long
     return RunText(long, general, fact_format(tokenizer) if is_planted else None, sentence_ends(tokenizer))
 
