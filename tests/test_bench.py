@@ -18,8 +18,10 @@ from bench_data import write_data
 
 from longrecipe import bench, cli, models, results, stats
 from longrecipe.bench import SUITES, harness, needles, ruler
-from longrecipe.bench.haystack import Haystack
+from longrecipe.bench.haystack import Haystack, read_haystack
+from longrecipe.bench.hub import HubData
 from longrecipe.bench.validation import validate
+from longrecipe.data import english
 from longrecipe.recipe import benchmarks
 from longrecipe.settings import ParamsError
 from longrecipe.settings.bench import Bench
@@ -145,6 +147,20 @@ class TestOwnNeedles:
         with pytest.raises(ValueError, match="a length of 300 tokens is too short for multi-value: give a longer one"):
             self.rows(tokenizer, "multi-value", 300)
 
+    def test_facts_are_hidden_in_the_beginning_of_the_haystack(self, tokenizer):
+        long = Haystack("essays", f"{ESSAYS.text} The end.")
+        assert self.rows(tokenizer, "multi-key", haystack=long) == self.rows(tokenizer, "multi-key")
+        text = self.rows(tokenizer, "multi-key")[0]["input"].split("\n")[1]
+        parts = re.split(r" One of the secret numbers for [^:]+: \d+\.", text)
+        beginning = " ".join(ESSAYS.words[:1024])
+        assert len(parts) == 9 and all(part.strip() in f"{beginning} {beginning}" for part in parts)
+
+
+def test_english_haystack_begins_with_text_that_real_models_are_not_trained_on(tokenizer):
+    text = read_haystack("english", HubData()).text
+    held_out = english.load_english(tokenizer, english.NATURAL_HELD_OUT_EVERY, planted=False).held_out
+    assert text.startswith(" ".join(tokenizer.decode(held_out).split())) and len(held_out) > 20_000
+
 
 @pytest.mark.parametrize(
     ("answer", "every", "some"),
@@ -176,6 +192,34 @@ def test_all_suites_run_without_a_network(data, tokenizer):
     assert (plan.counted()["finished"] == 1).all()
     for prompts in plan.prompts[:2]:
         assert (prompts.table["tokens"] + prompts.table["generated"] <= 1024).all()
+
+
+# Their answers have to be classes that the stand-in for the dataset does not have.
+_CLASSES = ["longbench_trec", "longbench_lsht"]
+
+
+@pytest.mark.slow
+def test_right_answers_score_100_and_wrong_ones_0(data, tokenizer, monkeypatch):
+    plan = bench.prepare([subject()], tokenizer, options(data, *ALL), lengths=[1024])
+    for is_right, score in ((True, 100), (False, 0)):
+
+        def said(request, is_right=is_right):
+            row = request.doc
+            references = row.get("outputs") or row.get("answers") or [row.get("answer", "    return x\n")]
+            return "; ".join(references) if is_right else "~"
+
+        def generate(self, requests, disable_tqdm=True, said=said):
+            return [said(request) for request in requests]
+
+        def rate(self, requests, disable_tqdm=True, is_right=is_right):
+            return [(0.0 if (each.idx == each.doc["answer"]) == is_right else -1.0, True) for each in requests]
+
+        monkeypatch.setattr(harness.Model, "generate_until", generate)
+        monkeypatch.setattr(harness.Model, "loglikelihood", rate)
+        for found in bench.run(plan, force=True):
+            scores = bench.by_task(found.rows)
+            means = scores.loc[~scores["task"].isin(_CLASSES), "mean"]
+            assert means.tolist() == pytest.approx([score] * len(means)), found.suite
 
 
 FEW = {"bench_suites": ("mmlu",), "bench_without": tuple(n for n in SUITES["mmlu"].names() if n != "mmlu_virology")}
@@ -357,6 +401,12 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"other has another tokenizer than .*raised"):
             benchmarks.plan_of_folders([str(folder), str(tmp_path / "other")], given)
 
+    def test_models_in_folders_of_one_name_have_different_names(self, data, folder, tmp_path):
+        shutil.copytree(folder, tmp_path / "raised")
+        given = {"bench_suites": ["gsm8k"], "bench_data": str(data)}
+        plan = benchmarks.plan_of_folders([str(folder), str(tmp_path / "raised")], given)
+        assert [each.name for each in plan.subjects] == [str(folder), str(tmp_path / "raised")]
+
     def test_prompts_much_shorter_than_asked_are_refused_without_filling(self, data, tokenizer):
         with pytest.raises(ValueError, match=r"makes a prompt of only \d+ tokens.*bench_fill to true"):
             self.refused(data, tokenizer, "niah_m", bench_fill=False)
@@ -387,8 +437,12 @@ class TestScores:
         better = base.assign(score=base["score"] * 0 + 1)
         (row,) = bench.differences(better, base).to_dict("records")
         assert row["mean"] == 50 and 0 < row["low"] < 50 < row["high"] <= 100
-        (same,) = bench.differences(base, base).to_dict("records")
-        assert same["mean"] == same["low"] == same["high"] == 0
+
+    def test_equal_differences_are_not_certain(self):
+        base = self.rows([[0, 1] * 5], tasks=["ruler_vt"])
+        (row,) = bench.differences(base, base).to_dict("records")
+        # Wilson's interval of 0 of 10.
+        assert (row["mean"], row["low"], row["high"]) == pytest.approx((0, -27.75, 27.75), abs=0.01)
 
     def test_differences_need_the_same_prompts(self):
         base = self.rows([[0, 1], [0, 0]])
@@ -399,15 +453,12 @@ class TestScores:
 class TestCommand:
     def test_counts_prompts_without_loading_a_model(self, data, folder, capsys, monkeypatch):
         monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("a model was loaded"))
-        given = ["--suites", "gsm8k", "--limit", "3", "--data", str(data), "--check"]
-        cli.main(["bench", str(folder), *given])
-        header, row = capsys.readouterr().out.strip().splitlines()
-        assert header.split()[:4] == ["suite", "length", "tasks", "prompts"] and row.split()[:4] == [
-            "gsm8k",
-            "0",
-            "1",
-            "3",
-        ]
+        for limit, count in (("3", "3"), ("null", "5")):
+            given = ["--suites", "gsm8k", "--limit", limit, "--data", str(data), "--check"]
+            cli.main(["bench", str(folder), *given])
+            header, row = capsys.readouterr().out.strip().splitlines()
+            assert header.split()[:4] == ["suite", "length", "tasks", "prompts"]
+            assert row.split()[:4] == ["gsm8k", "0", "1", count]
 
     @pytest.mark.slow
     def test_scores_the_models_of_a_run(self, data, tmp_path, capsys, monkeypatch):
@@ -427,6 +478,7 @@ class TestCommand:
         [
             ([], "give either model folders, or the settings of a run"),
             (["llama3", "-p", "seed", "1"], "-p changes the settings of a run"),
+            (["--params", "llama3", "--seed", "1"], "--seed and --precision are for model folders"),
         ],
     )
     def test_arguments_that_do_not_fit(self, capsys, given, message):

@@ -184,6 +184,14 @@ def test_differences_are_paired_by_prompt_where_both_models_were_asked():
     assert table.loc[("RULER", "4,096")].isna().tolist() == [True, True, False]
 
 
+def test_methods_have_differences_of_their_own():
+    save(smollm2(), *ruler())
+    save(smollm2(method="pose"), *ruler(["base", "merged"]))
+    table = benchmarks.differences(benchmarks.answers(smollm2(), LONG))
+    assert [column for column in table.columns if "PoSE" in column] == ["PoSE, merged - base"]
+    assert (table["PoSE, merged - base"].dropna() == table["LongRecipe, merged - base"].dropna()).all()
+
+
 class TestGpt4:
     def test_other_models_are_listed_with_the_papers_three(self):
         table = gpt4.others()
@@ -254,8 +262,8 @@ class TestDuration:
         assert sum(n for n, _, _ in duration.expected_prompts(["niah_m", "ruler"], [4096, 8192], 20)) == 13 * 2 * 20
         assert duration.expected_prompts(["mmlu"], [], None)[0][0] == 14022
         assert duration.expected_prompts(["humaneval"], [], 20) == [(20, 180, 1024)]
-        for name, suite in benchmarks.SUITES.items():
-            assert len(suite.names()) == duration.N_TASKS[name]
+        for suite in benchmarks.SUITES.values():
+            assert len(suite.names()) == suite.n_tasks
 
     def test_all_models_of_a_run_count_each_at_lengths_within_its_window(self):
         p = settings.load("llama3", "paper", bench_limit=2)
@@ -275,7 +283,7 @@ class TestDuration:
 def test_durations_in_the_documentation_are_those_of_the_model():
     page = (PACKAGE.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     shown = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \|$", page, re.MULTILINE)
-    assert [name for name, _, _ in shown] == list(duration.N_TASKS)
+    assert [name for name, _, _ in shown] == list(benchmarks.SUITES)
     config = models.config_of("llama3", "paper")
     for name, *minutes in shown:
         for text, limit in zip(minutes, (20, None), strict=True):

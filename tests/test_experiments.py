@@ -234,8 +234,7 @@ def test_wrong_arguments_exit_with_a_message(words, message, quick, capsys):
     assert stop.value.code == 2 and re.search(message, capsys.readouterr().err) and quick == []
 
 
-# Notebooks 04, 06 and 07 open on finished runs; no notebook shows those of steps.
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "steps"])
+@pytest.mark.parametrize("name", list(EXPERIMENTS))
 def test_the_grids_that_notebooks_show_have_finished(name):
     experiment = EXPERIMENTS[name]
     assert [p for p in experiment.grid() if not experiment.is_finished(p)] == []

@@ -233,13 +233,9 @@ def test_committed_results_are_few_small_files():
     assert len(paths) <= 60 and sum(path.stat().st_size for path in paths) <= 2_000_000
 
 
-# Experiments without a committed run yet.
-NOT_RUN = {"steps"}
-
-
 def test_committed_tables_are_written_again_bit_for_bit(copied):
     runs = committed.read()
-    assert {each.experiment for each in runs} == run.EXPERIMENTS.keys() - NOT_RUN
+    assert {each.experiment for each in runs} == run.EXPERIMENTS.keys()
     assert len(runs) == len({(each.experiment, each.identity) for each in runs}) > 180
     committed.write(runs)
     again = committed.read()

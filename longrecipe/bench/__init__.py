@@ -1,4 +1,4 @@
-"""Standard benchmarks by lm-evaluation-harness: RULER, NIAH(M), LongBench, MMLU, GSM8K and HumanEval.
+"""Standard benchmarks by lm-evaluation-harness: RULER, NIAH(M), LongBench, MMLU, GSM8K and HumanEval; own needles.
 
 `prepare` checks what is asked for and makes the prompts; `run` asks the models and keeps the results; `by_suite` and
 `differences` score them. The harness is an extra: `pip install 'longrecipe[eval]'`.

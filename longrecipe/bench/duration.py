@@ -5,14 +5,11 @@ from collections.abc import Iterable, Sequence
 from transformers import PreTrainedConfig
 
 from longrecipe.bench.ruler import RULER
-from longrecipe.bench.suites import SUITES, to_run
+from longrecipe.bench.suites import MOST, SUITES, to_run
 from longrecipe.cost import Device, counts, flops_per_token, key_value_heads
+from longrecipe.evaluate.reader import BATCH_TOKENS as READ_TOKENS
 from longrecipe.models.rope import head_dim
 
-# The tasks of whole suites, without asking the harness, which may not be installed.
-N_TASKS = {"niah_m": 3, "needles": 3, "ruler": 13, "longbench": 21, "mmlu": 57, "gsm8k": 1, "humaneval": 1}
-# Mean of the most tokens that its tasks generate; of needles with SmolLM2's tokenizer.
-_GENERATED = {"longbench": 151, "needles": 48}
 # A pass through the model takes at least this long, whatever its size: the time to start its kernels.
 _LEAST_SECONDS = 0.02
 # Tokens of prompts that are continued at a time, by kind of device. On a CPU, all weights are read from its slow memory
@@ -29,11 +26,11 @@ def expected_prompts(suites: Sequence[str], lengths: Sequence[int], limit: int |
     for name in to_run(suites):
         suite = SUITES[name]
         if suite.by_length:
-            generated = [RULER[task].generated if task in RULER else _GENERATED[name] for task in suite.tasks]
-            found += [(limit or 500, n, most) for most in generated for n in lengths]
+            answers = [RULER[task].generated if task in RULER else suite.answer for task in suite.tasks]
+            found += [(min(limit or MOST, MOST), n, answer) for answer in answers for n in lengths]
         else:
             count = suite.n_prompts if limit is None else min(limit, suite.n_prompts)
-            found.append((count * N_TASKS[name], suite.typical_tokens, _GENERATED.get(name, suite.generated)))
+            found.append((count * suite.n_tasks, suite.typical_tokens, suite.answer or suite.generated))
     return found
 
 
@@ -63,7 +60,7 @@ def seconds(
     width = 2 * c.num_hidden_layers * key_value_heads(c) * head_dim(c) * weight_bytes
     total = 0.0
     for count, tokens, generated in prompts:
-        batch = min(count, max(1, BATCH_TOKENS[kind] // (tokens + generated)))
+        batch = min(count, max(1, (BATCH_TOKENS[kind] if generated else READ_TOKENS) // (tokens + generated)))
         one = flops_per_token(c, tokens)
         linear = (one.linear if generated else one.linear + one.head) / 3 / device.matmul_flops
         read = tokens * (linear + one.attention / 3 / device.attention_flops)

@@ -57,7 +57,7 @@ def read_haystack(path: str | None, data: HubData) -> Haystack:
     ValueError that say what is missing.
     """
     if path is None:
-        parts, name = [row["text"] for row in load_rows(ESSAYS, None, "train", data)], ESSAYS
+        parts, name = [row["text"] for row in load_rows(ESSAYS, "train", data)], ESSAYS
     elif path == ENGLISH:
         texts = english_texts(planted=False)
         parts = texts[::NATURAL_HELD_OUT_EVERY]

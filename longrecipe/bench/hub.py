@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from longrecipe.system.errors import reason
 from longrecipe.system.paths import cache_dir, user_path
 
-# What the harness downloads from elsewhere for RULER's two tasks on questions: the file names, and where they are.
+# What the harness downloads for RULER's two question-answering tasks: the file names, and where they are.
 QA_FILES = {
     "ruler_qa_squad": ("dev-v2.0.json", "https://rajpurkar.github.io/SQuAD-explorer/dataset/dev-v2.0.json"),
     "ruler_qa_hotpot": (
@@ -66,12 +66,12 @@ def hub_data(folder: str | None) -> HubData:
     return HubData(user_path(folder) if folder else None)
 
 
-def load_rows(dataset: str, config: str | None, split: str, data: HubData) -> Iterator[dict[str, Any]]:
+def load_rows(dataset: str, split: str, data: HubData) -> Iterator[dict[str, Any]]:
     """The rows of a dataset. Raises MissingDataError that says where it is looked for."""
     try:
-        yield from load_dataset(data.source(dataset), config, split=split, **data.options(dataset))
+        yield from load_dataset(data.source(dataset), split=split, **data.options(dataset))
     except (OSError, ValueError, DatasetsError, HfHubHTTPError) as error:
-        raise missing(dataset, config, data, error) from error
+        raise missing(dataset, None, data, error) from error
 
 
 def missing(dataset: str, config: str | None, data: HubData, error: Exception) -> MissingDataError:
@@ -80,7 +80,7 @@ def missing(dataset: str, config: str | None, data: HubData, error: Exception) -
     here = (data.folder / dataset) if data.folder else Path("DATA") / dataset
     found = "cannot be read" if here.is_dir() else "is missing"
     return MissingDataError(
-        f"the dataset {dataset}{part}: {here} {found}, and the hub does not help ({reason(error)}): download it on a "
+        f"the dataset {dataset}{part}: {here} {found}, and it cannot be downloaded ({reason(error)}): download it on a "
         f"machine with a connection, `hf download {dataset} --repo-type dataset --local-dir {here}`, and name the "
         f"folder {here.parents[len(Path(dataset).parts) - 1]} as bench_data (--data)."
     )

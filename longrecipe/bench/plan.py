@@ -93,7 +93,7 @@ def prepare(
     Args:
         tokenizer: that prompts are sized and counted with; that of the models.
         options: its bench_suites and the other settings of `settings.bench`.
-        lengths: of RULER's prompts, if options name none; each model gets those within its window.
+        lengths: of the prompts of RULER and needles, if options name none; each model gets those within its window.
 
     Raises the errors of `check`, ValueError for a length that is too short for a task, and MissingDataError that names
     the folder of a missing dataset.
@@ -130,11 +130,10 @@ def check(
 
 def n_tokens(subject: Subject, prompts: "Prompts") -> int:
     """Tokens that a model reads and generates for a suite, at most."""
-    table = prompts.table
-    return int(table.loc[table["length"] <= subject.window, ["tokens", "generated"]].to_numpy().sum())
+    return int(prompts.asked(subject.window)[["tokens", "generated"]].to_numpy().sum())
 
 
-def longest(subject: Subject, prompts: "Prompts") -> int:
+def room_of(subject: Subject, prompts: "Prompts") -> int:
     """The most tokens of a prompt and its answer; the harness cuts the beginning of longer prompts."""
     return subject.window + (_PREFIX_TOKENS if SUITES[prompts.suite].by_length else 0)
 

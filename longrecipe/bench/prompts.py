@@ -17,14 +17,11 @@ from longrecipe.bench.haystack import Haystack, read_haystack, sentence_splitter
 from longrecipe.bench.hub import QA_FILES, HubData, missing_file
 from longrecipe.bench.needles import NEEDLES, needle_rows
 from longrecipe.bench.ruler import CORRECTIONS, RULER, ruler_rows
-from longrecipe.bench.suites import SUITES
+from longrecipe.bench.suites import MOST, SUITES
 from longrecipe.settings.bench import Bench
 from longrecipe.system.codehash import code_hash
 from longrecipe.system.files import read_json, write_json
 from longrecipe.system.paths import cache_dir
-
-# Prompts of a task and length, in RULER.
-_MOST = 500
 
 
 @dataclass(frozen=True)
@@ -45,15 +42,14 @@ class Prompts:
         """Ten characters that stand for the texts and for how they are scored."""
         return self.about["prompts"][:10]
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest prompt."""
-        return int(self.table["tokens"].max())
+    def asked(self, window: int) -> pd.DataFrame:
+        """The rows of the prompts that a model with this window is asked: those of its lengths."""
+        return self.table[self.table["length"] <= window]
 
     def chosen(self, window: int) -> dict[str, list[int]]:
-        """The numbers of the prompts that a model with this window is asked, by task: those of its lengths."""
-        rows = self.table[self.table["length"] <= window]
-        return {str(task): each["prompt"].tolist() for task, each in rows.groupby("task", sort=False)}
+        """The numbers of these prompts, by task."""
+        rows = self.asked(window).groupby("task", sort=False)
+        return {str(task): each["prompt"].tolist() for task, each in rows}
 
 
 def make_prompts(
@@ -72,12 +68,12 @@ def make_prompts(
     names = _asked(suite, options)
     rows, about = {}, {"shots": known.shots, "limit": options.bench_limit, "seed": seed}
     if known.by_length:
-        given = {"count": min(options.bench_limit or _MOST, _MOST), "seed": seed}
+        given = {"count": min(options.bench_limit or MOST, MOST), "seed": seed}
         given |= {"fill": options.bench_fill} if known.folder else {}
-        by = _makers(tokenizer, ruler_rows if known.folder else needle_rows)
+        by = {"data": data, "haystack": haystack}
+        by["made_by"] = _made_by(tokenizer, ruler_rows if known.folder else needle_rows)
         for name in names:
-            made = [_made_once(name, n, tokenizer, data=data, haystack=haystack, by=by, **given) for n in lengths]
-            rows[name] = [row for each in made for row in each]
+            rows[name] = [row for n in lengths for row in _made_once(name, n, tokenizer, **by, **given)]
         if known.folder:
             found = {RULER[name].correction for name in names}
             about["corrections"] = {name: text for name, text in CORRECTIONS.items() if name in found}
@@ -86,7 +82,9 @@ def make_prompts(
             about |= {"haystack": haystack.name, "haystack_sha256": haystack.sha256}
             about |= {"sentences": sentence_splitter()[0]} if known.folder else {}
     tasks = load_tasks(suite, names, data, rows)
-    asked, digest = [], hashlib.sha256(repr(sorted(about.items())).encode())
+    # Its code has the scores of prompts that this kit corrects or makes.
+    scored_by = version("lm_eval"), code_hash("longrecipe.bench.harness:load_tasks")
+    asked, digest = [], hashlib.sha256(repr((sorted(about.items()), scored_by)).encode())
     for name, task in tasks.items():
         limit = None if known.by_length else options.bench_limit
         for number, request in requests_of(task, tokenizer, limit=limit, chat_template=options.bench_chat_template):
@@ -130,17 +128,17 @@ def _made_once(
     *,
     data: HubData,
     haystack: Haystack | None,
-    by: str,
+    made_by: str,
     **given: Any,
 ) -> list[dict[str, Any]]:
     """`ruler_rows` or `needle_rows`, from the cache if they have been made before: at 131,072 tokens a prompt takes
     seconds.
 
-    by: see `_makers`.
+    made_by: a hash of the tokenizer and of the code that makes the prompts.
     """
     own, questions = task in NEEDLES, _questions(task, data)
     text = _hides_in_text(task) and haystack and (haystack.sha256, "" if own else sentence_splitter()[0])
-    made_of = [task, length, given, by, questions, text]
+    made_of = [task, length, given, made_by, questions, text]
     key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
     file = cache_dir() / "bench" / "prompts" / f"{task}-{length}-{key}.json"
     if not file.is_file():
@@ -154,8 +152,7 @@ def _made_once(
     return read_json(file, "delete it")["rows"]
 
 
-def _makers(tokenizer: PreTrainedTokenizerBase, make: Callable) -> str:
-    """A hash of what prompts are made by: the tokenizer and the code of a function."""
+def _made_by(tokenizer: PreTrainedTokenizerBase, make: Callable) -> str:
     vocabulary = sorted(tokenizer.get_vocab().items())
     code = code_hash(f"{make.__module__}:{make.__name__}")
     parts = type(tokenizer).__name__, vocabulary, version("lm_eval"), code
@@ -163,7 +160,7 @@ def _makers(tokenizer: PreTrainedTokenizerBase, make: Callable) -> str:
 
 
 def _questions(task: str, data: HubData) -> Any:
-    """The content of the JSON file of a task on questions, from the folder of the data; None downloads it."""
+    """The content of the JSON file of a question-answering task, from the folder of the data; None downloads it."""
     if task not in QA_FILES:
         return None
     path = data.file(QA_FILES[task][0])

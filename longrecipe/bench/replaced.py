@@ -1,4 +1,4 @@
-"""Change what the harness offers no argument for, for a while: attributes of its modules, and what it prints."""
+"""Replace attributes of the harness's modules for a while, and silence it, because it has no arguments for this."""
 
 import io
 import logging

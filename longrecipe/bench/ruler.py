@@ -101,7 +101,7 @@ def ruler_rows(
         length: in tokens, the generated ones included.
         count: number of prompts; there are at most 500.
         haystack: running text, for the tasks that hide needles in it.
-        qa: the content of the JSON file of a task on questions; None downloads it.
+        qa: the content of the JSON file of a question-answering task; None downloads it.
         fill: make prompts as long as fits, by NVIDIA's newer search; else they are up to half shorter, see the module
             of the harness.
 
@@ -139,10 +139,8 @@ def ruler_rows(
             # Of the harness, or of a task that cannot use the texts that an ended search gives it.
             rows = []
     if size.too_short or not rows:
-        how = "" if fill else ", or set bench_fill to true (--fill)"
-        raise TooShortError(
-            f"a length of {length} tokens is too short for {task}: give a longer one, leave out the task{how}."
-        )
+        how = "or leave out the task" if fill else "leave out the task, or set bench_fill to true (--fill)"
+        raise TooShortError(f"a length of {length} tokens is too short for {task}: give a longer one, {how}.")
     rows = [_corrected(row, known.correction) | {"max_length": length} for row in rows]
     if not fill and (tokens := size.tokens(rows[0]["input"])) < _LEAST_SHARE * length:
         raise ValueError(
@@ -180,7 +178,7 @@ def _contained(row: dict[str, Any], answers: list[str]) -> list[bool]:
 
 
 class _Size:
-    """Stands in front of a generator's `generate_input_output`, whose size argument decides the length of a prompt.
+    """Wraps a generator's `generate_input_output`, whose size argument decides the length of a prompt.
 
     The harness searches a size first, then makes its samples in a loop over `tqdm`; if a prompt does not fit, it tries
     a smaller size, some tasks without end. Here such a search ends, and with `fill` the size is the largest that fits.

@@ -13,7 +13,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from longrecipe.bench.plan import Plan, Subject, longest, n_tokens
+from longrecipe.bench.plan import Plan, Subject, n_tokens, room_of
 from longrecipe.bench.scores import COLUMNS
 from longrecipe.bench.suites import SUITES
 from longrecipe.evaluate import to_read
@@ -60,9 +60,10 @@ def _ask(plan: Plan, subject: Subject, prompts: "Prompts", *, network: PreTraine
     """Ask a model the prompts of a suite, and write the result."""
     from longrecipe.bench.harness import Model, score_tasks
 
-    path, room = plan.path(subject, prompts), longest(subject, prompts)
+    path, room = plan.path(subject, prompts), room_of(subject, prompts)
     answers = path.with_suffix(".answers")
-    model = Model(network, plan.tokenizer, max_length=room, longest=prompts.longest, advance=bar.update)
+    longest = int(prompts.asked(subject.window)["tokens"].max())
+    model = Model(network, plan.tokenizer, max_length=room, longest=longest, advance=bar.update)
     chosen = prompts.chosen(subject.window)
     with _seconds(answers / "seconds") as seconds:
         samples = score_tasks(
@@ -97,7 +98,7 @@ def _seconds(file: Path) -> Iterator:
 
 
 def _rows(prompts: "Prompts", samples: Mapping[str, list[dict[str, Any]]], room: int) -> Iterator[list[Any]]:
-    """The rows of a result: `scores.COLUMNS`, and the answer that was scored."""
+    """The rows of a result: `scores.COLUMNS`, and the answer as the model gave it."""
     asked = prompts.table.set_index(["task", "prompt"])
     metric = SUITES[prompts.suite].metric
     for task, records in samples.items():

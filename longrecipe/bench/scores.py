@@ -66,11 +66,18 @@ def _described(rows: pd.DataFrame, suite: str, *, binary: bool) -> dict[str, flo
 def _interval(parts: Sequence[np.ndarray], *, binary: bool) -> stats.Triple:
     """The mean of the means of tasks and its 95 % interval: a bootstrap in which each task draws its own prompts; for
     answers that are right or wrong Wilson's, if there is one task, or if all are right or all wrong, when a bootstrap
-    has no width."""
+    has no width.
+
+    binary: whether values are scores; else they are differences. If all of these are equal, the interval is as wide as
+    Wilson's of no other value among as many.
+    """
     values = np.concatenate(parts)
     same = (values == values[0]).all()
     if binary and np.isin(values, (0, 1)).all() and (len(parts) == 1 or same):
         return stats.wilson(int(values.sum()), len(values))
+    if not binary and same:
+        mean, width = float(values[0]), stats.wilson(0, len(values))[2]
+        return mean, max(-1.0, mean - width), min(1.0, mean + width)
     rng = np.random.default_rng(0)
     low, high = stats.percentile_interval(np.mean([stats.bootstrap_means(each, rng) for each in parts], axis=0))
     return float(np.mean([each.mean() for each in parts])), float(low), float(high)

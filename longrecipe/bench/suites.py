@@ -9,6 +9,8 @@ from longrecipe.bench.ruler import RULER
 from longrecipe.evaluate import NIAH_M
 
 EXTRA = "pip install 'longrecipe[eval]'"
+# Prompts of a task and length, in RULER.
+MOST = 500
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,10 @@ class Suite:
         shots: solved examples before the question.
         tasks: its tasks, if they are listed; else they are found by pattern.
         packages: that the harness needs for it, besides its own.
+        n_tasks: how many tasks it has; the harness, which knows them, may not be installed.
         typical_tokens: of a prompt, for an estimate without data; 0 if the length is chosen.
         generated: most tokens that the model generates; 0 if the length of prompts is chosen, whose tasks differ.
+        answer: tokens of an answer for an estimate without data, as the mean over its tasks; 0 takes generated.
         n_prompts: of a whole task, for an estimate without data.
         by_length: whether the length of prompts is chosen, as in RULER; the answer is a part of it.
         runs_code: whether it runs code that the model has written.
@@ -34,6 +38,7 @@ class Suite:
     title: str
     folder: str
     metric: str
+    n_tasks: int
     pattern: str = ""
     prefix: str = ""
     shots: int = 0
@@ -41,6 +46,7 @@ class Suite:
     packages: tuple[str, ...] = ()
     typical_tokens: int = 0
     generated: int = 0
+    answer: int = 0
     n_prompts: int = 0
     by_length: bool = False
     runs_code: bool = False
@@ -56,26 +62,38 @@ class Suite:
 _RULER = {"folder": "ruler", "metric": "score", "packages": ("wonderwords", "nltk"), "by_length": True}
 SUITES: dict[str, Suite] = {
     # Like the paper: multi-key, multi-value and multi-query needles. A part of ruler.
-    "niah_m": Suite("NIAH(M)", tasks=("niah_multikey_1", "niah_multivalue", "niah_multiquery"), **_RULER),
-    # This kit's own, see `bench.needles`.
-    "needles": Suite("own needles", "", "score", tasks=NIAH_M, by_length=True),
-    "ruler": Suite("RULER", tasks=tuple(RULER), **_RULER),
+    "niah_m": Suite("NIAH(M)", n_tasks=3, tasks=("niah_multikey_1", "niah_multivalue", "niah_multiquery"), **_RULER),
+    # This kit's own, see `bench.needles`. Answers are counted with SmolLM2's tokenizer.
+    "needles": Suite("own needles", "", "score", n_tasks=3, tasks=NIAH_M, by_length=True, answer=48),
+    "ruler": Suite("RULER", n_tasks=13, tasks=tuple(RULER), **_RULER),
     "longbench": Suite(
         "LongBench",
         "longbench",
         "score",
+        n_tasks=21,
         pattern="[!_]*.yaml",
         prefix="longbench_",
         packages=("jieba", "fuzzywuzzy", "rouge"),
         typical_tokens=11_000,
         generated=512,
+        answer=151,
         n_prompts=226,
     ),
-    "mmlu": Suite("MMLU", "mmlu/default", "acc", pattern="mmlu_*.yaml", shots=5, typical_tokens=700, n_prompts=246),
+    "mmlu": Suite(
+        "MMLU",
+        "mmlu/default",
+        "acc",
+        n_tasks=57,
+        pattern="mmlu_*.yaml",
+        shots=5,
+        typical_tokens=700,
+        n_prompts=246,
+    ),
     "gsm8k": Suite(
         "GSM8K",
         "gsm8k",
         "exact_match",
+        n_tasks=1,
         tasks=("gsm8k",),
         shots=5,
         typical_tokens=900,
@@ -86,6 +104,7 @@ SUITES: dict[str, Suite] = {
         "HumanEval",
         "humaneval",
         "pass@1",
+        n_tasks=1,
         tasks=("humaneval",),
         packages=("evaluate",),
         typical_tokens=180,

@@ -10,7 +10,7 @@ from longrecipe.cli.arguments import add_settings, overrides
 if TYPE_CHECKING:
     import pandas as pd
 
-HELP = "Score models on RULER, NIAH(M), LongBench, MMLU, GSM8K and HumanEval, all on the same prompts."
+HELP = "Score models on RULER, NIAH(M), own needles, LongBench, MMLU, GSM8K and HumanEval, all on the same prompts."
 EXAMPLES = """\
   longrecipe bench BASE EXTENDED --suites niah_m,mmlu --lengths 8192 --limit 50
   longrecipe bench EXTENDED --suites ruler --lengths 8192,131072 --data DATA --haystack LONG_TEXT --check
@@ -24,8 +24,11 @@ INTERRUPTED = "the same command resumes"
 _LISTS = ("suites", "lengths", "without")
 _OPTIONS = {
     "suites": ("NAMES", "niah_m, needles, ruler, longbench, mmlu, gsm8k, humaneval, separated by commas"),
-    "lengths": ("TOKENS", "lengths of RULER's prompts, separated by commas; default: the window of the first model"),
-    "limit": ("N", "prompts of each task (of RULER: and of each length); default: 20; null: all"),
+    "lengths": (
+        "TOKENS",
+        "of prompts of RULER and needles, separated by commas; default: the shortest window, or W and T of a run",
+    ),
+    "limit": ("N", "prompts of each task (of RULER and needles: and of each length); default: 20; null: all"),
     "without": ("TASKS", "tasks to leave out, separated by commas"),
     "data": ("FOLDER", "folder with datasets in the hub's layout; default: the hub"),
     "haystack": ("FILE", "text to hide needles in, or `english`; default: Paul Graham's essays, from the hub"),
@@ -46,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", metavar=metavar, help=text)
     for name, text in _SWITCHES.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
-    parser.add_argument("--seed", type=int, default=0, help="seed of RULER's prompts; default: %(default)s")
-    parser.add_argument("--precision", default="auto", help="auto, bf16 or fp32; default: %(default)s")
+    parser.add_argument("--seed", type=int, help="of the prompts of RULER and needles; default: 0, or that of the run")
+    parser.add_argument("--precision", help="auto, bf16 or fp32; default: auto, or eval_precision of the run")
     parser.add_argument("--check", action="store_true", help="make and count the prompts, and stop")
     parser.add_argument(
         "--validate", action="store_true", help="score the first model by the harness alone, too, compare, and stop"
@@ -64,7 +67,12 @@ def run(chosen: argparse.Namespace) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     given = {f"bench_{name}": value for name, value in _given(chosen).items()}
+    own = {name: getattr(chosen, name) for name in ("seed", "precision") if getattr(chosen, name) is not None}
     if chosen.params:
+        if own:
+            chosen.parser.error(
+                "--seed and --precision are for model folders: with --params, give -p seed or -p eval_precision"
+            )
         p = settings.load(chosen.params, **overrides(chosen) | given)
         if not p.bench_suites:
             chosen.parser.error("give --suites, or bench_suites in the settings of the run")
@@ -73,7 +81,7 @@ def run(chosen: argparse.Namespace) -> None:
     else:
         if chosen.settings:
             chosen.parser.error("-p changes the settings of a run: give --params as well")
-        plan = benchmarks.plan_of_folders(chosen.models, given, seed=chosen.seed, precision=chosen.precision)
+        plan = benchmarks.plan_of_folders(chosen.models, given, **own)
     _write(plan.counted())
     if chosen.validate:
         from longrecipe.bench.validation import validate
@@ -89,11 +97,12 @@ def _write(table: "pd.DataFrame") -> None:
 
 
 def _given(chosen: argparse.Namespace) -> dict[str, object]:
-    """The options that were given, by the names of the settings without `bench_`; lists as text, as for -p."""
+    """The options that were given, by the names of the settings without `bench_`; lists as text, as for -p, and the
+    text null as None."""
     found: dict[str, object] = {}
     for name in (*_OPTIONS, *_SWITCHES):
         name = name.replace("-", "_")
         value = getattr(chosen, name)
         if value:
-            found[name] = f"[{value}]" if name in _LISTS else value
+            found[name] = None if value == "null" else f"[{value}]" if name in _LISTS else value
     return found

@@ -4,13 +4,13 @@ Runs of `longrecipe bench --params` are found by model and scale. `answers` read
 from these rows.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 
 from longrecipe import bench, results, settings
-from longrecipe.bench import duration
 from longrecipe.bench.scores import with_niah
 from longrecipe.bench.suites import SUITES, to_run
 from longrecipe.claims import number
@@ -66,7 +66,7 @@ def by_suite(rows: pd.DataFrame) -> pd.DataFrame:
             table[f"{name}, {target // 1024}k (quoted)"] = cells.reindex(table.index).fillna("–")
     counts = rows.groupby("suite")["task"].nunique()
     titles = {
-        name: TITLES[name] + (f" ({n} of {duration.N_TASKS[name]} tasks)" if n < duration.N_TASKS[name] else "")
+        name: TITLES[name] + (f" ({n} of {SUITES[name].n_tasks} tasks)" if n < SUITES[name].n_tasks else "")
         for name, n in counts.items()
     }
     return table.rename(index=titles, level="suite")
@@ -74,15 +74,18 @@ def by_suite(rows: pd.DataFrame) -> pd.DataFrame:
 
 def differences(rows: pd.DataFrame) -> pd.DataFrame:
     """What each model scores above the base, and above the RoPE rule alone: points by suite and length, paired by
-    prompt, with 95 % intervals; of the first target and seed. For suites whose answers have one score, as LONG."""
-    rows = _first(rows)
-    models, cells = dict(list(rows.groupby("stage", sort=False))), {}
-    for reference in ("base", "RoPE rule alone"):
-        for stage in [name for name in models if reference in models and name not in ("base", reference)]:
-            for row in _paired(models[stage], models[reference]):
-                key = TITLES[row["suite"]], _length(row["length"])
-                cells.setdefault(f"{stage} - {reference}", {})[key] = _points(row)
-    return pd.DataFrame(cells).rename_axis(["suite", "length"]) if cells else pd.DataFrame()
+    prompt, with 95 % intervals; of the first target and seed of each method. For suites whose answers have one score,
+    as LONG."""
+    cells: dict[str, dict] = {}
+    for name, each in rows.groupby("name", sort=False):
+        models = dict(list(_first(each).groupby("stage", sort=False)))
+        method = f"{name}, " if rows["name"].nunique() > 1 else ""
+        for reference in ("base", "RoPE rule alone"):
+            for stage in [stage for stage in models if reference in models and stage not in ("base", reference)]:
+                column = cells.setdefault(f"{method}{stage} - {reference}", {})
+                for row in _paired(models[stage], models[reference]):
+                    column[TITLES[row["suite"]], _length(row["length"])] = _points(row)
+    return pd.DataFrame(cells).rename_axis(["suite", "length"]) if any(cells.values()) else pd.DataFrame()
 
 
 def by_task(rows: pd.DataFrame) -> pd.DataFrame:
@@ -139,16 +142,14 @@ def _scored(rows: pd.DataFrame, score: Callable[[pd.DataFrame], pd.DataFrame]) -
 
 
 def _by_stage(rows: pd.DataFrame, score: Callable[[pd.DataFrame], pd.DataFrame], index: list[str]) -> pd.DataFrame:
-    return _cells(_scored(rows, score), index)
-
-
-def _cells(scored: pd.DataFrame, index: list[str]) -> pd.DataFrame:
-    """Scores in percent with their intervals, a column for each stage."""
+    """Scores in percent with their intervals, a column for each stage, and the prompts and their tokens: several
+    numbers if they differ."""
+    scored = _scored(rows, score)
     varied = [name for name in _RUN if scored[name].nunique() > 1]
-    cells: dict = {"prompts": {}, "tokens": {}}
+    counts = scored.groupby(index, sort=False)
+    cells: dict = {name: counts[name].agg(_counts).to_dict() for name in ("prompts", "tokens")}
     for row in scored.to_dict("records"):
         key = tuple(row[name] for name in index)
-        cells["prompts"][key], cells["tokens"][key] = f"{row['prompts']}", f"{row['tokens']:,.0f}"
         column = ", ".join([*(f"{row[name]}" for name in varied), row["stage"]])
         cut = f", {row['cut']} cut" if row["cut"] else ""
         cells.setdefault(column, {})[key] = _percent(row) + cut
@@ -157,6 +158,10 @@ def _cells(scored: pd.DataFrame, index: list[str]) -> pd.DataFrame:
     table = pd.DataFrame({column: pd.Series(values) for column, values in cells.items()}).reindex(order).fillna("–")
     table = table.set_axis(pd.MultiIndex.from_tuples(order, names=index))
     return table.rename(index=_length, level="length")
+
+
+def _counts(values: pd.Series) -> str:
+    return ", ".join(dict.fromkeys(f"{value:,.0f}" for value in values))
 
 
 def _length(n: int) -> str:
@@ -216,7 +221,10 @@ def _quoted_from_base(name: str) -> dict[str, dict[str, str]]:
 
 
 def _order(means: dict[str, float]) -> str:
-    return " > ".join(sorted(means, key=means.__getitem__, reverse=True))
+    """The names from the largest mean to the smallest, with = between equal ones."""
+    names = sorted(means, key=means.__getitem__, reverse=True)
+    signs = (f" {'=' if means[a] == means[b] else '>'} {b}" for a, b in itertools.pairwise(names))
+    return names[0] + "".join(signs)
 
 
 def _conditions(run: Run, rows: pd.DataFrame) -> Iterator[tuple[str, str]]:

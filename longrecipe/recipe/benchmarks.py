@@ -29,8 +29,8 @@ def check(p: Params, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def plan_of_run(run: Recipe) -> bench.Plan:
-    """What the models of a run are asked: those of eval_stages, each at the lengths within its window. A run that was
-    prepared for it has its plan.
+    """What the models of a run are asked: those of eval_stages, each at the lengths within its window. If `prepare`
+    has already made the plan, it is returned.
 
     Stages that are not in the cache are trained when the first of their models is asked. Raises the errors of
     `bench.prepare`.
@@ -84,18 +84,19 @@ def plan_of_folders(
     chosen = checked(Bench, options, source="the command line")
     dtype = models.autocast_dtype(precision, models.device_kind())
     subjects, tokenizers = [], []
-    for source in dict.fromkeys(sources):
+    sources = list(dict.fromkeys(sources))
+    for source, name in zip(sources, _names(sources), strict=True):
         scale = "small" if source == "smollm2" else "mini"
         folder = models.folder_of(source, scale)
         config = models.config_of(source, scale).get_text_config()
         load = functools.partial(models.load, source, scale, dtype=dtype, attention=attention_of("auto"))
-        subjects.append(bench.Subject(_name(source), _identity(folder), config.max_position_embeddings, load))
+        subjects.append(bench.Subject(name, _identity(folder), config.max_position_embeddings, load))
         tokenizers.append(models.load_tokenizer(source, scale))
-    for source, tokenizer in zip(dict.fromkeys(sources), tokenizers, strict=True):
+    for source, tokenizer in zip(sources, tokenizers, strict=True):
         if tokenizer.get_vocab() != tokenizers[0].get_vocab():
             raise ValueError(
-                f"{source} has another tokenizer than {sources[0]}: prompts are sized by tokens, so score the "
-                "models in commands of their own."
+                f"{source} has another tokenizer than {sources[0]}: prompts are sized by tokens, so score "
+                "each model in a separate command."
             )
     lengths = [min(subject.window for subject in subjects)]
     return bench.prepare(subjects, tokenizers[0], chosen, lengths=lengths, seed=seed, precision=precision)
@@ -133,8 +134,10 @@ def _versions(found: Sequence[bench.Result]) -> dict[str, str]:
     return merged | {"minutes": ", ".join(f"{title} {seconds / 60:.0f}" for title, seconds in taken.items())}
 
 
-def _name(source: str) -> str:
-    return Path(source).name or source
+def _names(sources: Sequence[str]) -> list[str]:
+    """The last part of each source; the whole source if several end in it."""
+    last = [Path(source).name or source for source in sources]
+    return [name if last.count(name) == 1 else source for name, source in zip(last, sources, strict=True)]
 
 
 def _identity(folder: Path) -> str:
