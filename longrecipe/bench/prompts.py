@@ -46,6 +46,10 @@ class Prompts:
         """The rows of the prompts that a model with this window is asked: those of its lengths."""
         return self.table[self.table["length"] <= window]
 
+    def longest(self, window: int) -> int:
+        """Tokens of the longest of these prompts."""
+        return int(self.asked(window)["tokens"].max())
+
     def chosen(self, window: int) -> dict[str, list[int]]:
         """The numbers of these prompts, by task."""
         rows = self.asked(window).groupby("task", sort=False)

@@ -62,7 +62,7 @@ def _ask(plan: Plan, subject: Subject, prompts: "Prompts", *, network: PreTraine
 
     path, room = plan.path(subject, prompts), room_of(subject, prompts)
     answers = path.with_suffix(".answers")
-    longest = int(prompts.asked(subject.window)["tokens"].max())
+    longest = prompts.longest(subject.window)
     model = Model(network, plan.tokenizer, max_length=room, longest=longest, advance=bar.update)
     chosen = prompts.chosen(subject.window)
     with _seconds(answers / "seconds") as seconds:

@@ -31,12 +31,12 @@ def validate(plan: Plan) -> pd.DataFrame:
 
 
 def _both(network: PreTrainedModel, plan: Plan, prompts: Prompts, window: int) -> pd.DataFrame:
-    alone, tokenizer, table = prompts.tasks, plan.tokenizer, prompts.asked(window)
+    alone, tokenizer = prompts.tasks, plan.tokenizer
     if SUITES[prompts.suite].by_length:
         rows = {name: list(task.dataset["test"]) for name, task in alone.items()}
         alone = load_tasks(prompts.suite, list(rows), HubData(), rows, as_is=True)
-    longest = int(table["tokens"].max())
-    room = longest + int(table["generated"].max()) + 1
+    longest = prompts.longest(window)
+    room = longest + int(prompts.asked(window)["generated"].max()) + 1
     given = {"chosen": prompts.chosen(window), "chat_template": plan.chat_template}
     theirs = score_tasks(HFLM(pretrained=network, tokenizer=tokenizer, max_length=room, batch_size=1), alone, **given)
     model = Model(network, tokenizer, max_length=room, longest=longest, advance=lambda _: None)
