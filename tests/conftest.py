@@ -157,13 +157,15 @@ def rng():
 
 @pytest.fixture(scope="session")
 def random_rows():
-    """A function from a count to as many dataset rows of random tokens, four sentences each."""
+    """A function from a count to as many dataset rows of random tokens, four sentences each, perhaps with weights."""
 
-    def make(count, seed=0, n_tokens=32, long=True):
+    def make(count, seed=0, n_tokens=32, long=True, weighted=False):
         rng = np.random.default_rng(seed)
         lengths = np.full(4, n_tokens // 4)
-        drawn = (selection.whole(rng.integers(0, 1024, size=n_tokens), lengths) for _ in range(count))
-        return list(samples.rows_of(drawn, long))
+        drawn = [selection.whole(rng.integers(0, 1024, size=n_tokens), lengths) for _ in range(count)]
+        rows = list(samples.rows_of(drawn, long))
+        weights = rng.uniform(0, 5, size=(count, n_tokens)).astype(np.float32)
+        return [row | {"loss_weights": each} for row, each in zip(rows, weights, strict=True)] if weighted else rows
 
     return make
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from longrecipe.evaluate import key_tokens, long_perplexity, short_context_losses, token_losses
+from longrecipe.evaluate import key_tokens, long_perplexity
+from longrecipe.tokens import short_context_losses, token_losses
 
 
 @pytest.fixture

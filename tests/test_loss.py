@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, CohereConfig, LlamaConfig
 
 from longrecipe import models
-from longrecipe.train.loss import chunked_cross_entropy, fuse_loss
+from longrecipe.train.loss import chunked_cross_entropy, fuse_loss, weigh_loss, weighted_cross_entropy
 
 
 def problem(*, n=70, width=12, vocabulary=50, dtype=torch.float32):
@@ -31,6 +31,33 @@ def test_loss_and_gradients_equal_those_of_full_logits(chunk, n_tokens):
     ours = chunked_cross_entropy(hidden, weight, labels, chunk=chunk, n_tokens=n_tokens)
     for got, wanted in zip(gradients(ours, hidden, weight), gradients(full, hidden, weight), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 16, 70])
+@pytest.mark.parametrize("n_tokens", [None, 33])
+def test_weighted_loss_and_gradients_equal_those_of_full_logits(chunk, n_tokens):
+    hidden, weight, labels = problem()
+    weights = torch.rand(len(labels), generator=torch.Generator().manual_seed(2)) * 5
+    counted = labels != -100
+    each = -(hidden @ weight.T).log_softmax(-1)[torch.arange(len(labels)), labels.where(counted, 0)]
+    full = (each * weights)[counted].sum() / (n_tokens or counted.sum())
+    wanted = gradients(full, hidden, weight)
+    more = {"loss_weights": weights, "n_tokens": n_tokens}
+    for ours in (
+        weighted_cross_entropy(hidden @ weight.T, labels, **more),
+        chunked_cross_entropy(hidden, weight, labels, chunk=chunk, **more),
+    ):
+        for got, expected in zip(gradients(ours, hidden, weight), wanted, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_losses_of_parts_add_up_to_that_of_the_whole():
+    logits = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [0.0, 0.0]]).log_softmax(-1)
+    labels, weights = torch.tensor([0, 0, 1, -100]), torch.tensor([0.5, 1.5, 3.0, 9.0])
+    wanted = -(0.5 * logits[0, 0] + 1.5 * logits[1, 0] + 3.0 * logits[2, 1]) / 3
+    torch.testing.assert_close(weighted_cross_entropy(logits, labels, weights), wanted)
+    parts = [weighted_cross_entropy(logits[i], labels[i], weights[i], n_tokens=3) for i in ([0], [1, 3], [2])]
+    torch.testing.assert_close(sum(parts), wanted)
 
 
 def test_gradients_match_finite_differences():
@@ -101,6 +128,29 @@ def test_fused_loss_gives_the_loss_and_gradients_of_the_plain_model(tied, rows):
     assert not torch.isclose(part[1], losses[1].loss)
     # Without labels it gives logits, as before.
     assert torch.equal(fused(ids).logits, plain(ids).logits)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_networks_weigh_the_loss_of_the_next_token(shifted):
+    plain, weighed, fused = small(), weigh_loss(small()), fuse_loss(small(), chunk=10)
+    ids = torch.randint(0, 96, (2, 21), generator=torch.Generator().manual_seed(1))
+    weights = torch.rand(2, 21, generator=torch.Generator().manual_seed(2)) * 5
+    losses = F.cross_entropy(plain(ids).logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+    wanted = (losses * weights[:, 1:]).sum() / 50
+    batch = {"input_ids": ids, "labels": ids, "loss_weights": weights, "num_items_in_batch": torch.tensor(50)}
+    if shifted:
+        batch["shift_labels"] = F.pad(ids[:, 1:], (0, 1), value=-100)
+        batch["loss_weights"] = F.pad(weights[:, 1:], (0, 1), value=7.0)
+    expected = torch.autograd.grad(wanted, list(plain.parameters()))
+    for network in (weighed, fused):
+        found = network(**batch)
+        torch.testing.assert_close(found.loss, wanted, rtol=1e-5, atol=1e-6)
+        for got, each in zip(torch.autograd.grad(found.loss, list(network.parameters())), expected, strict=True):
+            torch.testing.assert_close(got, each, rtol=1e-5, atol=1e-6)
+    # Without weights all three are one.
+    del batch["loss_weights"]
+    torch.testing.assert_close(weighed(**batch).loss, plain(**batch).loss)
+    assert torch.equal(weighed(ids).logits, plain(ids).logits)
 
 
 def test_model_with_fused_loss_saves_and_loads_unchanged(tmp_path):

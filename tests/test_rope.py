@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen2Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from longrecipe.models.rope import extend_config, head_dim, ntk_base, rope_theta, wavelengths
+from longrecipe.models.rope import extend_config, head_dim, ntk_base, rope_keys, rope_theta, wavelengths
+from longrecipe.models.rope_rules import RULES
 
 # (base, window, target_length) and the base printed in the paper's Table 4, all with d = 128.
 TABLE_4 = [
@@ -187,3 +188,79 @@ def test_sliding_window_below_the_target_is_an_error():
 def test_head_dim_of_the_configuration_is_used_first():
     assert head_dim(LlamaConfig(hidden_size=64, num_attention_heads=4, head_dim=32)) == 32
     assert head_dim(SimpleNamespace(head_dim=None, hidden_size=64, num_attention_heads=4)) == 16
+
+
+# other rules
+
+
+def network_of(rule, **options):
+    from transformers import LlamaForCausalLM
+
+    small = {"vocab_size": 16, "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = LlamaConfig(**small, num_attention_heads=2, max_position_embeddings=256, rope_theta=1e4)
+    config = extend_config(config, 4096, rule=rule, **options)
+    return config, LlamaForCausalLM(config).model.rotary_emb
+
+
+@pytest.mark.parametrize(("factor", "scale"), [(None, 16), (4.0, 4)])
+def test_rotations_of_the_rules_are_those_of_their_papers(factor, scale):
+    lambdas = wavelengths(1e4, 32)
+    plain = 2 * np.pi / lambdas
+
+    def rotations(rule):
+        config, rotary = network_of(rule, factor=factor)
+        assert config.max_position_embeddings == 4096
+        return rotary.inv_freq.numpy(), rotary.attention_scaling
+
+    found, scaling = rotations("pi")
+    np.testing.assert_allclose(found, plain / scale, rtol=1e-5)
+    assert scaling == 1
+
+    found, scaling = rotations("yarn")
+    turns = 256 / lambdas
+    np.testing.assert_allclose(found[turns > 32], plain[turns > 32], rtol=1e-5)
+    np.testing.assert_allclose(found[turns < 1][1:], plain[turns < 1][1:] / scale, rtol=1e-5)
+    assert (np.diff(found / plain) <= 1e-6).all()
+    assert scaling == pytest.approx(0.1 * np.log(scale) + 1)
+
+    found, scaling = rotations("llama3")
+    np.testing.assert_allclose(found[lambdas < 64], plain[lambdas < 64], rtol=1e-5)
+    np.testing.assert_allclose(found[lambdas > 256], plain[lambdas > 256] / scale, rtol=1e-5)
+    between = (lambdas > 64) & (lambdas < 256)
+    assert between.any() and (found[between] < plain[between]).all() and (found[between] > plain[between] / scale).all()
+    assert scaling == 1
+
+    found, scaling = rotations("entropy_abf")
+    np.testing.assert_allclose(found, 2 * np.pi / wavelengths(1e4 * (factor or 50), 32), rtol=1e-5)
+    # Queries and keys are both multiplied, so logits are multiplied by ln T / ln W.
+    assert scaling**2 == pytest.approx(np.log(4096) / np.log(256))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_is_written_under_the_names_that_readers_use(rule, tmp_path):
+    config, _ = network_of(rule)
+    config.save_pretrained(tmp_path)
+    again = LlamaConfig.from_pretrained(tmp_path)
+    assert again.rope_parameters == config.rope_parameters
+    keys = rope_keys(config)
+    kind = {"ntk": "default", "pi": "linear", "entropy_abf": "yarn"}.get(rule, rule)
+    assert keys["rope_parameters"]["rope_type"] == kind and keys["rope_theta"] == rope_theta(config)
+    assert ("rope_scaling" in keys) == (kind != "default")
+    if kind != "default":
+        assert keys["rope_scaling"]["rope_type"] == kind and keys["rope_scaling"]["factor"] > 0
+        # The model is extended now, and cannot be extended again.
+        with pytest.raises(ValueError, match=f"rope_type is '{kind}'"):
+            extend_config(config, 8192)
+
+
+def test_rules_of_older_configurations_are_in_rope_scaling():
+    config = SimpleNamespace(
+        rope_theta=1e4, rope_scaling=None, hidden_size=64, num_attention_heads=4, max_position_embeddings=256
+    )
+    extended = extend_config(config, 1024, rule="pi")
+    assert (extended.rope_theta, extended.rope_scaling) == (1e4, {"rope_type": "linear", "factor": 4.0})
+
+
+def test_unknown_rule_is_an_error():
+    with pytest.raises(ValueError, match="rope_rule is 'ntq'; allowed are ntk, pi, yarn, llama3, entropy_abf"):
+        extend_config(LlamaConfig(max_position_embeddings=256), 4096, rule="ntq")

@@ -176,13 +176,41 @@ def test_kl_term_only_applies_to_short_text(name, make_tiny, random_rows, tmp_pa
 
 
 @pytest.mark.slow
+def test_skip_term_is_the_distance_of_hidden_states_at_skipped_positions(make_tiny, random_rows, tmp_path):
+    rows = [*random_rows(2), *random_rows(2, seed=1, long=False)]
+    dataset, losses = store(rows, tmp_path / "data"), []
+    skipping = Collator(METHODS["longrecipe"], TARGET, seed=3, skip=True)
+    for weight in (0.0, 3.0):
+        # A learning rate this small leaves the model as it is.
+        stage = replace(STAGE, steps=2, save_steps=100, learning_rate=1e-12, skip_weight=weight)
+        trained = run_stage(
+            make_tiny, dataset, skipping, stage=stage, folder=tmp_path / str(weight), original=lambda: make_tiny(5)
+        )
+        losses.append(trained.losses)
+    batch = skipping([row | {"key": 2 + key} for key, row in enumerate(rows[2:])])
+    plain, far = batch["position_ids"], batch["skipped_position_ids"]
+    assert (plain == torch.arange(32)).all() and (far[:, -1] == TARGET - 1).all() and (far.diff() > 0).all()
+    assert "skipped_position_ids" not in skipping([row | {"key": key} for key, row in enumerate(rows[:2])])
+    given = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    with torch.inference_mode():
+        wanted, found = (
+            network.base_model(**given, position_ids=positions).last_hidden_state
+            for network, positions in ((make_tiny(5), plain), (make_tiny(), far))
+        )
+    term = 1 - (wanted * found).sum(-1) / (wanted.norm(dim=-1) * found.norm(dim=-1))
+    assert losses[1][0] == losses[0][0]
+    assert losses[1][1] - losses[0][1] == pytest.approx(3 * term.mean().item(), rel=1e-4)
+
+
+@pytest.mark.slow
 def test_accumulated_gradients_equal_those_of_one_batch(make_tiny, random_rows, tmp_path):
     dataset = store(random_rows(8, long=False), tmp_path / "data")
+    skipping = Collator(METHODS["longrecipe"], TARGET, seed=3, skip=True)
     # SGD: for gradients close to 0, Adam turns rounding into large steps.
-    whole = replace(STAGE, steps=3, learning_rate=0.5, kl_weight=3.0, options={"optim": "sgd"})
+    whole = replace(STAGE, steps=3, learning_rate=0.5, kl_weight=3.0, skip_weight=2.0, options={"optim": "sgd"})
     parts = replace(whole, accumulation=2)
     first, second = (
-        run_stage(make_tiny, dataset, collator(), stage=stage, folder=tmp_path / name, original=lambda: make_tiny(5))
+        run_stage(make_tiny, dataset, skipping, stage=stage, folder=tmp_path / name, original=lambda: make_tiny(5))
         for name, stage in {"whole": whole, "parts": parts}.items()
     )
     assert first.losses == pytest.approx(second.losses, rel=1e-5)
@@ -194,8 +222,9 @@ def test_accumulated_gradients_equal_those_of_one_batch(make_tiny, random_rows, 
 
 def test_kl_weight_without_the_original_is_an_error(make_tiny, random_rows, tmp_path):
     dataset = store(random_rows(4, long=False), tmp_path / "data")
-    with pytest.raises(ValueError, match=r"kl_weight = 0\.5 needs the original model"):
-        run_stage(make_tiny, dataset, collator(), stage=replace(STAGE, kl_weight=0.5), folder=tmp_path / "run")
+    for name in ("kl_weight", "skip_weight"):
+        with pytest.raises(ValueError, match=rf"{name} = 0\.5 needs the original model"):
+            run_stage(make_tiny, dataset, collator(), stage=replace(STAGE, **{name: 0.5}), folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

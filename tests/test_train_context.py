@@ -146,7 +146,8 @@ def run_with_torchrun(python, script, folder, n_processes, *words):
 
 def some_rows(count, n_tokens, long):
     rng, lengths = np.random.default_rng(n_tokens), np.array([10, 6, 8, n_tokens - 24])
-    return rows_of((whole(rng.integers(0, 1024, size=n_tokens), lengths) for _ in range(count)), long)
+    for row in rows_of((whole(rng.integers(0, 1024, size=n_tokens), lengths) for _ in range(count)), long):
+        yield row | {"loss_weights": rng.uniform(0, 5, size=n_tokens).astype(np.float32)}
 
 
 @pytest.fixture(scope="module")
@@ -228,10 +229,14 @@ def test_five_tokens_cut_into_two_parts():
     ids = torch.arange(10, 15)[None]
     batch = {"input_ids": ids, "labels": ids, "position_ids": torch.tensor([[0, 1, 7, 8, 9]])}
     batch |= {"attention_mask": torch.ones_like(ids), "long": torch.tensor([True])}
+    batch |= {"loss_weights": torch.tensor([[9.0, 0.5, 1.0, 1.5, 2.0]])}
     first, second = (cut(batch, Context(part, 2)) for part in (0, 1))
     assert first["input_ids"].tolist() == [[10, 11, 0, 0]] and second["input_ids"].tolist() == [[12, 13, 14, 0]]
     assert first["shift_labels"].tolist() == [[11, 12, -100, -100]]
     assert second["shift_labels"].tolist() == [[13, 14, -100, -100]]
+    # The weights of the next tokens, as the labels.
+    assert first["loss_weights"].tolist() == [[0.5, 1.0, 0, 0]]
+    assert second["loss_weights"].tolist() == [[1.5, 2.0, 0, 0]]
     assert first["position_ids"].tolist() == [[0, 1, 9, 9]] and second["position_ids"].tolist() == [[7, 8, 9, 9]]
     assert first["attention_mask"].tolist() == [[1, 1, 0, 0]] and second["attention_mask"].tolist() == [[1, 1, 1, 0]]
     assert first["n_tokens"].tolist() == second["n_tokens"].tolist() == [5] and first["long"].tolist() == [True]

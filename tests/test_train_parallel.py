@@ -44,17 +44,18 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "weighted"),
     [
-        {"kl_weight": 2.0},
-        {"accumulation": 2, "setup": replace(PLAIN, checkpointing=True, fused_loss=True, loss_chunk=20)},
+        ({"kl_weight": 2.0}, False),
+        ({"kl_weight": 2.0}, True),
+        ({"accumulation": 2, "setup": replace(PLAIN, checkpointing=True, fused_loss=True, loss_chunk=20)}, True),
     ],
-    ids=["kl", "savings"],
+    ids=["kl", "weighted-kl", "weighted-savings"],
 )
 @pytest.mark.slow
-def test_two_processes_train_the_same_model_as_one(change, warm_python, make_tiny, random_rows, tmp_path):
+def test_two_processes_train_the_same_model_as_one(change, weighted, warm_python, make_tiny, random_rows, tmp_path):
     stage = replace(STAGE, **change)
-    long, short = random_rows(8), random_rows(8, long=False)
+    long, short = random_rows(8, weighted=weighted), random_rows(8, long=False, weighted=weighted)
     dataset = store(interleave(long, short, 4), tmp_path / "data")
     for seed, name in ((0, "start"), (5, "original")):
         make_tiny(seed).save_pretrained(tmp_path / name)

@@ -43,6 +43,7 @@ def trained(make_tiny, rows, folder, *, stage=STAGE, dtype=torch.float32):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
     "change",
     [
@@ -54,8 +55,8 @@ def trained(make_tiny, rows, folder, *, stage=STAGE, dtype=torch.float32):
     ],
     ids=str,
 )
-def test_savings_train_the_same_model(change, make_tiny, random_rows, tmp_path):
-    rows = random_rows(12)
+def test_savings_train_the_same_model(change, weighted, make_tiny, random_rows, tmp_path):
+    rows = random_rows(12, weighted=weighted)
     plain, wanted = trained(make_tiny, rows, tmp_path / "plain")
     saving, got = trained(make_tiny, rows, tmp_path / "saving", stage=replace(STAGE, **change))
     assert saving.losses == pytest.approx(plain.losses, rel=1e-5)

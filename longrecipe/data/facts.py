@@ -1,11 +1,12 @@
 """Planted facts: short statements hidden in long text, and later recalls of them.
 
 A fact reads ` Note: KEY NN.` and a recall ` Recall: KEY NN.`. KEY is a whole-word token and NN a two-digit number that
-is one token. This gives long-range dependence that is real, exact and cheap to measure.
+is one token. This gives long-range dependence that is real, exact and cheap to measure. It is also kind to methods that
+look for numbers, as all numbers are facts: `fact_format` can take words as values, and `distracted` adds other numbers.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from longrecipe.data.corpus import excerpt
 from longrecipe.data.sentences import SentenceEnds, token_strings
+
+# Tokens of text between two statements, at least and at most.
+FILLER = (16, 80)
 
 
 @dataclass(frozen=True)
@@ -40,18 +44,40 @@ def is_value(text: str) -> bool:
     return re.fullmatch(r" [1-9]\d", text) is not None
 
 
-def fact_format(tokenizer: PreTrainedTokenizerBase) -> FactFormat:
-    """The fact format of a tokenizer. Raises ValueError if it has too few one-token words or numbers."""
-    strings = token_strings(tokenizer)
-    keys = [i for i, text in enumerate(strings) if is_key(text)]
-    values = [i for i, text in enumerate(strings) if is_value(text)]
-    if len(keys) < 32 or len(values) < 32:
+def keys_and_values(strings: Iterable[str], values: str = "numbers") -> tuple[list[int], list[int]]:
+    """The tokens that can be keys and values of planted facts, as indices of their texts.
+
+    With values `words` every second word is a value, and the others are keys.
+    """
+    strings = list(strings)
+    words = [i for i, text in enumerate(strings) if is_key(text)]
+    if values == "words":
+        return words[::2], words[1::2]
+    return words, [i for i, text in enumerate(strings) if is_value(text)]
+
+
+def fact_format(tokenizer: PreTrainedTokenizerBase, values: str = "numbers") -> FactFormat:
+    """The fact format of a tokenizer, with `numbers` or `words` as values. Raises ValueError if it has too few of them
+    in one token."""
+    keys, found = keys_and_values(token_strings(tokenizer), values)
+    if len(keys) < 32 or len(found) < 32:
         raise ValueError(
-            f"the tokenizer has {len(keys)} one-token words and {len(values)} one-token two-digit numbers, but "
-            "planted facts need 32 of each: use the tokenizer that ships with the mini models."
+            f"the tokenizer has {len(keys)} one-token words and {len(found)} one-token values, but planted facts need "
+            "32 of each: use the tokenizer that ships with the mini models."
         )
     parts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (" Note:", " Recall:", ".")]
-    return FactFormat(*(np.asarray(p, dtype=np.int64) for p in (*parts, keys, values)))
+    return FactFormat(*(np.asarray(p, dtype=np.int64) for p in (*parts, keys, found)))
+
+
+def distracted(source: np.ndarray, numbers: np.ndarray, share: float, *, rng: np.random.Generator) -> np.ndarray:
+    """Text with numbers that belong to no fact, at random places.
+
+    Args: source [n]; numbers, ids to draw from; share: how many are added for each statement of `document`, of which
+    there is one in 48 tokens of source on average. Returns int64, longer than source.
+    """
+    count = round(share * len(source) / (sum(FILLER) / 2))
+    places = rng.integers(0, len(source) + 1, size=count)
+    return np.insert(np.asarray(source, dtype=np.int64), places, rng.choice(numbers, size=count))
 
 
 def document(
@@ -60,7 +86,7 @@ def document(
     length: int,
     *,
     rng: np.random.Generator,
-    filler: tuple[int, int] = (16, 80),
+    filler: tuple[int, int] = FILLER,
     note_share: float = 0.25,
 ) -> np.ndarray:
     """A training document: running text with facts, and later recalls of these facts.

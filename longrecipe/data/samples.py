@@ -12,12 +12,16 @@ from datasets import Dataset, load_from_disk
 
 from longrecipe.data.selection import Sample, select, whole
 from longrecipe.data.sentences import SentenceEnds, sentence_lengths
-from longrecipe.positions import Method
+from longrecipe.positions import METHODS, Method
 from longrecipe.system.errors import reason
 from longrecipe.system.files import new_folder, temporary_of
 
 # The label of a token without a loss.
 IGNORE = -100
+# The entry of batches with skipped positions of short samples.
+SKIPPED = "skipped_position_ids"
+# The column of rows, and the entry of batches, with the weight of each token's loss.
+WEIGHTS = "loss_weights"
 
 
 def sample_of(
@@ -103,10 +107,12 @@ class Collator:
     The generator is seeded from (seed, epoch, key of the row) only, so the positions do not depend on the number of
     loader workers or on whether a run was resumed. Each batch has an attention mask of ones: without it, transformers
     mistakes jumps in the positions for packed documents and cuts attention there (see `longrecipe.train.guard`).
+
+    With skip, batches of short rows also have skipped_position_ids: CREAM's, as in LongReD.
     """
 
-    def __init__(self, method: Method, target_length: int, seed: int, epoch: int = 0):
-        self.method, self.target_length, self.seed = method, target_length, seed
+    def __init__(self, method: Method, target_length: int, seed: int, *, epoch: int = 0, skip: bool = False):
+        self.method, self.target_length, self.seed, self.skip = method, target_length, seed, skip
         # Shared memory, so that persistent workers see when the next epoch begins.
         self._epoch = torch.tensor(epoch).share_memory_()
 
@@ -123,12 +129,20 @@ class Collator:
         """The position_ids of a row, int64 [n]."""
         if not row["long"]:
             return np.arange(len(row["input_ids"]))
-        return self.method.draw(row, self.target_length, np.random.default_rng([self.seed, self.epoch, row["key"]]))
+        return self._drawn(self.method, row)
+
+    def _drawn(self, method: Method, row: dict) -> np.ndarray:
+        return method.draw(row, self.target_length, np.random.default_rng([self.seed, self.epoch, row["key"]]))
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         ids = torch.from_numpy(np.stack([np.asarray(row["input_ids"], dtype=np.int64) for row in rows]))
         positions = torch.from_numpy(np.stack([self.positions(row) for row in rows]))
         batch = {"input_ids": ids, "position_ids": positions, "attention_mask": torch.ones_like(ids), "labels": ids}
+        if WEIGHTS in rows[0]:
+            batch[WEIGHTS] = torch.from_numpy(np.stack([np.asarray(row[WEIGHTS], dtype=np.float32) for row in rows]))
+        if self.skip and not rows[0]["long"]:
+            skipped = [self._drawn(METHODS["cream"], row) for row in rows]
+            batch[SKIPPED] = torch.from_numpy(np.stack(skipped))
         # For the trainer, which removes it before it calls the model.
         return batch | {"long": torch.tensor([bool(row["long"]) for row in rows])}
 

@@ -6,13 +6,7 @@ documents.
 """
 
 from longrecipe.evaluate.association import association
-from longrecipe.evaluate.longppl import (
-    LongPerplexity,
-    key_tokens,
-    long_perplexity,
-    short_context_losses,
-    token_losses,
-)
+from longrecipe.evaluate.longppl import LongPerplexity, key_tokens, long_perplexity
 from longrecipe.evaluate.perplexity import copying, perplexity
 from longrecipe.evaluate.questions import Document, Question
 from longrecipe.evaluate.reader import Reader, to_read
@@ -67,10 +61,8 @@ __all__ = [
     "planted",
     "report",
     "sentences",
-    "short_context_losses",
     "single",
     "to_read",
-    "token_losses",
     "tracking",
     "worked",
     "worked_table",

@@ -2,17 +2,14 @@
 
 Most tokens of a long text can be predicted from the few hundred before them, so ordinary perplexity hardly shows
 whether a model uses the rest. LongPPL counts only tokens that one model, the evaluator, predicts much better with the
-whole text than with a short context. All models are measured on these tokens.
+whole text than with a short context. All models are measured on these tokens. `tokens.context` computes the losses.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from transformers import PreTrainedModel
 
 from longrecipe import stats
-from longrecipe.evaluate.reader import BATCH_TOKENS
-from longrecipe.tokens.scores import check_plain_logits, next_token_scores
 
 
 @dataclass(frozen=True)
@@ -27,44 +24,6 @@ class LongPerplexity:
     perplexity: float
     n_tokens: int
     share: float
-
-
-def token_losses(network: PreTrainedModel, ids: np.ndarray) -> np.ndarray:
-    r"""The loss $-\log p(x_t | x_{<t})$ of every token after the first, in nats.
-
-    The logits of only a block of tokens are in memory at a time (see `tokens.next_token_scores`).
-
-    Args: ids int64 [B, L], texts of one length. Returns float32 [B, L - 1], for t = 1..L-1. Raises ValueError for a
-    model that scales or caps its logits.
-    """
-    check_plain_logits(network, "the model")
-    size = max(1, BATCH_TOKENS // ids.shape[1])
-    parts = [next_token_scores(network, ids[i : i + size], "logprob") for i in range(0, len(ids), size)]
-    return -np.concatenate(parts)
-
-
-def short_context_losses(network: PreTrainedModel, ids: np.ndarray, context: int) -> np.ndarray:
-    r"""The loss of every token if only the K = `context` to 2 K - 1 tokens before it are read (fewer at the start).
-
-    Windows of 2 K tokens start at every K-th token, at positions 0, 1, ..., and the second half of each is scored. So
-    L tokens cost a forward pass of 2 (L - K) tokens, if K divides L. The paper's K is 4,096.
-
-    Args: ids int64 [B, L], L at least 2 K. Returns float32 [B, L - 1], for t = 1..L-1. Raises ValueError for shorter
-    texts.
-    Example: with K = 2, the tokens 0..7 are read as 0123, 2345 and 4567; these score the tokens 1 to 3, 4 to 5, 6 to 7.
-    """
-    n_texts, length = ids.shape
-    size = 2 * context
-    if context < 1 or length < size:
-        raise ValueError(f"context = {context}: must be 1 to {length // 2}, half of a text of {length} tokens.")
-    starts = [*range(0, length - size, context), length - size]
-    windows = np.stack([ids[:, start : start + size] for start in starts], axis=1)
-    found = token_losses(network, windows.reshape(-1, size)).reshape(n_texts, len(starts), size - 1)
-    parts, done = [], 0
-    for i, start in enumerate(starts):
-        parts.append(found[:, i, done - start :])
-        done = start + size - 1
-    return np.concatenate(parts, axis=1)
 
 
 def key_tokens(full: np.ndarray, short: np.ndarray, *, least_gain: float = 2.0, most_loss: float = 2.0) -> np.ndarray:

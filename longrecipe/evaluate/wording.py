@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from longrecipe.data.facts import is_key, is_value
+from longrecipe.data.facts import keys_and_values
 from longrecipe.data.sentences import SentenceEnds, sentence_ends, token_strings
 
 # Tokens of a continuation beyond each answer.
@@ -81,14 +81,14 @@ class Wording:
         return self.encode(question + text)[len(self.encode(question)) :]
 
 
-def planted(tokenizer: PreTrainedTokenizerBase) -> Wording:
+def planted(tokenizer: PreTrainedTokenizerBase, values: str = "numbers") -> Wording:
     """The mini models' own wording, as in `longrecipe.data.facts`: ` Note: KEY NN.`, then ` Recall: KEY`.
 
-    Each of these words is one token.
+    Each of these words is one token. values: `numbers`, or `words` for facts whose values are words.
     """
     strings = token_strings(tokenizer)
-    keys, values = tuple(filter(is_key, strings)), tuple(filter(is_value, strings))
-    return Wording("planted", *_coder(tokenizer), keys=keys, values=values)
+    keys, found = (tuple(strings[i] for i in each) for each in keys_and_values(strings, values))
+    return Wording("planted", *_coder(tokenizer), keys=keys, values=found)
 
 
 def sentences(tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Wording:

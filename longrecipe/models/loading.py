@@ -131,6 +131,7 @@ def load(
     scale: str = "mini",
     target_length: int | None = None,
     *,
+    rope_rule: str = "ntk",
     rope_factor: float | None = None,
     dtype: torch.dtype = torch.float32,
     window: int | None = None,
@@ -139,16 +140,16 @@ def load(
     """Load a model in evaluation mode, as it is or with its window raised to target_length by the RoPE rule.
 
     Args: model: "llama3" at scale mini, "smollm2" at scale small, a folder in Hugging Face's layout (config.json,
-    *.safetensors; pickled weights are refused) or a hub id; target_length in tokens; rope_factor: f of `rope.ntk_base`,
-    default T / W; dtype of the weights in memory (the mini models are stored as float16); window: W, None takes that of
-    the configuration; attention: the name of an attention implementation of transformers.
+    *.safetensors; pickled weights are refused) or a hub id; target_length in tokens; rope_rule, rope_factor: those of
+    `rope.extend_config`; dtype of the weights in memory (the mini models are stored as float16); window: W, None takes
+    that of the configuration; attention: the name of an attention implementation of transformers.
     Raises FileNotFoundError that names the missing file, and ValueError if the folder lacks a tensor.
     """
     folder = folder_of(model, scale)
     # The configuration next to the weights, also at scale paper.
     config = _config(folder)
     if target_length is not None:
-        config = extend_config(config, target_length, factor=rope_factor, window=window)
+        config = extend_config(config, target_length, rule=rope_rule, factor=rope_factor, window=window)
     options = {"dtype": dtype, "attn_implementation": attention, "use_safetensors": True, "local_files_only": True}
     network, found = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
     if missing := sorted(found["missing_keys"]):

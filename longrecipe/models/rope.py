@@ -1,4 +1,4 @@
-"""The RoPE base for a longer window: the rule, and a configuration that uses it (paper, section 4.3)."""
+"""The RoPE of a longer window: the paper's rule, and a configuration that uses it or another (section 4.3)."""
 
 import copy
 import math
@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 from transformers import PreTrainedConfig
+
+from longrecipe.models import rope_rules
 
 
 def ntk_base(base: float, *, head_dim: int, window: int, target_length: int, factor: float | None = None) -> float:
@@ -65,16 +67,22 @@ def wavelengths(base: float, head_dim: int) -> np.ndarray:
 
 
 def extend_config(
-    config: PreTrainedConfig, target_length: int, *, factor: float | None = None, window: int | None = None
+    config: PreTrainedConfig,
+    target_length: int,
+    *,
+    rule: str = "ntk",
+    factor: float | None = None,
+    window: int | None = None,
 ) -> PreTrainedConfig:
-    """Copy a transformers configuration, with the RoPE base raised by `ntk_base` for a longer window (section 4.3).
+    """Copy a transformers configuration, with its RoPE changed by a rule for a longer window (section 4.3).
 
     Pass the copy to `from_pretrained(..., config=...)`, because a model computes its rotations when it is built.
 
     Args:
         config: any configuration with standard RoPE (rope_type "default").
         target_length: T, in tokens; becomes max_position_embeddings.
-        factor: f of the rule; T/W if not given.
+        rule: one of `rope_rules.RULES`; the paper's is ntk, see `ntk_base`.
+        factor: of the rule, at least 1; if not given T/W, or 50 for entropy_abf.
         window: W, in tokens; max_position_embeddings if not given. Pass it if the model was trained on a shorter
             window than its configuration says.
 
@@ -82,8 +90,8 @@ def extend_config(
         A deep copy; config is not changed.
 
     Raises:
-        ValueError: another rope_type, no RoPE base, a sliding window below T in every layer, or a value that `ntk_base`
-            does not accept.
+        ValueError: another rope_type, no RoPE base, a sliding window below T in every layer, an unknown rule, or a
+            value that `ntk_base` does not accept.
     """
     parameters = _rope_parameters(config)
     sliding = getattr(config, "sliding_window", None)
@@ -102,13 +110,23 @@ def extend_config(
         window = config.max_position_embeddings
     # Some families only rotate a part of each head; d is the size of this part.
     rotated = int(head_dim(config) * rotated_share(config))
-    theta = ntk_base(rope_theta(config), head_dim=rotated, window=window, target_length=target_length, factor=factor)
+    base = rope_theta(config)
+    # For any rule, because it checks all values.
+    theta = ntk_base(base, head_dim=rotated, window=window, target_length=target_length, factor=factor)
+    if rule == "ntk":
+        written = {"rope_theta": theta}
+    elif rule in rope_rules.OTHERS:
+        written = rope_rules.OTHERS[rule](base, window, target_length, factor)
+    else:
+        raise ValueError(f"rope_rule is {rule!r}; allowed are {', '.join(rope_rules.RULES)}")
 
     extended = copy.deepcopy(config)
     if getattr(extended, "rope_parameters", None):
-        extended.rope_parameters["rope_theta"] = theta
+        extended.rope_parameters |= written
+    elif "rope_type" in written:
+        extended.rope_scaling = {key: value for key, value in written.items() if key != "rope_theta"}
     if getattr(extended, "rope_theta", None) is not None:
-        extended.rope_theta = theta
+        extended.rope_theta = written["rope_theta"]
     extended.max_position_embeddings = target_length
     return extended
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from longrecipe.data import corpus, facts, samples
+from longrecipe.data.samples import WEIGHTS
 from longrecipe.data.selection import Sample, whole
 from longrecipe.positions import find
 from longrecipe.recipe.run_text import RunText
@@ -12,13 +13,18 @@ from longrecipe.settings import Params
 
 # Which tokens of a document are anchors: from ids int64 [L] to bool [L].
 AnchorMask = Callable[[np.ndarray], np.ndarray]
+# Gives rows their loss weights, see `weighting.weighted`.
+Weigh = Callable[[Iterable[dict]], Iterable[dict]]
 # Each use has its own stream of random numbers, so a setting of one stage does not change the draws of another.
 _PROBE, _ANALYSIS, _EXTEND, _REPLAY_LONG, _REPLAY_SHORT, _SHOWN, _REACH, _LONGPPL = range(8)
 
 
 def needs_anchors(p: Params) -> bool:
-    """Whether a run selects sentences by anchors, so that it needs a token analysis."""
-    return find(p.method).text == "selected" and p.selection in ("anchored", "density")
+    """Whether a run needs a token analysis: to select sentences by anchors, or to weigh their losses."""
+    method = find(p.method)
+    if method.positions is None:
+        return False
+    return p.loss_weight == "anchor" or (method.text == "selected" and p.selection in ("anchored", "density"))
 
 
 def probe_rows(p: Params, text: RunText) -> Iterator[dict]:
@@ -47,8 +53,11 @@ def long_rows(p: Params, text: RunText, anchors: AnchorMask | None) -> Iterator[
     return _long_rows(p, text, anchors, count=p.n_documents, stream=_EXTEND)
 
 
-def replay_rows(p: Params, text: RunText, anchors: AnchorMask | None) -> list[dict]:
-    """The rows of replay: short general text, and a replay_long_share of stage-1 samples."""
+def replay_rows(p: Params, text: RunText, anchors: AnchorMask | None, weigh: Weigh | None = None) -> list[dict]:
+    """The rows of replay: short general text, and a replay_long_share of stage-1 samples.
+
+    weigh gives the stage-1 samples their loss weights; all tokens of short text then have the weight 1.
+    """
     rng, size = _rng(p, _REPLAY_SHORT), p.replay_batch_size
     n_long = round(p.replay_steps * p.replay_long_share)
     count, source = (p.replay_steps - n_long) * size, text.general.train
@@ -61,6 +70,9 @@ def replay_rows(p: Params, text: RunText, anchors: AnchorMask | None) -> list[di
         )
     short_rows = samples.rows_of(map(whole, short), long=False)
     long = _long_rows(p, text, anchors, count=n_long * size, stream=_REPLAY_LONG) if n_long else []
+    if weigh is not None:
+        long = weigh(long)
+        short_rows = (row | {WEIGHTS: np.ones(len(row["input_ids"]), dtype=np.float32)} for row in short_rows)
     return samples.interleave(long, short_rows, size)
 
 

@@ -36,6 +36,6 @@ def measure(
     )
 
 
-def wording_of(text: RunText, tokenizer: PreTrainedTokenizerBase) -> evaluate.Wording:
+def wording_of(p: Params, text: RunText, tokenizer: PreTrainedTokenizerBase) -> evaluate.Wording:
     """The wording of the tasks for a run: planted facts of the mini models, or sentences."""
-    return evaluate.sentences(tokenizer) if text.facts is None else evaluate.planted(tokenizer)
+    return evaluate.sentences(tokenizer) if text.facts is None else evaluate.planted(tokenizer, p.fact_values)

@@ -94,7 +94,7 @@ def check_config(p: Params) -> PreTrainedConfig:
             f"window = {p.window}: the model's own is {own} (max_position_embeddings in config.json), and W must not "
             f"be longer than what the model was trained on; set {own} or less, or null."
         )
-    extend_config(config, p.target_length, factor=p.rope_factor, window=p.window)
+    extend_config(config, p.target_length, rule=p.rope_rule, factor=p.rope_factor, window=p.window)
     return config
 
 

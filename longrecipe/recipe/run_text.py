@@ -1,16 +1,17 @@
 """The text of a run: where it comes from, and what can be checked before it is read."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from longrecipe import models
 from longrecipe.data import english
 from longrecipe.data.corpus import Corpus
-from longrecipe.data.facts import FactFormat, fact_format
+from longrecipe.data.facts import FactFormat, distracted, fact_format
 from longrecipe.data.hubtext import check_hub_text, is_hub_text, load_hub_text
 from longrecipe.data.sentences import SentenceEnds, sentence_ends
 from longrecipe.data.textcheck import check_files
@@ -43,11 +44,12 @@ def load_text(params: Params, tokenizer: PreTrainedTokenizerBase) -> RunText:
     if params.text is not None:
         long = _load(params.text, params, tokenizer)
     elif is_planted:
-        long = english.load_english(tokenizer, planted=True)
+        long = _with_distractors(english.load_english(tokenizer, planted=True), params.distractors, tokenizer)
     else:
         long = english.load_english(tokenizer, english.NATURAL_HELD_OUT_EVERY, planted=False)
     general = _load(params.replay_text, params, tokenizer) if params.replay_text else long
-    return RunText(long, general, fact_format(tokenizer) if is_planted else None, sentence_ends(tokenizer))
+    facts = fact_format(tokenizer, params.fact_values) if is_planted else None
+    return RunText(long, general, facts, sentence_ends(tokenizer))
 
 
 def commits(params: Params, text: RunText) -> dict[str, str]:
@@ -78,6 +80,15 @@ def _check_planted(params: Params) -> None:
             f"text = {text!r}: the mini models only read the embedded English, with planted facts; use scale small or "
             "paper for text of your own."
         )
+
+
+def _with_distractors(corpus: Corpus, share: float, tokenizer: PreTrainedTokenizerBase) -> Corpus:
+    if not share:
+        return corpus
+    # The same numbers for all seeds, as the text is the same.
+    rng, numbers = np.random.default_rng(0), fact_format(tokenizer).values
+    parts = {name: distracted(getattr(corpus, name), numbers, share, rng=rng) for name in ("train", "held_out")}
+    return replace(corpus, **parts)
 
 
 def _load(name: str, params: Params, tokenizer: PreTrainedTokenizerBase) -> Corpus:

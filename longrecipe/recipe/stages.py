@@ -14,17 +14,17 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from longrecipe import bench, evaluate, models, results, tokens, train
+from longrecipe import bench, evaluate, models, tokens, train
 from longrecipe.data import samples
 from longrecipe.data.selection import Sample
 from longrecipe.merge import merge
 from longrecipe.positions import METHODS, Method, find
-from longrecipe.recipe import cache, draws, export, measuring
+from longrecipe.recipe import cache, draws, export, measuring, stage_settings, weighting
 from longrecipe.recipe.disk import reports_full_disk
 from longrecipe.recipe.run_text import RunText, commits
 from longrecipe.settings import Params, changed
 from longrecipe.system.processes import is_main, made_once
-from longrecipe.train.memory import rows_at_once, setup_of
+from longrecipe.train.memory import setup_of
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,9 @@ class Recipe:
         return self._load()
 
     def raised(self) -> PreTrainedModel:
-        """The base model with the RoPE base raised for the target length T, untrained: the control."""
-        return self._load(self.params.target_length, self.params.rope_factor)
+        """The base model with its RoPE changed for the target length T, untrained: the control."""
+        p = self.params
+        return self._load(p.target_length, rope_rule=p.rope_rule, rope_factor=p.rope_factor)
 
     @functools.cached_property
     def types(self) -> tokens.TokenTypes:
@@ -94,9 +95,10 @@ class Recipe:
         rows, collator = list(samples.rows_of(self.shown(min(count, n_documents or count)))), self.collator()
         return [collator.positions(rows[key % len(rows)] | {"key": key}) for key in range(count)]
 
-    def collator(self, stream: int = 0) -> samples.Collator:
-        """Makes batches of the run's samples. Stream 0 draws the positions of stage 1, stream 1 those of replay."""
-        return samples.Collator(self.method, self.params.target_length, seed=2 * self.params.seed + stream)
+    def collator(self, stream: int = 0, skip: bool = False) -> samples.Collator:
+        """Makes batches of the run's samples. Stream 0 draws the positions of stage 1, stream 1 those of replay; skip:
+        whether short samples also get skipped positions."""
+        return samples.Collator(self.method, self.params.target_length, seed=2 * self.params.seed + stream, skip=skip)
 
     def at_step(self, extended: train.Trained, step: int) -> PreTrainedModel:
         """The model after a step of stage 1, one of the run's eval_steps; 0 is the RoPE rule alone."""
@@ -117,7 +119,7 @@ class Recipe:
             lambda: self._load(p.probe_window),
             self._stored("analysis", "probe", lambda: draws.probe_rows(p, self.text)),
             samples.Collator(method, p.probe_window, p.seed),
-            stage=self._stage("H'", p.probe_steps, batch_size=p.probe_batch_size, rate=p.probe_learning_rate),
+            stage=stage_settings.probe(p, self.analysis_only),
             folder=self.folder("analysis") / "probe",
         )
 
@@ -139,8 +141,8 @@ class Recipe:
     def analyse(self) -> tokens.Analysis | None:
         """Train H', score documents with H and H', and rank the run's token types by how their scores change.
 
-        Returns None if the run does not select sentences by anchors. If several processes train together, all train H',
-        the main one scores and ranks, and the others get None.
+        Returns None if the run needs no anchors (see `draws.needs_anchors`). If several processes train together, all
+        train H', the main one scores and ranks, and the others get None.
         """
         if not draws.needs_anchors(self.params):
             return None
@@ -155,9 +157,11 @@ class Recipe:
 
     @reports_full_disk
     def stage_one_set(self, analysis: tokens.Analysis | None) -> Dataset:
-        """The stored stage-1 set: from each document of T tokens the n tokens that the method trains on."""
+        """The stored stage-1 set: from each document of T tokens the n tokens that the method trains on, with their
+        loss weights if the run has a loss_weight."""
         anchors = self._anchors(analysis)
-        return self._stored("extend", "stage_one", lambda: draws.long_rows(self.params, self.text, anchors))
+        weigh = self._weigh(anchors) or (lambda rows: rows)
+        return self._stored("extend", "stage_one", lambda: weigh(draws.long_rows(self.params, self.text, anchors)))
 
     @reports_full_disk
     def extend(self, dataset: Dataset) -> train.Trained:
@@ -166,12 +170,11 @@ class Recipe:
         If the run has eval_steps, weights are kept after these steps, in a folder of their own.
         """
         p = self.params
-        stage = self._stage("extend", p.extend_steps, batch_size=p.extend_batch_size, rate=p.extend_learning_rate)
         return train.run_stage(
             self.raised,
             dataset,
             self.collator(0),
-            stage=replace(stage, schedule=p.extend_schedule),
+            stage=stage_settings.extend(p),
             folder=self.folder("extend") / "-".join(["extend", *map(str, p.eval_steps or ())]),
             keep_steps=[step for step in p.eval_steps or () if 0 < step < p.extend_steps],
         )
@@ -181,15 +184,15 @@ class Recipe:
         """Stage 2, replay: train on short general text at a decaying rate.
 
         A replay_long_share of the steps reads stage-1 samples. On short text replay_kl_weight * KL(original || model)
-        is added to the loss. Both are 0 in the paper.
+        is added to the loss, and replay_skip_weight times LongReD's term. All are 0 in the paper.
         """
         p, anchors = self.params, self._anchors(analysis)
-        stage = self._stage("replay", p.replay_steps, batch_size=p.replay_batch_size, rate=p.replay_learning_rate)
+        weigh = self._weigh(anchors)
         return train.run_stage(
             functools.partial(self._trained, extended),
-            self._stored("replay", "replay", lambda: draws.replay_rows(p, self.text, anchors)),
-            self.collator(1),
-            stage=replace(stage, schedule=p.replay_schedule, warmup_steps=0, kl_weight=p.replay_kl_weight),
+            self._stored("replay", "replay", lambda: draws.replay_rows(p, self.text, anchors, weigh)),
+            self.collator(1, skip=p.replay_skip_weight > 0),
+            stage=stage_settings.replay(p),
             folder=self.folder("replay") / "replay",
             original=self.base,
         )
@@ -247,7 +250,7 @@ class Recipe:
     @functools.cached_property
     def wording(self) -> evaluate.Wording:
         """How the tasks are put into words, see `measuring.wording_of`."""
-        return measuring.wording_of(self.text, self.tokenizer)
+        return measuring.wording_of(self.params, self.text, self.tokenizer)
 
     def _anchors(self, analysis: tokens.Analysis | None) -> draws.AnchorMask | None:
         if analysis is None:
@@ -255,18 +258,29 @@ class Recipe:
         chosen = self.anchors(analysis)
         return lambda ids: self.types.mask(ids, chosen)
 
+    def _weigh(self, anchors: draws.AnchorMask | None) -> draws.Weigh | None:
+        if self.params.loss_weight == "none":
+            return None
+        # Now, because all processes train H' together.
+        longer = self.probe() if weighting.needs_models(self.params) else None
+
+        def load() -> tuple[PreTrainedModel, PreTrainedModel]:
+            return evaluate.to_read(self.base()), evaluate.to_read(self._trained(longer))
+
+        return functools.partial(weighting.weighted, self.params, anchors=anchors, models=load)
+
     def _stored(self, stage: str, name: str, make_rows: Callable[[], Iterable[dict]]) -> Dataset:
         folder = self.folder(stage) / "data" / name
         doing = f"makes the samples of {name.replace('_', ' ')}"
         return samples.load(made_once(folder, lambda: samples.store(make_rows(), folder), doing))
 
-    def _load(self, target_length: int | None = None, rope_factor: float | None = None) -> PreTrainedModel:
+    def _load(self, target_length: int | None = None, **rope: Any) -> PreTrainedModel:
         p = self.params
         return models.load(
             p.source,
             p.scale,
             target_length,
-            rope_factor=rope_factor,
+            **rope,
             dtype=train.weights_dtype(setup_of(p)),
             window=p.window,
             attention=train.attention_of(p.attention),
@@ -275,23 +289,3 @@ class Recipe:
     def _trained(self, stage: train.Trained, step: int | None = None) -> PreTrainedModel:
         p = self.params
         return stage.load(train.weights_dtype(setup_of(p)), train.attention_of(p.attention), step=step)
-
-    def _stage(self, name: str, steps: int, *, batch_size: int, rate: float) -> train.Stage:
-        p, setup = self.params, setup_of(self.params)
-        # In a tracker, a stage has the name of the run in results/, and of its own folder.
-        run = results.run_name(p, "tokens" if self.analysis_only else "train")
-        folder = {"H'": "probe"}.get(name, name)
-        return train.Stage(
-            name,
-            steps,
-            batch_size,
-            learning_rate=rate,
-            warmup_steps=p.warmup_steps,
-            save_steps=p.save_steps,
-            seed=p.seed,
-            precision=p.precision,
-            accumulation=max(1, batch_size // (train.n_readers(setup) * rows_at_once(p, batch_size))),
-            setup=setup,
-            report_to=p.report_to,
-            run_name=f"{run}-{folder}",
-        )

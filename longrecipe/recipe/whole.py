@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel
 
-from longrecipe import evaluate
+from longrecipe import evaluate, tokens
 from longrecipe.claims import interval, number
 from longrecipe.data.samples import rows_of
 from longrecipe.data.sentences import token_strings
@@ -26,8 +26,6 @@ from longrecipe.train import Trained
 SHORT_ONLY, AS_IN_PAPER = "replayed, short text only", "paper's setting"
 # Models that are only compared with are measured on two documents in five, beyond the shortest length.
 _SHARE = 0.4
-# The short context of LongPPL is at most the paper's.
-_MOST_CONTEXT = 4096
 _SHARES = dict.fromkeys(("RoPE rule alone", "replayed", AS_IN_PAPER), _SHARE)
 
 
@@ -87,8 +85,8 @@ def long_perplexity(
 
     Args:
         evaluator: the name of a model of the run, as in `measure_all`.
-        context: tokens of the short context; None takes half of the window, at most the paper's 4,096, so that the
-            windows that are read for it are no longer than the base's.
+        context: tokens of the short context; None takes `tokens.short_context`, so that the windows that are read for
+            it are no longer than the base's.
 
     Returns a table with a row for each model of eval_stages, and one with a row for each type of token: by class, and
     with planted facts also by their place in them. No rows if eval_longppl is 0, or if the held-out text is shorter
@@ -98,18 +96,18 @@ def long_perplexity(
     evaluator = evaluator or ("extended" if "extended" in every else "RoPE rule alone")
     if evaluator not in every:
         raise ValueError(f"evaluator = {evaluator!r}: this run has the models {', '.join(every)}.")
-    context = min(p.window // 2, _MOST_CONTEXT) if context is None else context
+    context = tokens.short_context(p.window) if context is None else context
     documents = draws.held_out_documents(p, run.text, p.eval_longppl)
     if not documents or len(documents[0]) < 2 * context:
         return _longppl_table({}), _type_table({})
     ids, models = np.stack(documents), _measured_models(run, trained)
     network = evaluate.to_read(every[evaluator](), p.eval_precision)
-    losses = {evaluator: evaluate.token_losses(network, ids)}
-    chosen = evaluate.key_tokens(losses[evaluator], evaluate.short_context_losses(network, ids, context))
+    losses = {evaluator: tokens.token_losses(network, ids)}
+    chosen = evaluate.key_tokens(losses[evaluator], tokens.short_context_losses(network, ids, context))
     # Only one model is in memory at a time.
     del network
     losses |= {
-        name: evaluate.token_losses(evaluate.to_read(make(), p.eval_precision), ids)
+        name: tokens.token_losses(evaluate.to_read(make(), p.eval_precision), ids)
         for name, make in models.items()
         if name != evaluator
     }

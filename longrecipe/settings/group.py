@@ -1,10 +1,13 @@
 """What all groups of settings share: checks of each value, and lists that are passed as text."""
 
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+
+# Number formats of training and measuring.
+Precision = Literal["auto", "bf16", "fp32"]
 
 
 class Group(BaseModel):

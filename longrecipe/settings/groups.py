@@ -1,7 +1,7 @@
 """The settings of a run in groups: the default of each setting, what it may be, and what it does.
 
-A new setting is one field here (or in `memory.py`), used where it is needed. Write its unit and the paper's value into
-its description: errors and `params/reference.yaml` show it.
+A new setting is one field here, or in `memory.py`, `measure.py` or `bench.py`, used where it is needed. Write its unit
+and the paper's value into its description: errors and `params/reference.yaml` show it.
 """
 
 import re
@@ -9,13 +9,12 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from longrecipe.data.weights import SCHEMES
 from longrecipe.positions import METHODS, find
-from longrecipe.settings.group import Group, read_list
+from longrecipe.settings.group import Group, Precision
 
-Precision = Literal["auto", "bf16", "fp32"]
 # Those of transformers.Trainer that need no arguments of their own.
 Schedule = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt", "constant"]
-MeasuredModel = Literal["base", "RoPE rule alone", "extended", "replayed", "merged", "paper's setting"]
 
 
 class Run(Group):
@@ -74,6 +73,16 @@ class Text(Group):
     text_column: str | None = Field(
         None, description="column of the text in rows; null: the usual names, such as text, messages, instruction"
     )
+    distractors: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="numbers in the text that belong to no fact, for each statement of a fact, at scale mini only: a "
+        "control that is less kind; 0: every number belongs to a fact",
+    )
+    fact_values: Literal["numbers", "words"] = Field(
+        "numbers", description="values of planted facts, at scale mini only; words: a control that is less kind"
+    )
 
 
 class Extend(Group):
@@ -88,8 +97,16 @@ class Extend(Group):
     ratio: float = Field(
         0.3, gt=0, le=1, description="length n of a training sample as a share of T; flt reads all of T; paper: 0.3"
     )
+    rope_rule: Literal["ntk", "pi", "yarn", "llama3", "entropy_abf"] = Field(
+        "ntk",
+        description="how RoPE is changed for T tokens; ntk: a higher base, the paper's; pi: slower rotations; yarn, "
+        "llama3: slower where they are slow; entropy_abf: a base 50 times as high, or rope_factor times, and "
+        "sharper attention",
+    )
     rope_factor: float | None = Field(
-        None, ge=1, description="f of the rule that raises the RoPE base; null: T / W, as in the paper"
+        None,
+        ge=1,
+        description="factor of the rule, such as f of the one that raises the RoPE base; null: T / W, as in the paper",
     )
     token_types: Literal["class", "pos", "token"] = Field(
         "class",
@@ -105,6 +122,20 @@ class Extend(Group):
         "anchored",
         description="sentences that are kept; anchored: those with an anchor; density: those with the most anchors per "
         "token; random: any; first: the first ones",
+    )
+    loss_weight: Literal["none", "anchor", "shift", "longce", "helm"] = Field(
+        "none",
+        description="weights of the tokens' losses in stage-1 samples; anchor: more on tokens of the anchor types; "
+        "shift: by the shift of a token's score from H to H'; longce, helm: by what long context brings a token; "
+        "paper: none",
+    )
+    loss_weight_strength: float | None = Field(
+        None,
+        description="anchor: c of the weight 1 + c; shift: the most that is added to 1; longce: the largest weight; "
+        "helm: lambda, the share of equal weights; null: 9, 9, 5, 0.75",
+    )
+    loss_context: int | None = Field(
+        None, ge=1, description="short context of longce and helm, tokens; null: W / 2, at most 4096"
     )
     n_documents: int = Field(320, ge=1, description="documents of T tokens in the stage-1 set; paper: 10,000")
     extend_steps: int = Field(40, ge=1, description="optimizer steps of stage 1; paper: 104")
@@ -124,6 +155,29 @@ class Extend(Group):
     def method_slug(self) -> str:
         """The method as a part of file names: `pose:n_chunks=4` is `pose-n_chunks-4`."""
         return re.sub(r"[^\w.]+", "-", self.method)
+
+    @property
+    def weight_strength(self) -> float:
+        """The strength of the loss weights: loss_weight_strength, or the default of the scheme. KeyError for none."""
+        given = self.loss_weight_strength
+        return SCHEMES[self.loss_weight].default if given is None else given
+
+    @model_validator(mode="after")
+    def _can_be_weighted(self) -> "Extend":
+        if self.loss_weight == "none":
+            if self.loss_weight_strength is not None:
+                raise ValueError(
+                    f"loss_weight_strength = {self.loss_weight_strength:g}: there are no weights; set loss_weight to "
+                    f"{', '.join(SCHEMES)}, or leave the strength out"
+                )
+            return self
+        scheme = SCHEMES[self.loss_weight]
+        if not scheme.least <= self.weight_strength <= scheme.most:
+            raise ValueError(
+                f"loss_weight_strength = {self.weight_strength:g}: for {self.loss_weight} it is {scheme.strength}, "
+                f"{scheme.least:g} to {scheme.most:g}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _can_be_sampled(self) -> "Extend":
@@ -209,6 +263,12 @@ class Replay(Group):
     replay_kl_weight: float = Field(
         4.0, ge=0, description="weight in the loss of KL(original || model) on short samples; paper: 0, no such term"
     )
+    replay_skip_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight in the loss of 1 - cosine between the hidden states of the original at plain positions and "
+        "those of the model at skipped positions, on short samples (LongReD); paper: 0, no such term",
+    )
     replay_length: int | None = Field(None, ge=32, description="tokens of a short sample; null: the window")
     replay_fact_share: float = Field(
         0.4, ge=0, le=0.9, description="share of short samples with planted facts, at scale mini only; the rest is text"
@@ -223,56 +283,3 @@ class Merge(Group):
         "spare_qk",
         description="uniform: average all tensors, as in the paper; spare_qk: all but the query and key projections",
     )
-
-
-class Measure(Group):
-    """What is measured, on held-out text, and in which precision."""
-
-    eval_documents: int = Field(
-        50,
-        ge=2,
-        le=100_000,
-        description="documents measured at T; twice as many at the shortest length, half as many between",
-    )
-    eval_facts: int = Field(
-        4, ge=2, le=10_000, description="facts hidden in each document, asked for one by one and together"
-    )
-    eval_passkeys: int = Field(
-        0,
-        ge=0,
-        le=100_000,
-        description="documents with a passkey at T, half as many at shorter lengths; 0: no passkeys",
-    )
-    eval_haystack: Literal["text", "noise"] = Field(
-        "text",
-        description="where NIAH(M) hides facts; text: in held-out text; noise: in a repeated passage, as for passkeys",
-    )
-    eval_lengths: tuple[int, ...] | None = Field(
-        None, min_length=1, description="lengths to measure besides W and T, such as [2048, 8192]; null: 2 W, 4 W, ..."
-    )
-    eval_stages: tuple[MeasuredModel, ...] | None = Field(
-        None, min_length=1, description="models that notebook 03 measures, such as [base, merged]; null: all"
-    )
-    eval_steps: tuple[int, ...] | None = Field(
-        None,
-        min_length=1,
-        description="optimizer steps of stage 1 after which the model is measured, such as [10, 20]; 0: the RoPE rule "
-        "alone; stage 1 is trained again for other steps, and each step keeps a copy of the weights in the cache; "
-        "null: none",
-    )
-    eval_longppl: int = Field(
-        6, ge=0, le=100_000, description="documents of T tokens whose LongPPL is measured; 0: none"
-    )
-    eval_precision: Precision = Field(
-        "fp32", description="number format of measuring, with the same choices as precision"
-    )
-
-    @field_validator("eval_lengths", "eval_stages", "eval_steps", mode="before")
-    @classmethod
-    def _lists_as_text(cls, value: Any) -> Any:
-        return read_list(value)
-
-    @field_validator("eval_steps")
-    @classmethod
-    def _rise(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        return value and tuple(sorted(set(value)))

@@ -9,7 +9,8 @@ from pydantic import model_validator
 
 from longrecipe.settings.bench import Bench
 from longrecipe.settings.group import Group, kinds_of
-from longrecipe.settings.groups import Analysis, Extend, Measure, Merge, Replay, Run, Text
+from longrecipe.settings.groups import Analysis, Extend, Merge, Replay, Run, Text
+from longrecipe.settings.measure import Measure
 from longrecipe.settings.memory import Memory
 
 GROUPS: dict[str, type[Group]] = {
@@ -28,8 +29,17 @@ _ANALYSIS = ("run", "text", "memory", "analysis")
 STAGES = {"analysis": _ANALYSIS, "extend": (*_ANALYSIS, "extend"), "replay": (*_ANALYSIS, "extend", "replay")}
 # These change neither the model nor the scores that a run saves.
 NO_EFFECT = frozenset({"out", "report_to", "eval_longppl"})
-# These only add scores. If they are off (null), a run has the name that it had before they existed.
-ADDED = frozenset({"eval_steps"})
+# Settings that were added later. A run with these values has the name that it had before they existed.
+ADDED: dict[str, Any] = {
+    "eval_steps": None,
+    "rope_rule": "ntk",
+    "loss_weight": "none",
+    "loss_weight_strength": None,
+    "loss_context": None,
+    "distractors": 0.0,
+    "fact_values": "numbers",
+    "replay_skip_weight": 0.0,
+}
 
 
 # Fields come in the order of GROUPS, from the last base class to the first: the default of probe_window reads window
@@ -71,7 +81,7 @@ class Params(Bench, Measure, Memory, Merge, Replay, Analysis, Extend, Text, Run)
 
     def _key(self, groups: Collection[str]) -> str:
         names = {name for group in groups for name in GROUPS[group].model_fields}
-        off = {name for name in ADDED & names if getattr(self, name) is None}
+        off = {name for name in ADDED.keys() & names if getattr(self, name) == ADDED[name]}
         return key_of(self.model_dump(include=names - NO_EFFECT - off))
 
     @model_validator(mode="after")
@@ -114,10 +124,21 @@ class Params(Bench, Measure, Memory, Merge, Replay, Analysis, Extend, Text, Run)
                 f"eval_steps = {list(self.eval_steps)}: stage 1 has no step {wrong[0]}; allowed are 0 (the RoPE rule "
                 f"alone) to extend_steps = {self.extend_steps}"
             )
-        if self.fused_loss and self.replay_kl_weight:
+        if self.scale != "mini" and (self.distractors or self.fact_values != "numbers"):
             raise ValueError(
-                f"fused_loss = True with replay_kl_weight = {self.replay_kl_weight}: the KL term needs the logits that "
-                "the fused loss never makes; set fused_loss to false, or replay_kl_weight to 0"
+                f"distractors = {self.distractors:g}, fact_values = {self.fact_values!r}: facts are planted at scale "
+                "mini only; leave these out"
+            )
+        for name in ("replay_kl_weight", "replay_skip_weight"):
+            if self.fused_loss and (value := getattr(self, name)):
+                raise ValueError(
+                    f"fused_loss = True with {name} = {value}: this term needs the outputs that the fused loss never "
+                    f"makes; set fused_loss to false, or {name} to 0"
+                )
+        if self.replay_skip_weight and self.sequence_parallel > 1:
+            raise ValueError(
+                f"replay_skip_weight = {self.replay_skip_weight} with sequence_parallel = {self.sequence_parallel}: "
+                "positions are skipped in whole samples only; set one of them to its default"
             )
         return self
 

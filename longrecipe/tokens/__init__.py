@@ -5,6 +5,7 @@ under both, `types_by_class`, `types_by_token` and `types_by_pos` say what kind 
 types that change the most: the anchors that sentence selection goes by.
 """
 
+from longrecipe.tokens.context import in_batches, in_windows, short_context, short_context_losses, token_losses
 from longrecipe.tokens.kept import Kept, densities, keep
 from longrecipe.tokens.ranking import Analysis, binned, claims, rank, saved_claims
 from longrecipe.tokens.scores import SCORES, Scored, next_token_scores, read_scores, score_documents
@@ -32,12 +33,17 @@ __all__ = [
     "binned",
     "claims",
     "densities",
+    "in_batches",
+    "in_windows",
     "keep",
     "next_token_scores",
     "rank",
     "read_scores",
     "saved_claims",
     "score_documents",
+    "short_context",
+    "short_context_losses",
+    "token_losses",
     "types_by_class",
     "types_by_fact",
     "types_by_pos",

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from longrecipe.data.samples import IGNORE, Collator
+from longrecipe.data.samples import IGNORE, WEIGHTS, Collator
 
 NAME = "sequence_parallel"
 
@@ -55,7 +55,7 @@ def reading_order(n_samples: int, batch_size: int, parts: int) -> list[int]:
 
 
 def cut(batch: dict[str, torch.Tensor], context: Context) -> dict[str, torch.Tensor]:
-    """The tokens of one part of a batch, with `shift_labels`: the next tokens in the whole sample.
+    """The tokens of one part of a batch, with `shift_labels`: the next tokens in the whole sample, and their weights.
 
     Samples are padded on the right to a multiple of 2 * parts tokens. Attention is causal, so no real token sees the
     padding, which has no labels, an attention_mask of 0 and the last position. Eight tokens for part 0 of 2: 0 1 6 7.
@@ -81,6 +81,8 @@ def cut(batch: dict[str, torch.Tensor], context: Context) -> dict[str, torch.Ten
         "labels": labels,
         "shift_labels": labels,
     }
+    if WEIGHTS in batch:
+        whole[WEIGHTS] = F.pad(batch[WEIGHTS][:, 1:], (0, 1 + extra))
     own = {name: own_chunks(x, context) for name, x in whole.items()}
     return own | {"long": batch["long"], "n_tokens": torch.full((n_rows,), n_tokens)}
 

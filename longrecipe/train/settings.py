@@ -10,13 +10,15 @@ PLAIN = Setup(optimizer="adamw_fp32", fp32_weights=True, checkpointing=False, fu
 
 @dataclass(frozen=True)
 class Stage:
-    """Settings of one stage of training; learning_rate per optimizer step, batch_size in samples, kl_weight of the
-    term that keeps the model near the original one on text within its window (0: none).
+    """Settings of one stage of training; learning_rate per optimizer step, batch_size in samples, kl_weight and
+    skip_weight of the terms that keep the model near the original one on text within its window (0: none; see
+    `trainer.StageTrainer`).
 
     A step's samples are read in `accumulation` batches of equal size; setup: how memory is spent (see `Setup`).
     report_to and run_name: the experiment tracker and the name of the run there (see `trackers.tracked`); they do not
     change the training.
-    Raises ValueError if batch_size is no multiple of accumulation, and for a kl_weight with a fused loss.
+    Raises ValueError if batch_size is no multiple of accumulation, and for a kl_weight or skip_weight with
+    a fused loss.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Stage:
     seed: int = 0
     precision: str = "auto"
     kl_weight: float = 0.0
+    skip_weight: float = 0.0
     accumulation: int = 1
     setup: Setup = PLAIN
     options: dict = field(default_factory=dict)
@@ -40,10 +43,16 @@ class Stage:
             raise ValueError(
                 f"batch_size = {self.batch_size} cannot be read in accumulation = {self.accumulation} equal batches."
             )
-        if self.setup.fused_loss and self.kl_weight:
+        if self.setup.fused_loss and self.needs_original:
             raise ValueError(
-                "fused_loss makes no logits, and the term with kl_weight needs them: set one of them to none."
+                "fused_loss makes no logits and returns no hidden states, and the terms with kl_weight and skip_weight "
+                "need them: set one of them to none."
             )
+
+    @property
+    def needs_original(self) -> bool:
+        """Whether the loss compares the model with the original one."""
+        return self.kl_weight > 0 or self.skip_weight > 0
 
     @property
     def record(self) -> dict:

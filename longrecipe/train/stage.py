@@ -80,9 +80,10 @@ def run_stage(
     each sample, and `check_sequence_parallel` must pass. Under accelerate launch with params/accelerate/*.yaml they
     share the weights too.
 
-    Args: make_network: builds the model to start from; original: builds the model that a stage with a kl_weight above 0
-    stays close to; keep_steps: optimizer steps after which a copy of the weights is kept, for `Trained.load`. They do
-    not change the training. A folder is for one choice of them, because a finished stage has only these copies.
+    Args: make_network: builds the model to start from; original: builds the model that kl_weight and skip_weight of
+    the stage keep it close to; keep_steps: optimizer steps after which a copy of the weights is kept, for
+    `Trained.load`. They do not change the training. A folder is for one choice of them, because a finished stage has
+    only these copies.
 
     Raises SkippedPositionsError if a check fails; DivergedError at the first loss or gradient that is not finite, in
     which case the stage does not count as finished; ValueError if the folder holds a stage with other settings or
@@ -108,8 +109,9 @@ def _check_arguments(stage: Stage, dataset: Dataset, original: Callable[[], PreT
         raise ValueError(
             f"{stage.name}: {len(dataset)} samples do not fill one batch of batch_size = {stage.batch_size}."
         )
-    if stage.kl_weight and original is None:
-        raise ValueError(f"{stage.name}: kl_weight = {stage.kl_weight} needs the original model: pass original.")
+    for name in ("kl_weight", "skip_weight"):
+        if (value := getattr(stage, name)) and original is None:
+            raise ValueError(f"{stage.name}: {name} = {value} needs the original model: pass original.")
 
 
 @contextmanager

@@ -11,14 +11,14 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from longrecipe.data.samples import Collator
+from longrecipe.data.samples import SKIPPED, WEIGHTS, Collator
 from longrecipe.models.loading import autocast_dtype, device_kind
 from longrecipe.settings.memory import Setup
 from longrecipe.system.files import write_text
 from longrecipe.system.processes import is_main, n_processes
 from longrecipe.train.accumulation import Float32Gradients
 from longrecipe.train.divergence import StopAtNonFinite
-from longrecipe.train.loss import fuse_loss
+from longrecipe.train.loss import fuse_loss, weigh_loss
 from longrecipe.train.options import trainer_options
 from longrecipe.train.sequence_parallel import SplitCollator, check_splittable, make_context, reading_order
 from longrecipe.train.sequence_parallel_check import SplitAttention
@@ -106,7 +106,13 @@ class KeepWeights(TrainerCallback):
 
 
 class StageTrainer(Trainer):
-    """A Trainer whose loss is cross-entropy, plus kl_weight * KL(original || network) on batches of short text.
+    r"""A Trainer whose loss is cross-entropy, with two more terms on batches of short text:
+
+    $$L = \frac{1}{N} \sum_t w_t \ell_t + a\,KL(p^{orig} || p) + b\,(1 - \cos(h^{orig}, h^{skip})),$$
+
+    a = kl_weight, b = skip_weight, both terms are means over tokens; w are the loss_weights of the samples, 1 without
+    them (see `loss.weighted_cross_entropy`). h are last hidden states: those of the original model at plain positions
+    and of the model at skipped ones, the short-to-long term of LongReD (Dong et al. 2025, arXiv 2502.07365).
 
     With fp32_accumulation, the gradients of the batches of a step are summed in float32.
     """
@@ -116,11 +122,12 @@ class StageTrainer(Trainer):
         *args: Any,
         original: PreTrainedModel | None = None,
         kl_weight: float = 0.0,
+        skip_weight: float = 0.0,
         fp32_accumulation: bool = False,
         **options: Any,
     ):
         super().__init__(*args, **options)
-        self.kl_weight = kl_weight
+        self.kl_weight, self.skip_weight = kl_weight, skip_weight
         self.original = None if original is None else original.to(self.args.device).requires_grad_(False)
         self.gradients = Float32Gradients(self.model) if fp32_accumulation else None
 
@@ -134,11 +141,13 @@ class StageTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # Not from the positions: a sample of a long text may have small positions too.
         is_short, split = not inputs.pop("long").any(), inputs.pop("n_tokens", None)
+        skipped = inputs.pop(SKIPPED, None)
         loss, out = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if self.kl_weight and is_short:
-            given = {k: v for k, v in inputs.items() if k not in ("labels", "shift_labels")}
+        if is_short and (self.kl_weight or self.skip_weight):
+            given = {k: v for k, v in inputs.items() if k not in ("labels", "shift_labels", WEIGHTS)}
             with torch.no_grad():
-                wanted, logits = self.original(**given, use_cache=False).logits, out.logits
+                kept = self.original(**given, use_cache=False, output_hidden_states=skipped is not None)
+                wanted, logits = kept.logits, out.logits
             # If given, num_items_in_batch counts the tokens of all accumulated batches; the loss is their average.
             count = inputs["labels"][:, 1:].numel() * n_processes()
             if split is not None:
@@ -147,7 +156,13 @@ class StageTrainer(Trainer):
                 wanted, logits = wanted[kept], logits[kept]
                 count = kept.sum() * (n_tokens - 1) / n_tokens * n_processes()
             share = 1.0 if num_items_in_batch is None else count / num_items_in_batch
-            loss = loss + self.kl_weight * share * kl_divergence(wanted, logits)
+            if self.kl_weight:
+                loss = loss + self.kl_weight * share * kl_divergence(wanted, logits)
+            if self.skip_weight:
+                # Through the model's own forward, as its wrappers (DDP, FSDP) gather and reduce there.
+                far = model(**given | {"position_ids": skipped}, use_cache=False, output_hidden_states=True)
+                alike = F.cosine_similarity(kept.hidden_states[-1].float(), far.hidden_states[-1].float(), dim=-1)
+                loss = loss + self.skip_weight * share * (1 - alike.mean())
         return (loss, out) if return_outputs else loss
 
 
@@ -171,8 +186,8 @@ def stage_trainer(
 ) -> StageTrainer:
     """The Trainer of a stage. Changes the network to save memory, as the setup of the stage says.
 
-    The original model is not sharded: with a kl_weight every process holds a full copy, 2 bytes per parameter in
-    bfloat16.
+    The original model is not sharded: with a kl_weight or skip_weight every process holds a full copy, 2 bytes per
+    parameter in bfloat16.
 
     Raises ValueError if the setup does not match the processes and their sharding, or if the model does not support
     its sequence_parallel.
@@ -182,8 +197,10 @@ def stage_trainer(
         check_splittable(network)
     if stage.setup.fused_loss:
         fuse_loss(network, stage.setup.loss_chunk)
+    elif WEIGHTS in dataset.column_names:
+        weigh_loss(network)
     # Before the arguments: if they ask for ZeRO-3, transformers shards every model it loads from then on.
-    base = original() if stage.kl_weight else None
+    base = original() if stage.needs_original else None
     device = device_kind()
     options = {"bf16": autocast_dtype(stage.precision, device) == torch.bfloat16}
     options |= fsdp_options(stage.setup) | trainer_options(stage.setup) | stage.options
@@ -228,6 +245,7 @@ def stage_trainer(
         callbacks=callbacks,
         original=base,
         kl_weight=stage.kl_weight,
+        skip_weight=stage.skip_weight,
         fp32_accumulation=stage.setup.fp32_accumulation,
     )
     configure_sharding(trainer, stage.setup, n_processes())
