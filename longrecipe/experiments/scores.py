@@ -150,7 +150,8 @@ def _trained(training: Mapping, stage: str) -> dict[str, float]:
         return {}
     total = {key: sum(each[key] for each in used) for key in ("seconds", "n_tokens", "flops")}
     # Its seconds are NaN if they are not known.
-    analysis = training.get("token analysis", {"seconds": 0.0, "flops": 0.0})
+    before = [training[name] for name in ("token analysis", "loss weights") if name in training]
+    analysis = {key: sum(each[key] for each in before) for key in ("seconds", "flops")}
     return {
         "stage 1 seconds": training["extended"]["seconds"],
         "stage 1 TFLOP": training["extended"]["flops"] / 1e12,

@@ -2,6 +2,7 @@
 
 from longrecipe.recipe.preparing import prepare
 from longrecipe.recipe.stages import Recipe
+from longrecipe.recipe.weighting import needs_models, weights_seconds
 from longrecipe.recipe.whole import (
     export_checked,
     long_perplexity,
@@ -20,10 +21,12 @@ __all__ = [
     "long_perplexity",
     "measure_all",
     "measure_steps",
+    "needs_models",
     "one_sentence",
     "prepare",
     "ranking_of",
     "replay_as_in_paper",
     "shown_rows",
     "train_all",
+    "weights_seconds",
 ]

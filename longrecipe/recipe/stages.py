@@ -160,7 +160,7 @@ class Recipe:
         """The stored stage-1 set: from each document of T tokens the n tokens that the method trains on, with their
         loss weights if the run has a loss_weight."""
         anchors = self._anchors(analysis)
-        weigh = self._weigh(anchors) or (lambda rows: rows)
+        weigh = self._weigh("extend", anchors) or (lambda rows: rows)
         return self._stored("extend", "stage_one", lambda: weigh(draws.long_rows(self.params, self.text, anchors)))
 
     @reports_full_disk
@@ -187,7 +187,7 @@ class Recipe:
         is added to the loss, and replay_skip_weight times LongReD's term. All are 0 in the paper.
         """
         p, anchors = self.params, self._anchors(analysis)
-        weigh = self._weigh(anchors)
+        weigh = self._weigh("replay", anchors)
         return train.run_stage(
             functools.partial(self._trained, extended),
             self._stored("replay", "replay", lambda: draws.replay_rows(p, self.text, anchors, weigh)),
@@ -258,7 +258,7 @@ class Recipe:
         chosen = self.anchors(analysis)
         return lambda ids: self.types.mask(ids, chosen)
 
-    def _weigh(self, anchors: draws.AnchorMask | None) -> draws.Weigh | None:
+    def _weigh(self, stage: str, anchors: draws.AnchorMask | None) -> draws.Weigh | None:
         if self.params.loss_weight == "none":
             return None
         # Now, because all processes train H' together.
@@ -267,7 +267,8 @@ class Recipe:
         def load() -> tuple[PreTrainedModel, PreTrainedModel]:
             return evaluate.to_read(self.base()), evaluate.to_read(self._trained(longer))
 
-        return functools.partial(weighting.weighted, self.params, anchors=anchors, models=load)
+        folder = self.folder(stage)
+        return functools.partial(weighting.weighted, self.params, anchors=anchors, models=load, folder=folder)
 
     def _stored(self, stage: str, name: str, make_rows: Callable[[], Iterable[dict]]) -> Dataset:
         folder = self.folder(stage) / "data" / name

@@ -2,7 +2,10 @@
 
 import functools
 import itertools
+import json
+import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -12,9 +15,11 @@ from longrecipe.data import weights
 from longrecipe.data.samples import WEIGHTS
 from longrecipe.recipe.draws import AnchorMask
 from longrecipe.settings import Params
+from longrecipe.system.files import read_json, write_text
 
 # Samples that are scored together; `tokens.in_batches` reads fewer at a time if they are long.
 _TOGETHER = 16
+_SECONDS = "-weights-seconds.json"
 
 
 def needs_models(p: Params) -> bool:
@@ -27,12 +32,18 @@ def context_of(p: Params) -> int:
     return min(p.loss_context or tokens.short_context(p.window), p.train_length // 2)
 
 
+def weights_seconds(folder: Path) -> float:
+    """How long the loss weights of the samples of a stage took, from its folder; 0 without any."""
+    return sum(read_json(path, "delete it") for path in sorted(folder.glob(f"*{_SECONDS}")))
+
+
 def weighted(
     p: Params,
     rows: Iterable[dict],
     *,
     anchors: AnchorMask | None,
     models: Callable[[], tuple[PreTrainedModel, PreTrainedModel]],
+    folder: Path,
 ) -> Iterator[dict]:
     """Stage-1 samples with loss_weights, a weight for each token; that of the first, which has no loss, is 0.
 
@@ -40,12 +51,18 @@ def weighted(
         rows: all of one length.
         anchors: which tokens are anchors, for `anchor`.
         models: loads H and H', for schemes that need them; H' reads no more than its window at a time.
+        folder: of the stage; how long the weights took is written there, see `weights_seconds`.
     """
+    start = time.perf_counter()
     score, rows = _scorer(p, anchors, models), iter(rows)
+    seconds = time.perf_counter() - start
     while some := list(itertools.islice(rows, _TOGETHER)):
+        start = time.perf_counter()
         found = score(np.stack([np.asarray(row["input_ids"], dtype=np.int64) for row in some]))
+        seconds += time.perf_counter() - start
         for row, each in zip(some, found, strict=True):
             yield row | {WEIGHTS: np.concatenate([[0], each]).astype(np.float32)}
+    write_text(folder / f"{p.loss_weight}{_SECONDS}", json.dumps(seconds))
 
 
 def _scorer(

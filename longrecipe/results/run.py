@@ -45,6 +45,7 @@ EXPERIMENTS = {
     "grid": {"scores", "depths"},
     "front": {"scores"},
     "steps": {"scores"},
+    "beyond": {"scores", "depths"},
     "tokens": {"rankings", "stability", "shares", "densities"},
     "positions": {"coverage"},
     "bench": {"benchmarks"},
