@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config
+from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
 
 MINI_VOCABULARY, MINI_WINDOW = 1024, 256
 # Shared by all mini models: 0.92M parameters; attention is 70 % of the training at 4096 tokens, as of an 8B at 128k.
@@ -109,5 +109,25 @@ FAMILIES: dict[str, Family] = {
         mini={"rms_norm_eps": 1.0e-6, "use_sliding_window": False},
         table1="qwen2-7b",
         table4="qwen2-7b",
+    ),
+    "qwen3": Family(
+        Qwen3Config,
+        rope_theta=1.0e6,
+        paper={
+            "vocab_size": 151936,
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 32768,
+            "tie_word_embeddings": False,
+        },
+        hub_id="Qwen/Qwen3-8B-Base@49e3418fbbbca6ecbdf9608b4d22e5a407081db4",
+        colour="#CC79A7",
+        marker="D",
+        # Queries and keys are normalised in every head (QK-norm). The class has a head_dim of its own, 128 by default.
+        mini={"head_dim": 32, "rms_norm_eps": 1.0e-6},
     ),
 }

@@ -4,9 +4,11 @@
 does. Finished runs are skipped, an interrupted run resumes from its last checkpoint, and one sweep runs at a time.
 """
 
-from longrecipe.experiments import figure2, fronts, steps, table1, table2, table3
+from longrecipe.experiments import control, figure2, fronts, steps, table1, table2, table3, weights
 from longrecipe.experiments.experiment import Experiment
 
-EXPERIMENTS = {each.EXPERIMENT.name: each.EXPERIMENT for each in (table1, table2, table3, figure2, fronts, steps)}
+EXPERIMENTS = {
+    each.EXPERIMENT.name: each.EXPERIMENT for each in (table1, table2, table3, figure2, fronts, steps, weights, control)
+}
 
 __all__ = ["EXPERIMENTS", "Experiment"]

@@ -29,6 +29,7 @@ class Experiment:
         models: the models of the grid, by default.
         targets: target lengths in tokens of the mini models, by default; empty takes the target of the params file.
         fixed: further settings that the user cannot change, because the table's names would no longer be true.
+        main: the variants that the claims rest on, if not all have as many seeds: these have 5 on llama3.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Experiment:
     models: tuple[str, ...] = ("llama3",)
     targets: tuple[int, ...] = ()
     fixed: frozenset[str] = frozenset()
+    main: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def sets(self) -> set[str]:
@@ -58,7 +60,7 @@ class Experiment:
 
         Args:
             models: one model or several; None takes those of the experiment.
-            seeds: None takes 0, 1 and 2, and for the methods on llama3 0 to 4.
+            seeds: None takes 0, 1 and 2, and for the methods and the main variants on llama3 0 to 4.
             targets: lengths in tokens, or one, or a list as text; None takes those of the experiment at scale mini, and
                 elsewhere the target of the params file.
             changes: settings of all runs, by name.
@@ -71,8 +73,9 @@ class Experiment:
             settings.load(model, seed=seed, **target, **variant, **changes)
             for model in models
             for target in self._targets(model, lengths, changes)
-            for seed in (range(self._n_seeds(model)) if seeds is None else seeds)
+            for seed in (range(MORE_SEEDS.get(model, SEEDS)) if seeds is None else seeds)
             for variant in self.variants
+            if seeds is not None or seed < self._n_seeds(model, variant)
         ]
 
     def from_notebook(self, namespace: Mapping[str, Any], **fixed: Any) -> list[Params]:
@@ -123,8 +126,8 @@ class Experiment:
             lengths = list(self.targets)
         return [{"target_length": length} for length in lengths] if lengths else [{}]
 
-    def _n_seeds(self, model: str) -> int:
-        return MORE_SEEDS.get(model, SEEDS) if self.targets else SEEDS
+    def _n_seeds(self, model: str, variant: Mapping[str, Any]) -> int:
+        return MORE_SEEDS.get(model, SEEDS) if self.targets or variant in self.main else SEEDS
 
 
 def _lengths(targets: Any) -> list[int] | None:

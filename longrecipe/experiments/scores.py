@@ -50,27 +50,34 @@ def scores(grid: Iterable[Params] | None = None) -> pd.DataFrame:
     Raises FileNotFoundError for a run that has not finished, or whose base (method none) has not been measured.
     """
     runs = [load(p, GRID) for p in grid] if grid is not None else _usual(GRID, "selection", "ratio")
-    bases = _bases(runs)
+    bases = bases_of(runs)
     if grid is None:
         runs = [run for run in runs if _base_key(run.params) in bases]
-    rows = []
-    for run in runs:
-        p, training = run.params, run.table("training").set_index("stage").to_dict("index")
-        if _base_key(p) not in bases:
-            raise FileNotFoundError(f"{p.model}, T = {p.target_length}, seed {p.seed}: run method none as well.")
-        base = _means(bases[_base_key(p)])["base"]
-        about = {
-            "model": p.model,
-            "method": p.method,
-            "name": _name(p),
-            "target": p.target_length,
-            "ratio": 1.0 if p.method == "flt" else p.ratio,
-            "seed": p.seed,
-            "threads": run.device.get("threads"),
-        }
-        for stage, means in _means(run).items():
-            rows.append(about | {"stage": stage} | _long(means, p) | _kept(means, base, p) | _trained(training, stage))
-    return pd.DataFrame(rows)
+    return pd.DataFrame([row for run in runs for row in stage_rows(run, bases)])
+
+
+def stage_rows(run: Run, bases: Mapping[tuple, Run]) -> list[dict[str, Any]]:
+    """The rows of `scores` of one run; bases: the runs of method none, see `bases_of`.
+
+    Raises FileNotFoundError if the run's base has not been measured.
+    """
+    p, training = run.params, run.table("training").set_index("stage").to_dict("index")
+    if _base_key(p) not in bases:
+        raise FileNotFoundError(f"{p.model}, T = {p.target_length}, seed {p.seed}: run method none as well.")
+    base = _means(bases[_base_key(p)])["base"]
+    about = {
+        "model": p.model,
+        "method": p.method,
+        "name": _name(p),
+        "target": p.target_length,
+        "ratio": 1.0 if p.method == "flt" else p.ratio,
+        "seed": p.seed,
+        "threads": run.device.get("threads"),
+    }
+    return [
+        about | {"stage": stage} | _long(means, p) | _kept(means, base, p) | _trained(training, stage)
+        for stage, means in _means(run).items()
+    ]
 
 
 def _usual(store: str, *varied: str) -> list[Run]:
@@ -83,7 +90,8 @@ def _usual(store: str, *varied: str) -> list[Run]:
     ]
 
 
-def _bases(runs: Iterable[Run]) -> dict[tuple, Run]:
+def bases_of(runs: Iterable[Run]) -> dict[tuple, Run]:
+    """The runs of method none by what their base is: model, target, seed and text."""
     return {_base_key(run.params): run for run in runs if run.params.method == "none"}
 
 
@@ -101,7 +109,7 @@ def _name(p: Params) -> str:
 
 
 def _base_key(p: Params) -> tuple:
-    return p.model, p.target_length, p.seed
+    return p.model, p.target_length, p.seed, p.distractors, p.fact_values
 
 
 # Mean scores by task and text length.
@@ -249,11 +257,11 @@ def front_scores(grid: Iterable[Params] | None = None, untrained: Iterable[Param
     Raises FileNotFoundError for a run that has not finished.
     """
     if grid is None:
-        bases = _bases(_usual(GRID))
+        bases = bases_of(_usual(GRID))
         runs = _usual(FRONT, "replay_steps", "replay_long_share", "replay_kl_weight")
         runs = [run for run in runs if _base_key(run.params) in bases]
     else:
-        runs, bases = [load(p, FRONT) for p in grid], _bases(load(p, GRID) for p in untrained)
+        runs, bases = [load(p, FRONT) for p in grid], bases_of(load(p, GRID) for p in untrained)
     bases, rows = {key: _means(run)["base"] for key, run in bases.items()}, []
     for run in runs:
         p = run.params

@@ -1,13 +1,13 @@
 """The text of results/README.md, made from the finished runs."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from longrecipe.bench.scores import by_suite, with_niah
 from longrecipe.evaluate import hits
-from longrecipe.experiments import EXPERIMENTS, scores, steps
+from longrecipe.experiments import EXPERIMENTS, beyond, scores, steps
 from longrecipe.results import Run, finished, run_name
 from longrecipe.settings import changed
 from longrecipe.stats import seed_interval
@@ -55,6 +55,13 @@ The model after some optimizer steps of stage 1, before replay and merge, on 40 
 percent; perplexity is measured at the window.
 
 """
+_BEYOND = """
+## Beyond the paper
+
+Runs of this kit's own recipes (notebook 08), in percent as above. *steps* are those of stage 1 and the long steps of
+replay, *weights* the scheme of the loss weights and its strength, *text* what makes the text less kind. These runs have
+a token analysis that takes a quarter of the usual one's time.
+"""
 _TOKENS = """
 ## Token analysis
 
@@ -92,6 +99,9 @@ def summary() -> str:
         parts += [f"\n### {title}\n\n{_markdown(table.reset_index())}" for title, table in _paper_tables().items()]
     if len(rows := _repeated(scores.step_scores())):
         parts += [_STEPS, _markdown(scores.shown(steps.section(rows)).reset_index())]
+    if tables := _own_tables():
+        parts.append(_BEYOND)
+        parts += [f"\n### {title}\n\n{_markdown(table.reset_index())}" for title, table in tables.items()]
     if groups := _by_setting("tokens"):
         parts += [_TOKENS, _markdown(pd.concat([_token_table(runs) for runs in groups], ignore_index=True))]
     if groups := _by_setting("positions"):
@@ -140,15 +150,27 @@ def _run_table(runs: Sequence[Run]) -> pd.DataFrame:
 def _paper_tables() -> dict[str, pd.DataFrame]:
     """The tables of the experiments from the finished runs, every model and target, by title."""
     rows = {scores.GRID: _repeated(scores.scores()), scores.FRONT: _repeated(scores.front_scores())}
-    return {
-        each.title: scores.shown(each.section(rows[each.protocol.store]))
+    return _tables(rows)
+
+
+def _own_tables() -> dict[str, pd.DataFrame]:
+    """The tables of this kit's own experiments, by title."""
+    return _tables({beyond.BEYOND: _repeated(beyond.rows())})
+
+
+def _tables(rows: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The tables of the experiments with rows in a store, by title."""
+    found = {
+        each.title: each.section(rows[each.protocol.store])
         for each in EXPERIMENTS.values()
         if len(rows.get(each.protocol.store, ()))
     }
+    return {title: scores.shown(table) for title, table in found.items() if len(table)}
 
 
 # The columns of scores that tell settings apart; each table of scores has some of them.
 _SETTING = ["model", "target", "method", "name", "ratio", "stage", "replay", "rule", "weight", "step"]
+_SETTING += ["steps", "weights", "text", "RoPE"]
 
 
 def _repeated(rows: pd.DataFrame, at_least: int = 3) -> pd.DataFrame:

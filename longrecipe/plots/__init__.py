@@ -13,6 +13,7 @@ from longrecipe.plots.drawing import (
 from longrecipe.plots.positions import distances, figure_3, placements, position_map, position_maps
 from longrecipe.plots.style import DPI, PALETTE, STYLE, WIDTH_INCHES, colour, marker, save, show
 from longrecipe.plots.tokens import (
+    mean_weights,
     measured_shares,
     passage,
     position_shares,
@@ -38,6 +39,7 @@ __all__ = [
     "label_ends",
     "losses",
     "marker",
+    "mean_weights",
     "measured_shares",
     "nothing",
     "passage",

@@ -225,3 +225,31 @@ def selections(kept: Mapping[str, Kept], most: int = 4096) -> Figure:
         )
         describe(figure, drawn, title)
     return figure
+
+
+def mean_weights(table: pd.DataFrame) -> Figure:
+    """The mean loss weight of each type of token, a mark for each scheme.
+
+    Args:
+        table: of `recipe.weights_by_type`: share of all tokens, then a column for each scheme.
+    """
+    schemes, share = list(table.columns[1:]), table["share of all tokens"]
+    shades = [PALETTE[name] for name in ("blue", "green", "orange", "purple")]
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(WIDTH_INCHES, 0.9 + 0.36 * len(table)))
+        for i, (scheme, shade, mark) in enumerate(zip(schemes, shades, "os^D", strict=False)):
+            y = np.arange(len(table)) + 0.16 * (i - (len(schemes) - 1) / 2)
+            axis.plot(table[scheme], y, mark, color=shade, ms=5, label=scheme)
+        axis.axvline(1, color="black", lw=0.8, ls="--")
+        axis.set(xscale="log", xlabel="mean weight of the loss (dashed: all tokens count the same)")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.set_xticks([0.5, 1, 2, 5, 10])
+        axis.minorticks_off()
+        axis.set_yticks(range(len(table)), [f"{name} ({part:.1%})" for name, part in share.items()])
+        axis.set_ylim(len(table) - 0.4, -0.6)
+        axis.grid(axis="y", visible=False)
+        axis.legend(loc="lower right")
+        top = {scheme: table[scheme].idxmax() for scheme in schemes}
+        found = "; ".join(f"{scheme} most to {name}" for scheme, name in top.items())
+        describe(figure, f"Mean loss weight by type of token for {', '.join(schemes)}.", f"Weights go to: {found}")
+    return figure

@@ -13,6 +13,7 @@ from longrecipe.recipe.whole import (
     replay_as_in_paper,
     shown_rows,
     train_all,
+    weights_by_type,
 )
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "replay_as_in_paper",
     "shown_rows",
     "train_all",
+    "weights_by_type",
     "weights_seconds",
 ]

@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 
 from longrecipe import evaluate, tokens
 from longrecipe.claims import interval, number
-from longrecipe.data.samples import rows_of
+from longrecipe.data.samples import WEIGHTS, rows_of
 from longrecipe.data.sentences import token_strings
+from longrecipe.data.weights import SCHEMES
 from longrecipe.evaluate import Report
 from longrecipe.recipe import draws
 from longrecipe.recipe.check_export import check_export
@@ -201,6 +202,30 @@ def one_sentence(run: Recipe, row: Mapping, anchors: list[str], *, most: int = 1
             "learns to predict": [texts[i + 1] if i + 1 < len(ids) else "" for i in places],
         }
     )
+
+
+def weights_by_type(run: Recipe, analysis: Analysis | None, n_documents: int = 16) -> pd.DataFrame:
+    """The mean loss weight of each type of token in stage-1 samples, by every scheme with its default strength.
+
+    Columns: share of all tokens, and the schemes of `data.weights.SCHEMES`. With planted facts, their numbers are two
+    types of their own: those of new facts, which no model can predict, and those that repeat an earlier one.
+    """
+    facts, shares, means = run.text.facts, None, {}
+    types = types_by_class(run.tokenizer) if facts is None else types_by_fact(run.tokenizer, facts)
+    for scheme in SCHEMES:
+        batch = min(run.params.extend_batch_size, n_documents)
+        other = run.varied(
+            loss_weight=scheme, loss_weight_strength=None, n_documents=n_documents, extend_batch_size=batch
+        )
+        rows = other.stage_one_set(analysis or other.analyse()).with_format("numpy")
+        of = np.concatenate([types.of(ids)[1:] for ids in rows["input_ids"]])
+        weights = np.concatenate([each[1:] for each in rows[WEIGHTS]])
+        counts = np.bincount(of, minlength=len(types.names))
+        sums = np.bincount(of, weights=weights, minlength=len(types.names))
+        means[scheme] = pd.Series(sums, index=types.names)[counts > 0] / counts[counts > 0]
+        shares = pd.Series(counts, index=types.names)[counts > 0] / counts.sum()
+    table = pd.DataFrame({"share of all tokens": shares} | means)
+    return table.sort_values("share of all tokens", ascending=False).rename_axis("type")
 
 
 def _as_in_paper(run: Recipe) -> Recipe:

@@ -1,0 +1,179 @@
+"""Loss weights at equal compute: whether impactful tokens belong in the loss. This kit's own experiment."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from longrecipe import plots
+from longrecipe.claims import Claims, at_least, at_most
+from longrecipe.experiments import beyond, judging, table1
+from longrecipe.experiments.beyond import CHEAP_ANALYSIS
+from longrecipe.experiments.experiment import Experiment
+from longrecipe.experiments.protocols import BEYOND
+from longrecipe.experiments.scores import NAMES, over_seeds
+from longrecipe.stats import seed_interval
+
+# The two recipes: a fifth of the tokens for the score of training on whole samples, and less than a sixth for a score
+# near it, both with more steps of stage 1 than the paper's recipe, which this kit trains for 40.
+FIFTH = CHEAP_ANALYSIS | {"method": "longrecipe", "ratio": 0.2, "extend_steps": 60, "n_documents": 480}
+SHORT = FIFTH | {"ratio": 0.15, "replay_steps": 100, "replay_long_share": 0.45}
+ANCHORS = {"loss_weight": "anchor"}
+# Percent of the seconds of training on whole samples; points of NIAH(M) below it; perplexity kept, percent.
+MOST_OF_FIFTH, MOST_OF_SHORT, LEAST_KEPT = 15.0, 10.0, 97.0
+SECONDS = "training seconds"
+
+
+def section(table: pd.DataFrame) -> pd.DataFrame:
+    """Runs on the usual text with the paper's RoPE rule, for results/README.md."""
+    return beyond.section(table[(table["text"] == "usual") & (table["RoPE"] == "ntk")])
+
+
+def compared(model: str, target: int) -> pd.DataFrame:
+    """The finished runs of a model that are compared, a row for each run with its label as name: the weighted and the
+    plain recipes, and those of Table 1."""
+    found = beyond.rows()
+    if len(found):
+        at = (found["model"] == model) & (found["target"] == target) & (found["stage"] == "merged")
+        found = found[at & (found["text"] == "usual") & (found["RoPE"] == "ntk")]
+    grid = [p for p in table1.EXPERIMENT.grid(model, targets=target) if p.method != "none"]
+    paper = beyond.rows([p for p in grid if table1.EXPERIMENT.is_finished(p)])
+    rows = pd.concat([paper[paper["stage"] == "merged"], found], ignore_index=True)
+    rows["name"] = [label(row) for row in rows.to_dict("records")]
+    return rows
+
+
+def label(row: dict) -> str:
+    """The name of a run in this experiment, such as `LongRecipe, 20 %, 60 steps, anchor 9`; Table 1's methods keep
+    their own."""
+    if row["analysis"] == "usual":
+        return row["name"]
+    share = "" if row["name"] == NAMES["flt"] else f", {100 * row['ratio']:g} %"
+    weights = "" if row["weights"] == "none" else f", {row['weights']}"
+    return f"{row['name']}{share}, {row['steps']} steps{weights}"
+
+
+def named(**settings: object) -> str:
+    """The label of the LongRecipe run with these settings."""
+    return label(beyond.about(settings) | {"name": NAMES["longrecipe"]})
+
+
+FIFTH_PLAIN, FIFTH_WEIGHTED = named(**FIFTH), named(**FIFTH | ANCHORS)
+SHORT_PLAIN, SHORT_WEIGHTED = named(**SHORT), named(**SHORT | ANCHORS)
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Scores, and what training took in percent of FLT's, over seeds, by name; the best score first.
+
+    Args:
+        rows: `compared`.
+    """
+    flt = rows[rows["name"] == NAMES["flt"]]
+    shares = {
+        "stage 1 and analysis, % of FLT's seconds": "analysis and stage 1 seconds",
+        "all training, % of FLT's seconds": SECONDS,
+        "all training, % of FLT's FLOPs": "training TFLOP",
+    }
+    rows = rows.assign(**{name: 100 * rows[column] / flt[column].mean() for name, column in shares.items()})
+    found = over_seeds(rows, ["name"], ["NIAH(M)", "recall", "perplexity kept", *shares])
+    return found.sort_values(("NIAH(M)", "mean"), ascending=False)
+
+
+def claims(rows: pd.DataFrame, where: str = "", *, main: bool = True) -> Claims:
+    """The goals of both weighted recipes, against FLT and against LongRecipe as published, and what weights add.
+
+    Args:
+        rows: `compared`.
+        where: what follows each claim, such as the name of the model.
+        main: whether the goals are main claims.
+    """
+    have, flt, published = set(rows["name"]), NAMES["flt"], NAMES["longrecipe"]
+    found = []
+    for name, points, most in ((FIFTH_WEIGHTED, 0.0, MOST_OF_FIFTH), (SHORT_WEIGHTED, -2.0, MOST_OF_SHORT)):
+        if name not in have:
+            continue
+        found += judging.compared(rows, [(name, flt, points)], main=main, where=where)
+        took = _share(rows, name)
+        text = f"all training{where}: {name} takes at most {most:g} % of FLT's seconds"
+        found.append(judging.level(text, took, at_most(took, most), main=main))
+        kept = seed_interval(rows.loc[rows["name"] == name, "perplexity kept"].tolist())
+        text = f"perplexity kept{where}: {name} has at least {LEAST_KEPT:g} %"
+        found.append(judging.level(text, kept, at_least(kept, LEAST_KEPT), main=main))
+        found += judging.compared(rows, [(name, published, 0.0)], main=main, where=where)
+    pairs = [(FIFTH_WEIGHTED, FIFTH_PLAIN), (SHORT_WEIGHTED, SHORT_PLAIN)]
+    pairs += [(FIFTH_WEIGHTED, each) for each in sorted(have) if each.startswith(f"{FIFTH_PLAIN}, ")]
+    others = [(one, other, 0.0) for one, other in pairs if {one, other} <= have and one != other]
+    return Claims([*found, *judging.compared(rows, others, main=False, where=where)])
+
+
+def _share(rows: pd.DataFrame, name: str) -> tuple[float, float, float]:
+    """The seconds of a run in percent of FLT's mean, with the interval over its own seeds."""
+    flt = rows.loc[rows["name"] == NAMES["flt"], SECONDS].mean()
+    return seed_interval((100 * rows.loc[rows["name"] == name, SECONDS] / flt).tolist())
+
+
+def figure(found: pd.DataFrame, x: str = "all training, % of FLT's seconds", y: str = "NIAH(M)") -> Figure:
+    """A score over what all training took: hollow markers without weights, filled ones with weights.
+
+    Args:
+        found: `table`.
+    """
+    with plt.rc_context(plots.STYLE):
+        figure, axis = plt.subplots(figsize=(plots.WIDTH_INCHES, 4.2))
+        axis.set(xscale="log", xlabel=f"{x} (token analysis, stage 1 and replay)", ylabel=f"{y} at the target, percent")
+        for name, row in found.iterrows():
+            method = name.split(",")[0]
+            weighted = name.split("steps, ")[-1] if "steps, " in name else ""
+            style = {"color": plots.colour(method), "fmt": plots.marker(method), "ms": 6}
+            plots.points(axis, [row[x, "mean"]], found.loc[[name], y], **style | ({} if weighted else {"mfc": "white"}))
+            # The name of the method is that of its marker, in the legend.
+            text = name.removeprefix(f"{method}, ").replace(" steps", "") if "," in name else name
+            axis.annotate(
+                text,
+                (row[x, "mean"], row[y, "mean"]),
+                (7, 0),
+                textcoords="offset points",
+                va="center",
+                color=style["color"],
+                size=7.5,
+            )
+        if (flt := NAMES["flt"]) in found.index:
+            axis.axhline(found.loc[flt, (y, "mean")], color="black", lw=0.8, ls="--")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.set_xticks([5, 10, 20, 50, 100])
+        axis.minorticks_off()
+        axis.margins(x=0.2)
+        for method in dict.fromkeys(name.split(",")[0] for name in found.index):
+            axis.plot([], [], plots.marker(method), color=plots.colour(method), label=method)
+        axis.plot([], [], "o", color="grey", mfc="white", label="hollow: all tokens count the same")
+        axis.legend(loc="lower right")
+        drawn = f"{y} over {x} with intervals over seeds: {'; '.join(found.index)}."
+        plots.describe(figure, drawn, _finding(found, x, y))
+    return figure
+
+
+def _finding(found: pd.DataFrame, x: str, y: str) -> str:
+    """What the weighted recipe at a fifth of the tokens scores and takes; empty without it or FLT."""
+    if not {FIFTH_WEIGHTED, NAMES["flt"]} <= set(found.index):
+        return ""
+    ours, flt = (found.loc[name, (y, "mean")] for name in (FIFTH_WEIGHTED, NAMES["flt"]))
+    return (
+        f"Samples of 20 % of the target with weights on anchors score {ours:.1f}, whole samples {flt:.1f}; training "
+        f"takes {found.loc[FIFTH_WEIGHTED, (x, 'mean')]:.0f} % of the time"
+    )
+
+
+EXPERIMENT = Experiment(
+    name="weights",
+    title="Loss weights at equal compute",
+    variants=(
+        FIFTH,
+        FIFTH | ANCHORS,
+        SHORT,
+        SHORT | ANCHORS,
+        *(FIFTH | {"loss_weight": scheme} for scheme in ("shift", "longce", "helm")),
+        *(FIFTH | {"method": "pose"} | weights for weights in ({}, ANCHORS)),
+    ),
+    protocol=BEYOND,
+    section=section,
+    main=(FIFTH | ANCHORS, SHORT | ANCHORS),
+)
