@@ -39,16 +39,18 @@ def test_each_method_reads_its_own_text(rng):
 def test_sample_uses_the_given_selection(how):
     rng = np.random.default_rng(1)
     ids, ends = rng.integers(0, 10, size=200), SentenceEnds(np.arange(10) == 9)
+    shift = rng.normal(size=200)
 
     def sample(method, selection):
         rng = np.random.default_rng(7)
-        return sample_of(ids, method, 60, ends=ends, is_anchor=ids == 5, rng=rng, selection=selection)
+        more = {"selection": selection, "shift": shift}
+        return sample_of(ids, method, 60, ends=ends, is_anchor=ids == 5, rng=rng, **more)
 
     found, rng = sample(LONGRECIPE, how), np.random.default_rng(7)
-    expected = select(ids, sentence_lengths(ids, ends), ids == 5, n_tokens=60, rng=rng, how=how)
+    expected = select(ids, sentence_lengths(ids, ends), ids == 5, n_tokens=60, rng=rng, how=how, shift=shift)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)
-    # All four differ, and methods that read plain text ignore them.
+    # All differ, and methods that read plain text ignore them.
     others = [sample(LONGRECIPE, each) for each in SELECTIONS]
     assert sum(np.array_equal(found[0], other[0]) for other in others) == 1
     np.testing.assert_array_equal(sample(METHODS["pose"], how).ids, ids[:60])

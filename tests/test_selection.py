@@ -26,7 +26,8 @@ def test_selected_sentences_have_n_tokens_in_document_order(how, ids, share, see
     lengths, n = sentence_lengths(ids, ENDS), max(1, round(share * len(ids)))
     is_anchor = ids == ANCHOR
     # Places instead of ids, to see which tokens were selected.
-    options = {"n_tokens": n, "how": how}
+    shift = np.random.default_rng(seed).normal(size=len(ids)).round(1)
+    options = {"n_tokens": n, "how": how, "shift": shift}
     places, sizes, starts = select(np.arange(len(ids)), lengths, is_anchor, rng=np.random.default_rng(seed), **options)
     assert len(places) == n == sizes.sum() and (sizes > 0).all()
     assert (np.diff(places) > 0).all()
@@ -45,6 +46,7 @@ def test_selected_sentences_have_n_tokens_in_document_order(how, ids, share, see
     merit = {
         "anchored": {start: anchors_of[start] > 0 for start in length_at},
         "density": {start: anchors_of[start] / length for start, length in length_at.items()},
+        "shift": {start: shift[start : start + length].sum() / length for start, length in length_at.items()},
         "random": dict.fromkeys(length_at, 0),
         "first": {start: -start for start in length_at},
     }[how]
@@ -57,7 +59,7 @@ def test_selected_sentences_have_n_tokens_in_document_order(how, ids, share, see
 def test_selecting_all_tokens_gives_the_whole_document(how, ids, seed):
     lengths = sentence_lengths(ids, ENDS)
     rng = np.random.default_rng(seed)
-    selected = select(ids, lengths, ids == ANCHOR, n_tokens=len(ids), rng=rng, how=how)
+    selected = select(ids, lengths, ids == ANCHOR, n_tokens=len(ids), rng=rng, how=how, shift=ids / 7)
     for one, other in zip(selected, whole(ids, lengths), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -154,7 +156,7 @@ def test_n_tokens_outside_of_the_document_is_an_error(n_tokens, how, rng):
 
 def test_unknown_selection_error_lists_selections(rng):
     ids = np.array([1, 2, 9, 3, 4])
-    with pytest.raises(ValueError, match="selection = 'last': allowed are anchored, density, random, first"):
+    with pytest.raises(ValueError, match="selection = 'last': allowed are anchored, density, shift, random, first"):
         select(ids, np.array([3, 2]), ids == ANCHOR, n_tokens=2, rng=rng, how="last")
 
 
@@ -164,11 +166,23 @@ def test_selection_by_anchors_without_anchors_is_an_error(how, rng):
         select(np.array([1, 2, 9, 3, 4]), np.array([3, 2]), None, n_tokens=2, rng=rng, how=how)
 
 
+def test_selection_by_shift_takes_the_sentences_that_change_most_per_token(rng):
+    ids, lengths = np.array([1, 2, 9, 3, 9, 4, 9]), np.array([3, 2, 2])
+    # Sums of 3, 2.5 and -4: per token 1, 1.25 and -2.
+    shift = np.array([3.0, 0, 0, 2.5, 0, -5, 1])
+    found = select(ids, lengths, None, n_tokens=2, rng=rng, how="shift", shift=shift)
+    assert [each.tolist() for each in found] == [[3, 9], [2], [3]]
+    with pytest.raises(ValueError, match="selection = 'shift' needs shifts: run the token analysis first"):
+        select(ids, lengths, ids == 3, n_tokens=2, rng=rng, how="shift")
+    with pytest.raises(ValueError, match="shift has 2 entries, but the document has 7 tokens"):
+        select(ids, lengths, None, n_tokens=2, rng=rng, how="shift", shift=shift[:2])
+
+
 @pytest.fixture(scope="module")
 def facts_per_token(tokenizer, corpus, facts):
     """For each selection, the share of fact values among the selected tokens of 20 documents; anchors are numbers."""
     rng, ends, types = np.random.default_rng(0), sentence_ends(tokenizer), types_by_class(tokenizer)
-    kept = {how: [] for how in SELECTIONS}
+    kept = {how: [] for how in SELECTIONS if how != "shift"}
     for _ in range(20):
         ids = document(corpus.train, facts, 4096, rng=rng)
         is_anchor = types.mask(ids, ["number"])

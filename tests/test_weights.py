@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from longrecipe import settings, tokens
 from longrecipe.data.weights import SCHEMES, anchor_weights, helm_weights, longce_weights, shift_weights
-from longrecipe.recipe import prepare
+from longrecipe.recipe import context_scores, prepare
 from longrecipe.settings import ParamsError
 
 LONG = np.array([1.0, 2.0, 0.5, 3.0])
@@ -137,6 +137,56 @@ def test_scored_weights_are_those_of_the_models_of_the_analysis(scheme, run):
     }[scheme]
     np.testing.assert_allclose(weights[:, 1:], wanted, rtol=2e-2, atol=2e-2)
     assert weights[:, 1:].std() > 0.05
+
+
+@pytest.mark.slow
+def test_sentences_are_selected_by_the_shifts_of_their_tokens(run):
+    run = run.varied(selection="shift")
+    assert run.analyse() is None
+    dataset = run.stage_one_set(None)
+    base, longer = run.base(), run.probe().load()
+    other = run.varied(selection="random").stage_one_set(None)
+
+    def shifts(rows):
+        # In their document the tokens are read with more context; sentences that change most there change more here.
+        ids = np.array(rows["input_ids"])
+        found = [tokens.next_token_scores(network, ids[:, :300]) for network in (longer, base)]
+        return (found[0] - found[1]).mean()
+
+    assert dataset["input_ids"] != other["input_ids"] and shifts(dataset) > shifts(other)
+    assert context_scores.seconds_of(run.folder("extend")) > 0
+
+
+@pytest.mark.slow
+def test_documents_are_kept_that_gain_most_from_long_context(run):
+    plain = run.varied(method="flt", n_documents=4, loss_context=64)
+    candidates = np.array(run.varied(method="flt", n_documents=8).stage_one_set(None)["input_ids"])
+    dataset = np.array(plain.varied(document_candidates=2).stage_one_set(None)["input_ids"])
+    longer = run.probe().load()
+    # H' reads 300 tokens at a time, so this is its long context.
+    long = tokens.in_windows(lambda ids: tokens.token_losses(longer, ids), candidates, 300)
+    gains = (tokens.short_context_losses(longer, candidates, 64) - long).mean(axis=1)
+    kept = sorted(np.argsort(-gains)[:4])
+    np.testing.assert_array_equal(dataset, candidates[kept])
+    # Without candidates the first documents are read, and no model.
+    np.testing.assert_array_equal(np.array(plain.stage_one_set(None)["input_ids"]), candidates[:4])
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({}, 0),
+        ({"loss_weight": "anchor"}, 0),
+        ({"loss_weight": "shift"}, 2),
+        ({"loss_weight": "helm", "selection": "shift", "ratio": 0.5}, 3 + 2 * 2),
+        ({"method": "pose", "selection": "shift"}, 0),
+        ({"method": "flt", "document_candidates": 4}, 3 * 4),
+        ({"method": "none", "loss_weight": "longce"}, 0),
+    ],
+)
+def test_forward_passes_are_counted(changes, passes):
+    p = settings.load("llama3", **changes)
+    assert context_scores.passes(p) == pytest.approx(passes) and context_scores.needs_scores(p) == (passes > 0)
 
 
 @pytest.mark.slow

@@ -33,16 +33,19 @@ def sample_of(
     is_anchor: np.ndarray | None,
     rng: np.random.Generator,
     selection: str = "anchored",
+    shift: np.ndarray | None = None,
 ) -> Sample:
     """One training sample: n_tokens of a document, with its sentences as segments.
 
     Methods that select sentences get them from the whole document, other methods the first n_tokens.
     Args: ids int64 [T]; ends, from `sentences.sentence_ends`; is_anchor bool [T]; selection, one of
-    `selection.SELECTIONS`. Raises ValueError if the selection needs anchors and is_anchor is None.
+    `selection.SELECTIONS`; shift float [T]. Raises ValueError if the selection needs anchors or shifts and they are
+    None.
     """
     if method.text != "selected":
         return whole(ids[:n_tokens], sentence_lengths(ids[:n_tokens], ends))
-    return select(ids, sentence_lengths(ids, ends), is_anchor, n_tokens=n_tokens, rng=rng, how=selection)
+    lengths = sentence_lengths(ids, ends)
+    return select(ids, lengths, is_anchor, n_tokens=n_tokens, rng=rng, how=selection, shift=shift)
 
 
 def rows_of(samples: Iterable[Sample], long: bool = True) -> Iterator[dict]:

@@ -7,6 +7,7 @@ import numpy as np
 SELECTIONS: dict[str, str] = {
     "anchored": "sentences with anchors, at random (the paper's)",
     "density": "sentences by falling number of anchors per token",
+    "shift": "sentences by falling sum of their tokens' shifts from H to H', per token",
     "random": "any sentences at random (Table 2's control)",
     "first": "the first n tokens (Table 2's control)",
 }
@@ -29,6 +30,7 @@ def select(
     n_tokens: int,
     rng: np.random.Generator,
     how: str = "anchored",
+    shift: np.ndarray | None = None,
 ) -> Sample:
     """Select whole sentences of a document with exactly n_tokens in all, in document order.
 
@@ -37,23 +39,25 @@ def select(
     `anchored`: sentences with an anchor in random order, then the others in random order. The paper only says that
     sentences without anchors are dropped and that a fixed number of tokens is taken; the rest is our reading.
     `density`: by falling number of anchors per token, ties in random order.
+    `shift`: by falling sum of the shifts of their tokens, per token; the paper sums shifts by type (eq. 3).
     `random`: in random order.
     `first`: in document order.
 
     Args: ids int64 [T]; lengths int64 [N] of the sentences, with sum T; is_anchor bool [T], which tokens are anchors
-    (may be None for `random` and `first`); n_tokens in 1..T; how, one of SELECTIONS.
-    Returns a Sample whose segments are the selected sentences.
-    Raises ValueError if n_tokens is not in 1..T, for an unknown selection, and if anchors are missing or is_anchor has
+    (may be None for `shift`, `random` and `first`); n_tokens in 1..T; how, one of SELECTIONS; shift float [T], for
+    `shift`. Returns a Sample whose segments are the selected sentences.
+    Raises ValueError if n_tokens is not in 1..T, for an unknown selection, and if anchors or shifts are missing or have
     another length than ids.
     Example: sentences `[1, 9], [5, 9], [2]` with anchor 5 and n_tokens = 3 may give ids `[5, 9, 2]`, lengths `[2, 1]`
     and starts `[2, 4]`.
     """
     if not 1 <= n_tokens <= len(ids):
         raise ValueError(f"n_tokens = {n_tokens}: must be 1 to {len(ids)}, the length of the document.")
-    if is_anchor is not None and len(is_anchor) != len(ids):
-        raise ValueError(f"is_anchor has {len(is_anchor)} entries, but the document has {len(ids)} tokens.")
+    for name, values in (("is_anchor", is_anchor), ("shift", shift)):
+        if values is not None and len(values) != len(ids):
+            raise ValueError(f"{name} has {len(values)} entries, but the document has {len(ids)} tokens.")
     starts = np.cumsum(lengths) - lengths
-    queue = _queue(lengths, starts, is_anchor, rng=rng, how=how)
+    queue = _queue(lengths, starts, shift if how == "shift" else is_anchor, rng=rng, how=how)
     total = np.cumsum(lengths[queue])
     count = int(np.searchsorted(total, n_tokens)) + 1
     kept, sizes = queue[:count], lengths[queue[:count]].copy()
@@ -72,9 +76,9 @@ def whole(ids: np.ndarray, lengths: np.ndarray | None = None) -> Sample:
 
 
 def _queue(
-    lengths: np.ndarray, starts: np.ndarray, is_anchor: np.ndarray | None, *, rng: np.random.Generator, how: str
+    lengths: np.ndarray, starts: np.ndarray, values: np.ndarray | None, *, rng: np.random.Generator, how: str
 ) -> np.ndarray:
-    """The order in which sentences are taken, as indices [N]."""
+    """The order in which sentences are taken, as indices [N]; values: shifts of tokens, or which are anchors."""
     if how == "first":
         return np.arange(len(lengths))
     shuffled = rng.permutation(len(lengths))
@@ -82,10 +86,11 @@ def _queue(
         return shuffled
     if how not in SELECTIONS:
         raise ValueError(f"selection = {how!r}: allowed are {', '.join(SELECTIONS)}.")
-    if is_anchor is None:
-        raise ValueError(f"selection = {how!r} needs anchor tokens: run the token analysis first.")
+    if values is None:
+        needed = "shifts" if how == "shift" else "anchor tokens"
+        raise ValueError(f"selection = {how!r} needs {needed}: run the token analysis first.")
     if how == "anchored":
-        last = ~np.logical_or.reduceat(is_anchor, starts)
+        last = ~np.logical_or.reduceat(values, starts)
     else:
-        last = -np.add.reduceat(is_anchor, starts, dtype=np.int64) / lengths
+        last = -np.add.reduceat(values, starts, dtype=np.float64) / lengths
     return shuffled[np.argsort(last[shuffled], kind="stable")]

@@ -11,7 +11,6 @@ import pandas as pd
 
 from longrecipe import models, recipe, results
 from longrecipe.cost import training_flops
-from longrecipe.data.weights import SCHEMES
 from longrecipe.evaluate import OTHERS, RULER, Report, others
 from longrecipe.merge import RULES
 from longrecipe.settings import Params
@@ -127,8 +126,8 @@ def _train(run: recipe.Recipe) -> tuple[dict[str, pd.DataFrame], list[str], dict
     if analysis is not None:
         training["token analysis"] = _analysis_compute(run, time.perf_counter() - start if is_new else None)
     stages = recipe.train_all(run, analysis)
-    if recipe.needs_models(p):
-        training["loss weights"] = _weights_compute(run, of_probe=analysis is None)
+    if recipe.context_scores.needs_scores(p):
+        training["context scores"] = _scores_compute(run, of_probe=analysis is None)
     n_long = round(p.replay_steps * p.replay_long_share) * p.replay_batch_size * p.train_length
     short = stages["replayed"].n_tokens - n_long
     # For the KL term the original model reads the short samples too, forward only.
@@ -151,15 +150,15 @@ def _compute(run: recipe.Recipe, stage: Trained, *read: tuple[float, int]) -> di
     return {"seconds": stage.seconds, "n_tokens": stage.n_tokens, "flops": _flops(run, *read)}
 
 
-def _weights_compute(run: recipe.Recipe, *, of_probe: bool) -> dict[str, float | None]:
-    """What loss weights take that are computed from scores: forward passes over all long samples, a third of training.
+def _scores_compute(run: recipe.Recipe, *, of_probe: bool) -> dict[str, float | None]:
+    """What the scores of samples and documents take: forward passes over all long samples, a third of training.
 
     of_probe: whether H' was only trained for them, so that there is no token analysis which counts it.
     """
     p = run.params
-    seconds = sum(recipe.weights_seconds(run.folder(stage)) for stage in ("extend", "replay"))
+    seconds = sum(recipe.context_scores.seconds_of(run.folder(stage)) for stage in ("extend", "replay"))
     n_long = p.n_documents + round(p.replay_steps * p.replay_long_share) * p.replay_batch_size
-    read = SCHEMES[p.loss_weight].passes * n_long * p.train_length
+    read = recipe.context_scores.passes(p) * n_long * p.train_length
     trained = p.probe_steps * p.probe_batch_size * (p.probe_length or p.probe_window) if of_probe else 0
     flops = _flops(run, (read / 3, p.train_length), (trained, p.probe_length or p.probe_window))
     return {"seconds": seconds + (run.probe().seconds if of_probe else 0), "n_tokens": trained, "flops": flops}

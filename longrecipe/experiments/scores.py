@@ -158,7 +158,7 @@ def _trained(training: Mapping, stage: str) -> dict[str, float]:
         return {}
     total = {key: sum(each[key] for each in used) for key in ("seconds", "n_tokens", "flops")}
     # Its seconds are NaN if they are not known.
-    before = [training[name] for name in ("token analysis", "loss weights") if name in training]
+    before = [training[name] for name in ("token analysis", "context scores") if name in training]
     analysis = {key: sum(each[key] for each in before) for key in ("seconds", "flops")}
     return {
         "stage 1 seconds": training["extended"]["seconds"],

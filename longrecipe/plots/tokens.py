@@ -248,8 +248,10 @@ def mean_weights(table: pd.DataFrame) -> Figure:
         axis.set_yticks(range(len(table)), [f"{name} ({part:.1%})" for name, part in share.items()])
         axis.set_ylim(len(table) - 0.4, -0.6)
         axis.grid(axis="y", visible=False)
-        axis.legend(loc="lower right")
-        top = {scheme: table[scheme].idxmax() for scheme in schemes}
-        found = "; ".join(f"{scheme} most to {name}" for scheme, name in top.items())
-        describe(figure, f"Mean loss weight by type of token for {', '.join(schemes)}.", f"Weights go to: {found}")
+        figure.legend(loc="outside lower left", ncols=len(schemes))
+        # Of types with equal weights, the more frequent one.
+        largest = table[schemes].idxmax().groupby(table[schemes].idxmax()).groups
+        found = "; ".join(f"{name} ({', '.join(those)})" for name, those in largest.items())
+        drawn = f"Mean loss weight by type of token for {', '.join(schemes)}."
+        describe(figure, drawn, f"The largest mean weight of each scheme: {found}")
     return figure

@@ -1,8 +1,8 @@
 """The recipe of one run, from its settings: checks, stages with their cache, measuring and export."""
 
+from longrecipe.recipe import context_scores
 from longrecipe.recipe.preparing import prepare
 from longrecipe.recipe.stages import Recipe
-from longrecipe.recipe.weighting import needs_models, weights_seconds
 from longrecipe.recipe.whole import (
     export_checked,
     long_perplexity,
@@ -18,11 +18,11 @@ from longrecipe.recipe.whole import (
 
 __all__ = [
     "Recipe",
+    "context_scores",
     "export_checked",
     "long_perplexity",
     "measure_all",
     "measure_steps",
-    "needs_models",
     "one_sentence",
     "prepare",
     "ranking_of",
@@ -30,5 +30,4 @@ __all__ = [
     "shown_rows",
     "train_all",
     "weights_by_type",
-    "weights_seconds",
 ]

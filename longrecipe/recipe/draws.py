@@ -1,6 +1,8 @@
 """Documents and samples of a run, drawn from its text with its seed."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,8 +15,23 @@ from longrecipe.settings import Params
 
 # Which tokens of a document are anchors: from ids int64 [L] to bool [L].
 AnchorMask = Callable[[np.ndarray], np.ndarray]
-# Gives rows their loss weights, see `weighting.weighted`.
-Weigh = Callable[[Iterable[dict]], Iterable[dict]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the sentences and documents of long samples are chosen by, as far as a run needs it.
+
+    anchors: which tokens of a document are anchors. shift: the shifts of its tokens from H to H', float [L]. gain: what
+    long context brings the document; of document_candidates the documents with the largest gain are kept. weigh: gives
+    rows their loss weights, see `weighting.weighted`.
+    """
+
+    anchors: AnchorMask | None = None
+    shift: Callable[[np.ndarray], np.ndarray] | None = None
+    gain: Callable[[np.ndarray], float] | None = None
+    weigh: Callable[[Iterable[dict]], Iterator[dict]] | None = None
+
+
 # Each use has its own stream of random numbers, so a setting of one stage does not change the draws of another.
 _PROBE, _ANALYSIS, _EXTEND, _REPLAY_LONG, _REPLAY_SHORT, _SHOWN, _REACH, _LONGPPL = range(8)
 
@@ -48,15 +65,15 @@ def documents_to_score(p: Params, text: RunText) -> Iterable[np.ndarray]:
     return _documents(text, text.long.train, p.analysis_documents, length=length, rng=_rng(p, _ANALYSIS))
 
 
-def long_rows(p: Params, text: RunText, anchors: AnchorMask | None) -> Iterator[dict]:
+def long_rows(p: Params, text: RunText, choice: Choice) -> Iterator[dict]:
     """The rows of the stage-1 set: n tokens of each document of T tokens, chosen as the method needs."""
-    return _long_rows(p, text, anchors, count=p.n_documents, stream=_EXTEND)
+    return _long_rows(p, text, choice, count=p.n_documents, stream=_EXTEND)
 
 
-def replay_rows(p: Params, text: RunText, anchors: AnchorMask | None, weigh: Weigh | None = None) -> list[dict]:
+def replay_rows(p: Params, text: RunText, choice: Choice) -> list[dict]:
     """The rows of replay: short general text, and a replay_long_share of stage-1 samples.
 
-    weigh gives the stage-1 samples their loss weights; all tokens of short text then have the weight 1.
+    If stage-1 samples have loss weights, all tokens of short text have the weight 1.
     """
     rng, size = _rng(p, _REPLAY_SHORT), p.replay_batch_size
     n_long = round(p.replay_steps * p.replay_long_share)
@@ -69,9 +86,8 @@ def replay_rows(p: Params, text: RunText, anchors: AnchorMask | None, weigh: Wei
             for _ in range(count)
         )
     short_rows = samples.rows_of(map(whole, short), long=False)
-    long = _long_rows(p, text, anchors, count=n_long * size, stream=_REPLAY_LONG) if n_long else []
-    if weigh is not None:
-        long = weigh(long)
+    long = _long_rows(p, text, choice, count=n_long * size, stream=_REPLAY_LONG) if n_long else []
+    if choice.weigh is not None:
         short_rows = (row | {WEIGHTS: np.ones(len(row["input_ids"]), dtype=np.float32)} for row in short_rows)
     return samples.interleave(long, short_rows, size)
 
@@ -143,13 +159,32 @@ def _documents(
     return corpus.excerpts(source, count, length, rng=rng)
 
 
-def _long_rows(p: Params, text: RunText, anchors: AnchorMask | None, *, count: int, stream: int) -> Iterator[dict]:
+def _long_rows(p: Params, text: RunText, choice: Choice, *, count: int, stream: int) -> Iterator[dict]:
     rng, method = _rng(p, stream), find(p.method)
 
     def sample(ids: np.ndarray) -> Sample:
-        is_anchor = None if anchors is None else anchors(ids)
+        is_anchor = None if choice.anchors is None else choice.anchors(ids)
+        shift = None if choice.shift is None else choice.shift(ids)
         return samples.sample_of(
-            ids, method, p.train_length, ends=text.ends, is_anchor=is_anchor, rng=rng, selection=p.selection
+            ids,
+            method,
+            p.train_length,
+            ends=text.ends,
+            is_anchor=is_anchor,
+            rng=rng,
+            selection=p.selection,
+            shift=shift,
         )
 
-    return samples.rows_of(map(sample, _documents(text, text.long.train, count, length=p.target_length, rng=rng)))
+    def documents(rng: np.random.Generator) -> Iterable[np.ndarray]:
+        drawn = count * p.document_candidates
+        return _documents(text, text.long.train, drawn, length=p.target_length, rng=rng)
+
+    drawn = documents(rng)
+    if choice.gain is not None:
+        # Drawn twice, so that not all candidates are in memory.
+        gains = np.array([choice.gain(ids) for ids in documents(_rng(p, stream))])
+        kept = np.isin(np.arange(len(gains)), np.argsort(-gains, kind="stable")[:count])
+        drawn = itertools.compress(drawn, kept)
+    rows = samples.rows_of(map(sample, drawn))
+    return rows if choice.weigh is None else choice.weigh(rows)

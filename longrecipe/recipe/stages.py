@@ -19,9 +19,11 @@ from longrecipe.data import samples
 from longrecipe.data.selection import Sample
 from longrecipe.merge import merge
 from longrecipe.positions import METHODS, Method, find
-from longrecipe.recipe import cache, draws, export, measuring, stage_settings, weighting
+from longrecipe.recipe import cache, draws, export, measuring, stage_settings
+from longrecipe.recipe.context_scores import ContextScores, needs_scores
 from longrecipe.recipe.disk import reports_full_disk
 from longrecipe.recipe.run_text import RunText, commits
+from longrecipe.recipe.weighting import choice_of
 from longrecipe.settings import Params, changed
 from longrecipe.system.processes import is_main, made_once
 from longrecipe.train.memory import setup_of
@@ -159,9 +161,9 @@ class Recipe:
     def stage_one_set(self, analysis: tokens.Analysis | None) -> Dataset:
         """The stored stage-1 set: from each document of T tokens the n tokens that the method trains on, with their
         loss weights if the run has a loss_weight."""
-        anchors = self._anchors(analysis)
-        weigh = self._weigh("extend", anchors) or (lambda rows: rows)
-        return self._stored("extend", "stage_one", lambda: weigh(draws.long_rows(self.params, self.text, anchors)))
+        p, scores = self.params, self._scores()
+        choice = choice_of(p, self._anchors(analysis), scores)
+        return self._stored("extend", "stage_one", lambda: draws.long_rows(p, self.text, choice), scores)
 
     @reports_full_disk
     def extend(self, dataset: Dataset) -> train.Trained:
@@ -186,11 +188,11 @@ class Recipe:
         A replay_long_share of the steps reads stage-1 samples. On short text replay_kl_weight * KL(original || model)
         is added to the loss, and replay_skip_weight times LongReD's term. All are 0 in the paper.
         """
-        p, anchors = self.params, self._anchors(analysis)
-        weigh = self._weigh("replay", anchors)
+        p, scores = self.params, self._scores()
+        choice = choice_of(p, self._anchors(analysis), scores)
         return train.run_stage(
             functools.partial(self._trained, extended),
-            self._stored("replay", "replay", lambda: draws.replay_rows(p, self.text, anchors, weigh)),
+            self._stored("replay", "replay", lambda: draws.replay_rows(p, self.text, choice), scores),
             self.collator(1, skip=p.replay_skip_weight > 0),
             stage=stage_settings.replay(p),
             folder=self.folder("replay") / "replay",
@@ -258,22 +260,28 @@ class Recipe:
         chosen = self.anchors(analysis)
         return lambda ids: self.types.mask(ids, chosen)
 
-    def _weigh(self, stage: str, anchors: draws.AnchorMask | None) -> draws.Weigh | None:
-        if self.params.loss_weight == "none":
+    def _scores(self) -> ContextScores | None:
+        if not needs_scores(self.params):
             return None
-        # Now, because all processes train H' together.
-        longer = self.probe() if weighting.needs_models(self.params) else None
+        longer = self.probe()  # all processes train it together
 
         def load() -> tuple[PreTrainedModel, PreTrainedModel]:
             return evaluate.to_read(self.base()), evaluate.to_read(self._trained(longer))
 
-        folder = self.folder(stage)
-        return functools.partial(weighting.weighted, self.params, anchors=anchors, models=load, folder=folder)
+        return ContextScores(self.params, load)
 
-    def _stored(self, stage: str, name: str, make_rows: Callable[[], Iterable[dict]]) -> Dataset:
+    def _stored(
+        self, stage: str, name: str, make_rows: Callable[[], Iterable[dict]], scores: ContextScores | None = None
+    ) -> Dataset:
         folder = self.folder(stage) / "data" / name
         doing = f"makes the samples of {name.replace('_', ' ')}"
-        return samples.load(made_once(folder, lambda: samples.store(make_rows(), folder), doing))
+
+        def make() -> None:
+            samples.store(make_rows(), folder)
+            if scores:
+                scores.save(self.folder(stage), name)
+
+        return samples.load(made_once(folder, make, doing))
 
     def _load(self, target_length: int | None = None, **rope: Any) -> PreTrainedModel:
         p = self.params

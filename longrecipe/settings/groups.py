@@ -118,10 +118,16 @@ class Extend(Group):
         "lift", description="anchors have the highest lift, or the highest share of top tokens (favours frequent types)"
     )
     anchor_count: int = Field(1, ge=1, description="number of token types taken as anchors")
-    selection: Literal["anchored", "density", "random", "first"] = Field(
+    selection: Literal["anchored", "density", "shift", "random", "first"] = Field(
         "anchored",
         description="sentences that are kept; anchored: those with an anchor; density: those with the most anchors per "
-        "token; random: any; first: the first ones",
+        "token; shift: those whose tokens change most from H to H'; random: any; first: the first ones",
+    )
+    document_candidates: int = Field(
+        1,
+        ge=1,
+        description="documents that are drawn for each one of the stage-1 set; of more than 1, those are kept whose "
+        "tokens gain most from long context (LongFilter); paper: 1",
     )
     loss_weight: Literal["none", "anchor", "shift", "longce", "helm"] = Field(
         "none",

@@ -33,6 +33,7 @@ NO_EFFECT = frozenset({"out", "report_to", "eval_longppl"})
 ADDED: dict[str, Any] = {
     "eval_steps": None,
     "rope_rule": "ntk",
+    "document_candidates": 1,
     "loss_weight": "none",
     "loss_weight_strength": None,
     "loss_context": None,

@@ -39,12 +39,12 @@ def keep(
     n_tokens: int,
     rng: np.random.Generator,
 ) -> dict[str, list[Kept]]:
-    """Apply every selection of `selection.SELECTIONS` to every document.
+    """Apply every selection of `selection.SELECTIONS` but `shift`, which needs scores, to every document.
 
     Args: documents int64 [T]; masks bool [T], which tokens are anchors; ends, from `sentences.sentence_ends`; n_tokens
     to keep. Raises ValueError if documents and masks differ in number.
     """
-    found: dict[str, list[Kept]] = {how: [] for how in SELECTIONS}
+    found: dict[str, list[Kept]] = {how: [] for how in SELECTIONS if how != "shift"}
     for ids, is_anchor in zip(documents, masks, strict=True):
         lengths = sentence_lengths(ids, ends)
         for how, each in found.items():
