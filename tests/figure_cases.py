@@ -8,7 +8,7 @@ import pandas as pd
 from longrecipe import plots, positions
 from longrecipe.cost import question, record
 from longrecipe.evaluate import Report
-from longrecipe.experiments import figure2, fronts, scores, table1, table2, table3, table4
+from longrecipe.experiments import figure2, fronts, scores, table1, table2, table3, table4, weights
 from longrecipe.families import FAMILIES
 from longrecipe.positions import METHODS
 from longrecipe.tokens import Kept, Scored, TokenTypes, rank
@@ -35,6 +35,11 @@ def analysis():
         shift = rng().normal(size=1999).astype(np.float32) + 3 * (ids[1:] == 0)
         scored.append(Scored(str(key), ids, np.zeros(1999, np.float32), shift))
     return rank(scored, types)
+
+
+def mean_weights():
+    table = pd.DataFrame({"share of all tokens": [0.5, 0.45, 0.05], "anchor": [0.7, 0.7, 6.4], "helm": [0.8, 1.1, 2.3]})
+    return plots.mean_weights(table.set_axis(["word part", "punctuation", "number"]))
 
 
 def passage():
@@ -230,6 +235,10 @@ def figure2_cost_figure():
     return figure2.cost_figure(others, figure2.lines(by_ratio()[0], columns), "seconds")
 
 
+def weights_figure():
+    return weights.figure(weights.table(weights.compared("llama3", TARGET)))
+
+
 # resources
 
 
@@ -295,6 +304,7 @@ CASES = {
         passkeys,
         nothing,
         retention,
+        mean_weights,
     )
 } | {
     case.__name__.replace("_", ".", 1): case
@@ -305,6 +315,7 @@ CASES = {
         fronts_figure,
         figure2_figure,
         figure2_cost_figure,
+        weights_figure,
         table4_memory_parts,
         table4_cost_by_length,
         table4_flop_parts,

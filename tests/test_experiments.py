@@ -13,11 +13,11 @@ from longrecipe.experiments import EXPERIMENTS, runner
 from longrecipe.experiments.protocols import FULL, LEAN, MERGES
 from longrecipe.experiments.scores import CONTIGUOUS
 
-TABLE1, TABLE2, TABLE3, FIGURE2, FRONTS, STEPS = EXPERIMENTS.values()
+TABLE1, TABLE2, TABLE3, FIGURE2, FRONTS, STEPS, WEIGHTS, CONTROL = EXPERIMENTS.values()
 
 
 def test_every_experiment_has_the_name_of_its_module():
-    assert list(EXPERIMENTS) == ["table1", "table2", "table3", "figure2", "fronts", "steps"]
+    assert list(EXPERIMENTS) == ["table1", "table2", "table3", "figure2", "fronts", "steps", "weights", "control"]
     assert all(name == each.name for name, each in EXPERIMENTS.items())
 
 
@@ -83,6 +83,28 @@ def test_steps_trains_pose_and_longrecipe_and_measures_both_during_stage_one(own
     assert len(set(STEPS.grid())) == 6 and default.extend_steps == 40
     with pytest.raises(settings.ParamsError, match=r"^eval_steps: the grid of steps sets it"):
         STEPS.check({"eval_steps": [10]})
+
+
+def test_weights_compares_both_recipes_with_and_without_weights(own_root):
+    found = settings_of(WEIGHTS.grid(seeds=[7]), "method", "ratio", "extend_steps", "loss_weight")
+    assert found[:4] == [("longrecipe", ratio, 60, weight) for ratio in (0.2, 0.15) for weight in ("none", "anchor")]
+    grid = WEIGHTS.grid()
+    assert {(p.probe_length, p.analysis_documents) for p in grid} == {(512, 12)} and len(set(grid)) == len(grid)
+    five = {(p.ratio, p.loss_weight) for p in grid if p.seed == 4}
+    assert five == {(0.2, "anchor"), (0.15, "anchor")}
+    # Other families have as many seeds of all.
+    assert {p.seed for p in WEIGHTS.grid("qwen2")} == {0, 1, 2}
+
+
+def test_control_trains_on_other_numbers(own_root):
+    grid = CONTROL.grid(seeds=[1])
+    assert {(p.distractors, p.fact_values) for p in grid} == {(1.0, "numbers")}
+    assert settings_of(grid, "method", "loss_weight") == [
+        ("none", "none"),
+        ("flt", "none"),
+        ("longrecipe", "none"),
+        ("longrecipe", "anchor"),
+    ]
 
 
 def test_runs_that_two_grids_need_are_the_same_run(own_root):

@@ -37,7 +37,9 @@ def same(first, second):
 # By hand: 4 layers of queries, keys, values and output, three matrices of the MLP, and two norms; the last norm.
 BODY = 4 * (128 * 128 + 2 * 128 * 64 + 128 * 128 + 3 * 128 * 384 + 2 * 128) + 128
 EMBEDDINGS, BIASES = 1024 * 128, 4 * (128 + 64 + 64)
+# Qwen3 normalises queries and keys: 32 weights for the queries and 32 for the keys of all heads of a layer.
 SIZES = {"llama3": BODY + EMBEDDINGS, "mistral": BODY + 2 * EMBEDDINGS, "qwen2": BODY + EMBEDDINGS + BIASES}
+SIZES |= {"qwen3": BODY + EMBEDDINGS + 4 * 2 * 32}
 
 
 @every_architecture
@@ -45,7 +47,8 @@ def test_new_minis_have_the_shape_and_size_agreed(model):
     network = new_mini(model, seed=0)
     assert network.num_parameters() == SIZES[model]
     config = network.config
-    assert type(network).__name__ == {"llama3": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}[model] + "ForCausalLM"
+    names = {"llama3": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+    assert type(network).__name__ == names[model] + "ForCausalLM"
     assert (config.vocab_size, config.max_position_embeddings) == (MINI_VOCABULARY, MINI_WINDOW)
     assert rope_theta(config) == (5.0e5 if model == "llama3" else 1.0e6)
     biases = {name.split(".", 3)[3] for name, _ in network.named_parameters() if name.endswith("bias")}

@@ -170,6 +170,7 @@ REFUSED = [
     ("06_general_tasks", {"replay_steps": 3}, "replay_steps: the grid of"),
     ("06_general_tasks", {"targets": 2560}, "unknown parameter 'targets'"),
     ("07_ablations", {"ratio": 0.2}, "ratio: the grid of"),
+    ("08_beyond_the_paper", {"loss_weight": "helm"}, "loss_weight: the grid of"),
 ]
 
 
@@ -312,6 +313,14 @@ CHANGES = {
         ({}, "len(parts) == 21 and len(shares) == 33"),
         ({"n_seeds": 2}, "len(parts) == 14 and len(shares) == 22"),
         ({"model": "qwen2"}, "len(parts) == 21 and {p.model for p in grid} == {'qwen2'}"),
+    ],
+    "08_beyond_the_paper": [
+        (
+            {},
+            "target == 4096 and {p.seed for p in grid if p.loss_weight == 'anchor' and p.ratio == 0.15} == set(range(5))",
+        ),
+        ({"n_seeds": 2}, "{p.seed for p in grid} == {0, 1}"),
+        ({"model": "mistral"}, "{p.model for p in grid} == {'mistral'}"),
     ],
 }
 

@@ -256,7 +256,11 @@ def test_committed_readme_lists_every_run(copied):
     seeds = {name: {} for name in run.EXPERIMENTS}
     for row in table_rows((results_dir() / "README.md").read_text()):
         model, length = row["model"], row.get("target") or row.get("T, tokens")
-        if "step" in row:
+        if "weights" in row:
+            if row["name"] != "RoPE rule alone":
+                key = (model, length, *(row[name] for name in ("name", "ratio", "steps", "weights", "text", "RoPE")))
+                seeds["beyond"][key] = int(row["seeds"])
+        elif "step" in row:
             seeds["steps"][model, length, row["name"]] = int(row["seeds"])
         elif "suite" in row:
             seeds["bench"][model, length, row["method"], row["seeds"]] = 1
