@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -193,6 +194,18 @@ def test_folder_of_a_stage_depends_on_all_settings_that_the_stage_reads(prepared
 
 
 # the export
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["yarn", "entropy_abf"])
+def test_runs_with_another_rope_rule_are_exported_with_it(rule, prepared, own_cache, tmp_path):
+    run = prepared.varied(rope_rule=rule, loss_weight="anchor", out=str(tmp_path / "out"), **SHORT)
+    # Raises if the exported model, loaded with plain transformers, is not the one that was trained.
+    found = recipe.export_checked(run, recipe.train_all(run, run.analyse()), {})["found"]
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert found["window"] == "512 tokens" and written["rope_scaling"]["rope_type"] == "yarn"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| RoPE rule | {rule} |" in card and "| loss weights | anchor, 9 |" in card
 
 
 def test_export_uses_the_settings_of_the_run(prepared, own_cache, tmp_path, monkeypatch):
