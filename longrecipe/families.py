@@ -131,3 +131,5 @@ FAMILIES: dict[str, Family] = {
         mini={"head_dim": 32, "rms_norm_eps": 1.0e-6},
     ),
 }
+# Those of the paper's Table 1, which its experiments and costs are about.
+OF_THE_PAPER = tuple(name for name, family in FAMILIES.items() if family.table1)

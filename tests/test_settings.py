@@ -489,7 +489,7 @@ def test_changed_settings_are_checked():
         ({"token_types": "word"}, r"token_types = 'word': .*'class', 'pos' or 'token'"),
         ({"anchor_rule": "sum"}, r"anchor_rule = 'sum': .*'lift' or 'share'"),
         ({"anchor_count": 0}, r"anchor_count = 0: "),
-        ({"selection": "last"}, r"selection = 'last': .*'anchored', 'density', 'random' or 'first'"),
+        ({"selection": "last"}, r"selection = 'last': .*'anchored', 'density', 'shift', 'random' or 'first'"),
         ({"extend_steps": 0}, r"extend_steps = 0: "),
         ({"replay_long_share": 1.0}, r"replay_long_share = 1\.0: .*paper: 0"),
         ({"fused_loss": True, "replay_kl_weight": 2.0}, r"fused_loss = True with replay_kl_weight = 2\.0: "),

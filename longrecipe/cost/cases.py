@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from longrecipe import cost, models, positions
-from longrecipe.families import FAMILIES
+from longrecipe.families import OF_THE_PAPER
 from longrecipe.models.rope import head_dim
 from longrecipe.settings.memory import Setup
 from longrecipe.train import PLAIN
@@ -135,7 +135,7 @@ def mini_cases(lengths: Iterable[int] = (256, 512, 1024, 2048, 4096, 8192)) -> l
     """
     usual = Case("llama3", "mini", "longrecipe", 4096, PLAIN, batch_size=8, steps=6)
     cases = []
-    for model in FAMILIES:
+    for model in OF_THE_PAPER:
         for T, ratios in ((2560, (RATIO,)), (4096, (0.05, 0.1, 0.2, 0.3, 0.4))):
             one = replace(usual, model=model, target_length=T)
             cases += [replace(one, method="flt"), replace(one, method="pose")]

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from longrecipe import cost, models
 from longrecipe.cost import DEVICES, GB, Device, Memory
-from longrecipe.families import FAMILIES
+from longrecipe.families import FAMILIES, OF_THE_PAPER
 from longrecipe.positions import find
 from longrecipe.settings import checked, given_in
 
@@ -70,8 +70,8 @@ class Question(BaseModel):
 
     @property
     def families(self) -> list[str]:
-        """The families of this scale, and the model."""
-        others = FAMILIES if self.scale in ("mini", "paper") else ()
+        """The paper's families at this scale, and the model."""
+        others = OF_THE_PAPER if self.scale in ("mini", "paper") else ()
         return list(dict.fromkeys([*others, self.model]))
 
     def tokens_of(self, method: str) -> int:

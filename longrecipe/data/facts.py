@@ -61,8 +61,9 @@ def fact_format(tokenizer: PreTrainedTokenizerBase, values: str = "numbers") -> 
     in one token."""
     keys, found = keys_and_values(token_strings(tokenizer), values)
     if len(keys) < 32 or len(found) < 32:
+        kind = "two-digit numbers" if values == "numbers" else "words as values"
         raise ValueError(
-            f"the tokenizer has {len(keys)} one-token words and {len(found)} one-token values, but planted facts need "
+            f"the tokenizer has {len(keys)} one-token words and {len(found)} one-token {kind}, but planted facts need "
             "32 of each: use the tokenizer that ships with the mini models."
         )
     parts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (" Note:", " Recall:", ".")]

@@ -14,7 +14,7 @@ from longrecipe.experiments import quoted
 from longrecipe.experiments.table4.measured import gpu_claims
 from longrecipe.experiments.table4.steps import mini_ratios, mini_steps
 from longrecipe.experiments.table4.tables import FAMILY_OF, TARGETS, ratios, table_4, title
-from longrecipe.families import FAMILIES
+from longrecipe.families import FAMILIES, OF_THE_PAPER
 from longrecipe.settings.memory import Setup
 
 # The target at which the time model is judged, and how far it may be off.
@@ -79,7 +79,7 @@ def _near(text: str, have: float, measured: float) -> Claim:
 def _one_gpu(main: str, gpu: Mapping | None) -> Iterator[Claim]:
     room, rows = DEVICES["H100 80 GB"].memory_bytes, quoted.read("table4_resources")
     text = "{} to {}k trains on one GPU of 80 GB"
-    for model in FAMILIES:
+    for model in OF_THE_PAPER:
         peak = cost.training_memory(models.config_of(model, "paper"), 38400).peak
         found = f"{peak / GB:.0f} of {room / GB:.0f} GB"
         claim = text.format(title(model, "paper"), 128)
