@@ -132,7 +132,7 @@ def merge(
 ) -> Path:
     """Write the model theta = weight * original + (1 - weight) * tuned to a new folder (section 4.3, stage 3).
 
-    The shards, dtypes, configuration (with the raised RoPE base and the longer window), tokenizer and other small files
+    The shards, dtypes, configuration (with its RoPE and the longer window), tokenizer and other small files
     are those of the tuned model. out_dir only appears once it is complete.
 
     Args:

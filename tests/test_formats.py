@@ -12,6 +12,7 @@ from longrecipe import models
 from longrecipe.families import FAMILIES
 from longrecipe.models.formats import readable_config, readable_tokenizer, tidy
 from longrecipe.models.rope import extend_config, rope_keys, rope_theta, rotated_share
+from longrecipe.models.rope_rules import RULES
 from longrecipe.system.files import read_json, write_json
 from longrecipe.system.paths import mini_model_dir
 
@@ -42,6 +43,15 @@ def test_other_rope_types_are_written_under_old_names_too():
     assert rope_keys(GPT2Config()) == {}
     config.rope_parameters = {"full_attention": {"rope_theta": 7.0}, "sliding_attention": {"rope_theta": 8.0}}
     assert rope_keys(config) == {}
+
+
+@pytest.mark.parametrize("scaling", [{"type": "default"}, {"rope_type": "default", "rope_theta": 1.0e4}])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_default_scaling_of_the_base_does_not_hide_the_rule(rule, scaling, tmp_path):
+    config = extend_config(LlamaConfig(max_position_embeddings=256), 4096, rule=rule)
+    settings = LlamaConfig(max_position_embeddings=4096).to_dict() | {"rope_scaling": scaling}
+    write_json(tmp_path / "config.json", readable_config(settings, config))
+    assert AutoConfig.from_pretrained(tmp_path).rope_parameters == config.rope_parameters
 
 
 def test_dtype_is_written_under_both_names():

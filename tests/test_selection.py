@@ -172,7 +172,7 @@ def test_selection_by_shift_takes_the_sentences_that_change_most_per_token(rng):
     shift = np.array([3.0, 0, 0, 2.5, 0, -5, 1])
     found = select(ids, lengths, None, n_tokens=2, rng=rng, how="shift", shift=shift)
     assert [each.tolist() for each in found] == [[3, 9], [2], [3]]
-    with pytest.raises(ValueError, match="selection = 'shift' needs shifts: run the token analysis first"):
+    with pytest.raises(ValueError, match="selection = 'shift' needs the shifts of tokens: pass shift"):
         select(ids, lengths, ids == 3, n_tokens=2, rng=rng, how="shift")
     with pytest.raises(ValueError, match="shift has 2 entries, but the document has 7 tokens"):
         select(ids, lengths, None, n_tokens=2, rng=rng, how="shift", shift=shift[:2])

@@ -220,6 +220,15 @@ def test_accumulated_gradients_equal_those_of_one_batch(make_tiny, random_rows, 
     assert max((tensor - before[name]).abs().max() for name, tensor in ones.items()) > 1e-2
 
 
+def test_skip_weight_without_skipped_positions_or_with_split_samples_is_an_error(make_tiny, random_rows, tmp_path):
+    dataset = store(random_rows(4, long=False), tmp_path / "data")
+    stage = replace(STAGE, skip_weight=0.5)
+    with pytest.raises(ValueError, match=r"skip_weight = 0\.5 needs a Collator with skip=True"):
+        run_stage(make_tiny, dataset, collator(), stage=stage, folder=tmp_path / "run", original=make_tiny)
+    with pytest.raises(ValueError, match=r"skip_weight = 0\.5: .* set sequence_parallel to 1"):
+        replace(stage, setup=replace(stage.setup, sequence_parallel=2))
+
+
 def test_kl_weight_without_the_original_is_an_error(make_tiny, random_rows, tmp_path):
     dataset = store(random_rows(4, long=False), tmp_path / "data")
     for name in ("kl_weight", "skip_weight"):

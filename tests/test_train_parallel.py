@@ -31,7 +31,7 @@ from longrecipe.train import Stage, run_stage
 
 root, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
 chosen = Stage(**settings | {"setup": Setup(**settings["setup"])})
-data, positions = load_from_disk(str(root / "data")), Collator(METHODS["longrecipe"], 128, 3)
+data, positions = load_from_disk(str(root / "data")), Collator(METHODS["longrecipe"], 128, 3, skip=True)
 start, original = (lambda: load(root / "start")), (lambda: load(root / "original"))
 got = run_stage(start, data, positions, stage=chosen, folder=root / "run", original=original)
 assert torch.distributed.get_world_size() == 2
@@ -47,10 +47,10 @@ torch.distributed.destroy_process_group()
     ("change", "weighted"),
     [
         ({"kl_weight": 2.0}, False),
-        ({"kl_weight": 2.0}, True),
+        ({"kl_weight": 2.0, "skip_weight": 1.5}, True),
         ({"accumulation": 2, "setup": replace(PLAIN, checkpointing=True, fused_loss=True, loss_chunk=20)}, True),
     ],
-    ids=["kl", "weighted-kl", "weighted-savings"],
+    ids=["kl", "weighted-kl-skip", "weighted-savings"],
 )
 @pytest.mark.slow
 def test_two_processes_train_the_same_model_as_one(change, weighted, warm_python, make_tiny, random_rows, tmp_path):
@@ -59,7 +59,7 @@ def test_two_processes_train_the_same_model_as_one(change, weighted, warm_python
     dataset = store(interleave(long, short, 4), tmp_path / "data")
     for seed, name in ((0, "start"), (5, "original")):
         make_tiny(seed).save_pretrained(tmp_path / name)
-    positions, original = Collator(METHODS["longrecipe"], 128, 3), lambda: load(tmp_path / "original")
+    positions, original = Collator(METHODS["longrecipe"], 128, 3, skip=True), lambda: load(tmp_path / "original")
     alone = run_stage(
         lambda: load(tmp_path / "start"), dataset, positions, stage=stage, folder=tmp_path / "alone", original=original
     )

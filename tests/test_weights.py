@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from longrecipe import settings, tokens
 from longrecipe.data.weights import SCHEMES, anchor_weights, helm_weights, longce_weights, shift_weights
-from longrecipe.recipe import context_scores, prepare
+from longrecipe.recipe import context_scores, prepare, weights_by_type
 from longrecipe.settings import ParamsError
 
 LONG = np.array([1.0, 2.0, 0.5, 3.0])
@@ -69,6 +69,13 @@ def test_weights_are_not_negative_and_keep_the_size_of_the_loss(values, share, s
         ({"loss_weight": "longce", "loss_weight_strength": 0.5}, "for longce it is the largest weight, 1 to 10000"),
         ({"loss_weight": "helm", "loss_weight_strength": 1.5}, "for helm it is lambda, share of equal weights, 0 to 1"),
         ({"loss_weight": "helm", "loss_context": 0}, "loss_context = 0: "),
+        ({"loss_context": 64}, "loss_context = 64: only loss_weight longce and helm, and document_candidates above 1"),
+        (
+            {"loss_weight": "helm", "loss_context": 1000},
+            "loss_context = 1000: at most 614, half of a sample and of what",
+        ),
+        ({"document_candidates": 101}, "document_candidates = 101: "),
+        ({"scale": "paper", "distractors": 1}, "distractors = 1, .* facts are planted at scale mini only"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(given, message):
@@ -119,7 +126,7 @@ def test_anchor_weights_follow_the_anchors_of_the_analysis(method, run):
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["shift", "longce", "helm"])
 def test_scored_weights_are_those_of_the_models_of_the_analysis(scheme, run):
-    run, ids, weights = stored(run, loss_weight=scheme, loss_context=64)
+    run, ids, weights = stored(run, loss_weight=scheme, loss_context=None if scheme == "shift" else 64)
     base, longer = run.base(), run.probe().load()
 
     def by_windows(read):
@@ -159,9 +166,9 @@ def test_sentences_are_selected_by_the_shifts_of_their_tokens(run):
 
 @pytest.mark.slow
 def test_documents_are_kept_that_gain_most_from_long_context(run):
-    plain = run.varied(method="flt", n_documents=4, loss_context=64)
+    plain = run.varied(method="flt", n_documents=4)
     candidates = np.array(run.varied(method="flt", n_documents=8).stage_one_set(None)["input_ids"])
-    dataset = np.array(plain.varied(document_candidates=2).stage_one_set(None)["input_ids"])
+    dataset = np.array(plain.varied(document_candidates=2, loss_context=64).stage_one_set(None)["input_ids"])
     longer = run.probe().load()
     # H' reads 300 tokens at a time, so this is its long context.
     long = tokens.in_windows(lambda ids: tokens.token_losses(longer, ids), candidates, 300)
@@ -178,15 +185,36 @@ def test_documents_are_kept_that_gain_most_from_long_context(run):
         ({}, 0),
         ({"loss_weight": "anchor"}, 0),
         ({"loss_weight": "shift"}, 2),
-        ({"loss_weight": "helm", "selection": "shift", "ratio": 0.5}, 3 + 2 * 2),
+        # Windows of 256 tokens at 0, 128, ..., 896 and 972 of 1,228.
+        ({"loss_weight": "longce"}, 1 + 9 * 256 / 1228),
+        ({"loss_weight": "helm", "loss_context": 512}, 1 + 2 * 1024 / 1228),
+        # Documents of 4,096 tokens, in three windows of 2,048.
+        ({"selection": "shift", "ratio": 0.5}, 2 * 3),
         ({"method": "pose", "selection": "shift"}, 0),
-        ({"method": "flt", "document_candidates": 4}, 3 * 4),
+        ({"method": "flt", "document_candidates": 4}, 4 * (3 * 2048 + 31 * 256) / 4096),
         ({"method": "none", "loss_weight": "longce"}, 0),
     ],
 )
 def test_forward_passes_are_counted(changes, passes):
     p = settings.load("llama3", **changes)
     assert context_scores.passes(p) == pytest.approx(passes) and context_scores.needs_scores(p) == (passes > 0)
+
+
+def test_anchor_weights_without_a_token_analysis_are_an_error(run):
+    with pytest.raises(ValueError, match="loss_weight = 'anchor' needs anchor tokens: run the token analysis first"):
+        run.varied(method="pose", loss_weight="anchor").stage_one_set(None)
+
+
+@pytest.mark.slow
+def test_mean_weights_are_listed_by_type(run):
+    table = weights_by_type(run.varied(ratio=0.9), run.analyse(), n_documents=4)
+    assert list(table.columns) == ["share of all tokens", *SCHEMES] and {"number, new", "number, recall"} < {
+        *table.index
+    }
+    assert table["share of all tokens"].sum() == pytest.approx(1)
+    for scheme in ("anchor", "shift", "helm"):
+        assert (table[scheme] * table["share of all tokens"]).sum() == pytest.approx(1, rel=1e-3)
+    assert len(weights_by_type(run.varied(method="none"), None)) == 0
 
 
 @pytest.mark.slow

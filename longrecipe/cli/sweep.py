@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="EXPERIMENT",
         help="table1 (methods), table2 (parts of the recipe), table3 (stages; the runs of table1), figure2 (token "
         "ratio), fronts (trade-off between long and short text, over the strength of replay and merging), steps "
-        "(scores during stage 1), weights (loss weights at equal compute) or control (the same on text that is less "
-        "kind)",
+        "(scores during stage 1), weights (loss weights at equal compute) or control (the same on harder "
+        "text)",
     )
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="default: llama3; for table1 all mini models")
     parser.add_argument(

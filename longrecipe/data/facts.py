@@ -57,8 +57,8 @@ def keys_and_values(strings: Iterable[str], values: str = "numbers") -> tuple[li
 
 
 def fact_format(tokenizer: PreTrainedTokenizerBase, values: str = "numbers") -> FactFormat:
-    """The fact format of a tokenizer, with `numbers` or `words` as values. Raises ValueError if it has too few of them
-    in one token."""
+    """The fact format of a tokenizer, with `numbers` or `words` as values. Raises ValueError if too few of
+    them are single tokens."""
     keys, found = keys_and_values(token_strings(tokenizer), values)
     if len(keys) < 32 or len(found) < 32:
         kind = "two-digit numbers" if values == "numbers" else "words as values"

@@ -87,8 +87,8 @@ def _queue(
     if how not in SELECTIONS:
         raise ValueError(f"selection = {how!r}: allowed are {', '.join(SELECTIONS)}.")
     if values is None:
-        needed = "shifts" if how == "shift" else "anchor tokens"
-        raise ValueError(f"selection = {how!r} needs {needed}: run the token analysis first.")
+        needed = "the shifts of tokens: pass shift" if how == "shift" else "anchor tokens: run the token analysis first"
+        raise ValueError(f"selection = {how!r} needs {needed}.")
     if how == "anchored":
         last = ~np.logical_or.reduceat(values, starts)
     else:

@@ -1,4 +1,4 @@
-"""What this kit adds to the paper: the runs of `weights`, `control` and `ropes`, in one long table."""
+"""What this kit adds to the paper: the runs of `weights` and `control`, in one long table."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,43 +6,48 @@ from typing import Any
 import pandas as pd
 
 from longrecipe.data.weights import SCHEMES
-from longrecipe.experiments import scores
+from longrecipe.experiments import scores, table1
 from longrecipe.experiments.scores import GENERAL, final, over_seeds
-from longrecipe.results import finished, load
+from longrecipe.results import Run, find
 from longrecipe.settings import Params
 
 BEYOND = "beyond"
-# A token analysis at a fifth of the usual cost that finds the same anchors (see notebook 08): H' reads samples of 512
-# tokens at skipped positions, and 12 documents are scored instead of 40.
+# A token analysis that takes about a quarter of the usual one's time and finds the same anchors: H' reads samples of
+# 512 tokens at skipped positions, and 12 documents are scored instead of 40.
 CHEAP_ANALYSIS = {"probe_length": 512, "analysis_documents": 12}
 COLUMNS = ["NIAH(M)", "recall", *GENERAL[:2], "analysis and stage 1 seconds", "training seconds", "training TFLOP"]
+_VARIED = ("ratio", "extend_steps", "n_documents", "replay_steps", "replay_long_share", "loss_weight", "distractors")
+_VARIED += ("loss_weight_strength", "fact_values", "rope_rule", "rope_factor", *CHEAP_ANALYSIS)
 
 
-def rows(grid: Iterable[Params] | None = None) -> pd.DataFrame:
-    """A row for each run and stage, as in `scores.scores`, with what else tells the runs apart: steps of stage 1 and
-    long steps of replay, loss weights, text, and RoPE rule.
+def rows() -> pd.DataFrame:
+    """A row for each stage of the finished runs, as in `scores.scores`, with what else tells them apart, see `about`.
 
-    Args:
-        grid: settings of runs, which must all have finished. None takes every finished run.
-
-    Raises FileNotFoundError for a run that has not finished, or whose base (method none) has not been measured.
+    Runs that differ from their params file in other settings than these experiments vary are left out, and so are runs
+    whose base (method none on the same text) has not been measured.
     """
-    runs = (
-        finished(BEYOND) if grid is None else [load(p, scores.GRID if p.probe_length is None else BEYOND) for p in grid]
-    )
-    # The base of the usual text is that of the paper's tables.
-    bases = scores.bases_of([*finished(scores.GRID), *finished(BEYOND)])
-    return pd.DataFrame([row | about(run.params.model_dump()) for run in runs for row in scores.stage_rows(run, bases)])
+    return _rows(scores.usual(BEYOND, *_VARIED))
+
+
+def published(model: str, target: int) -> pd.DataFrame:
+    """The same for the runs of Table 1 that have finished."""
+    grid = table1.EXPERIMENT.grid(model, targets=target)
+    return _rows([run for p in grid if (run := find(p, scores.GRID)) is not None])
 
 
 def section(table: pd.DataFrame) -> pd.DataFrame:
-    """Runs of one experiment over seeds, for results/README.md."""
+    """Runs of one experiment over seeds, for results/README.md; no rows for none."""
     by = ["model", "target", "name", "ratio", "steps", "weights", "text", "RoPE"]
-    return over_seeds(final(table).sort_values(["model", "text", "RoPE"], kind="stable"), by, COLUMNS)
+    return (
+        over_seeds(final(table).sort_values(["model", "text", "RoPE"], kind="stable"), by, COLUMNS)
+        if len(table)
+        else table
+    )
 
 
 def about(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells runs of these experiments apart, from settings that differ from the defaults of a mini run."""
+    """What tells runs of these experiments apart, from settings that differ from the defaults of a mini run: steps of
+    stage 1 and long steps of replay, loss weights, text, RoPE rule, and whether the token analysis is the usual one."""
     p = Params(**settings)
     trained, long = p.method != "none", round(p.replay_steps * p.replay_long_share)
     return {
@@ -51,8 +56,18 @@ def about(settings: Mapping[str, Any]) -> dict[str, Any]:
         "weights": _weights(p) if trained else "",
         "text": _text(p),
         "RoPE": p.rope_rule if p.rope_factor is None else f"{p.rope_rule}, factor {p.rope_factor:g}",
-        "analysis": "usual" if p.probe_length is None else "cheap",
+        "analysis": "cheap" if all(getattr(p, name) == each for name, each in CHEAP_ANALYSIS.items()) else "usual",
     }
+
+
+def _rows(runs: Iterable[Run]) -> pd.DataFrame:
+    runs = list(runs)
+    # The base of the usual text is that of the paper's tables.
+    bases = scores.bases_of([*scores.usual(scores.GRID), *runs])
+    known = [run for run in runs if scores.base_key(run.params) in bases]
+    return pd.DataFrame(
+        [row | about(run.params.model_dump()) for run in known for row in scores.stage_rows(run, bases)]
+    )
 
 
 def _weights(p: Params) -> str:
@@ -61,6 +76,6 @@ def _weights(p: Params) -> str:
 
 
 def _text(p: Params) -> str:
-    """The text of a mini run in words: what makes it less kind than the usual one."""
+    """The text of a mini run in words: what makes it harder than the usual one."""
     found = [f"{p.distractors:g} other numbers"] if p.distractors else []
     return ", ".join(found + (["words as values"] if p.fact_values == "words" else [])) or "usual"

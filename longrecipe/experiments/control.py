@@ -1,4 +1,4 @@
-"""A control that is less kind to methods which look for numbers. This kit's own experiment.
+"""Harder text, in which not every number is a fact. This kit's own experiment.
 
 At scale mini every number in the text is a fact or repeats one, and the scores are recall of facts. So selection and
 weights by numbers contain what is asked by construction. Here as many other numbers are in the text as statements, in
@@ -13,24 +13,25 @@ from longrecipe.experiments.experiment import Experiment
 from longrecipe.experiments.protocols import BEYOND
 from longrecipe.experiments.scores import NAMES, final, over_seeds
 from longrecipe.experiments.weights import ANCHORS, FIFTH
-from longrecipe.stats import seed_interval
 
 OTHERS = beyond.CHEAP_ANALYSIS | {"distractors": 1.0}
+FLT = weights.named(NAMES["flt"], **OTHERS, method="flt")
 
 
 def section(table: pd.DataFrame) -> pd.DataFrame:
-    """Runs on text that is less kind, for results/README.md."""
+    """Runs on harder text, for results/README.md."""
     return beyond.section(table[(table["text"] != "usual") & (table["RoPE"] == "ntk")])
 
 
 def compared(model: str, target: int) -> pd.DataFrame:
-    """The finished runs of a model on text that is less kind, a row for each run with its label as name."""
+    """The finished runs of a model on harder text, a row for each run with its label as name; no rows if none has
+    finished."""
     found = beyond.rows()
-    if not len(found):
-        return found
-    found = final(found[(found["model"] == model) & (found["target"] == target) & (found["text"] != "usual")])
-    trained = found["method"] != "none"
-    found.loc[trained, "name"] = [weights.label(row) for row in found[trained].to_dict("records")]
+    if len(found):
+        at = (found["model"] == model) & (found["target"] == target) & (found["text"] != "usual")
+        found = final(found[at & (found["RoPE"] == "ntk")])
+        trained = found["method"] != "none"
+        found.loc[trained, "name"] = [weights.label(row) for row in found[trained].to_dict("records")]
     return found
 
 
@@ -42,21 +43,19 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def claims(rows: pd.DataFrame) -> Claims:
     """The goal of the weighted recipe on each text, and what weights add there; rows: `compared`."""
-    found = []
-    for text, some in rows.groupby("text", sort=False):
+    found, plain, weighted = [], weights.FIFTH_PLAIN, weights.FIFTH_WEIGHTED
+    for text, some in rows.groupby("text", sort=False) if len(rows) else ():
         where, have = f" with {text}", set(some["name"])
-        flt = next((name for name in have if name.startswith(NAMES["flt"])), "")
-        plain, weighted = weights.FIFTH_PLAIN, weights.FIFTH_WEIGHTED
-        pairs = [(weighted, flt, 0.0), (weighted, plain, 0.0), (plain, flt, -judging.WITHIN)]
+        pairs = [(weighted, FLT, 0.0), (weighted, plain, 0.0), (plain, FLT, -judging.WITHIN)]
         found += judging.compared(some, [pair for pair in pairs if set(pair[:2]) <= have], where=where)
-        if {flt, weighted} <= have:
-            took = judging.share(some, weighted, flt, column=weights.SECONDS)
-            text = f"all training{where}: {weighted} takes at most {weights.MOST_OF_FIFTH:g} % of FLT's seconds"
-            found.append(judging.level(text, took, at_most(took, weights.MOST_OF_FIFTH)))
+        if {FLT, weighted} <= have:
+            took = judging.share(some, weighted, FLT, column=weights.SECONDS)
+            claim = f"all training{where}: {weighted} takes at most {weights.MOST_OF_FIFTH:g} % of FLT's seconds"
+            found.append(judging.level(claim, took, at_most(took, weights.MOST_OF_FIFTH)))
         if weighted in have:
-            kept = seed_interval(some.loc[some["name"] == weighted, "perplexity kept"].tolist())
-            text = f"perplexity kept{where}: {weighted} has at least {weights.LEAST_KEPT:g} %"
-            found.append(judging.level(text, kept, at_least(kept, weights.LEAST_KEPT), main=False))
+            kept = judging.mean(some, weighted, "perplexity kept")
+            claim = f"perplexity kept{where}: {weighted} has at least {weights.LEAST_KEPT:g} %"
+            found.append(judging.level(claim, kept, at_least(kept, weights.LEAST_KEPT), main=False))
     return Claims(found)
 
 

@@ -31,6 +31,11 @@ def share(frame: pd.DataFrame, one: str, other: str, *, column: str) -> Triple:
     return _interval(100 * table[one] / table[other])
 
 
+def mean(frame: pd.DataFrame, name: str, column: str) -> Triple:
+    """Mean over seeds of a column of one name, with its 95 % interval; NaN for fewer than two seeds."""
+    return _interval(frame.loc[frame["name"] == name, column])
+
+
 def _interval(values: pd.Series) -> Triple:
     known = values.dropna().tolist()
     return seed_interval(known) if len(known) > 1 else (float("nan"),) * 3

@@ -121,21 +121,21 @@ def _ends(p: Params) -> list[int]:
 def _train(run: recipe.Recipe) -> tuple[dict[str, pd.DataFrame], list[str], dict[str, Trained]]:
     """Train a run. Returns the table of what its stages took, the anchors, and the stages extended and replayed."""
     p, training = run.params, {}
-    start, is_new = time.perf_counter(), not run.folder("analysis").exists()
+    is_new = not any(run.folder("analysis").glob("scores-*"))
+    before = run.probe().seconds if recipe.context_scores.needs_probe(p) else 0.0
+    start = time.perf_counter()
     analysis = run.analyse()
     if analysis is not None:
-        training["token analysis"] = _analysis_compute(run, time.perf_counter() - start if is_new else None)
+        training["token analysis"] = _analysis_compute(run, before + time.perf_counter() - start if is_new else None)
     stages = recipe.train_all(run, analysis)
     if recipe.context_scores.needs_scores(p):
         training["context scores"] = _scores_compute(run, of_probe=analysis is None)
     n_long = round(p.replay_steps * p.replay_long_share) * p.replay_batch_size * p.train_length
     short = stages["replayed"].n_tokens - n_long
-    # For the KL term the original model reads the short samples too, forward only.
-    kl_tokens = short / 3 if p.replay_kl_weight else 0
+    # The original model reads the short samples too, forward only, and the model itself at skipped positions.
+    other = (short / 3 if p.replay_kl_weight or p.replay_skip_weight else 0) + (short if p.replay_skip_weight else 0)
     training["extended"] = _compute(run, stages["extended"], (stages["extended"].n_tokens, p.train_length))
-    training["replayed"] = _compute(
-        run, stages["replayed"], (n_long, p.train_length), (short + kl_tokens, p.short_length)
-    )
+    training["replayed"] = _compute(run, stages["replayed"], (n_long, p.train_length), (short + other, p.short_length))
     table = pd.DataFrame.from_dict(training, orient="index").rename_axis("stage").reset_index()
     return {"training": table}, run.anchors(analysis), stages
 

@@ -49,10 +49,10 @@ def scores(grid: Iterable[Params] | None = None) -> pd.DataFrame:
 
     Raises FileNotFoundError for a run that has not finished, or whose base (method none) has not been measured.
     """
-    runs = [load(p, GRID) for p in grid] if grid is not None else _usual(GRID, "selection", "ratio")
+    runs = [load(p, GRID) for p in grid] if grid is not None else usual(GRID, "selection", "ratio")
     bases = bases_of(runs)
     if grid is None:
-        runs = [run for run in runs if _base_key(run.params) in bases]
+        runs = [run for run in runs if base_key(run.params) in bases]
     return pd.DataFrame([row for run in runs for row in stage_rows(run, bases)])
 
 
@@ -62,9 +62,9 @@ def stage_rows(run: Run, bases: Mapping[tuple, Run]) -> list[dict[str, Any]]:
     Raises FileNotFoundError if the run's base has not been measured.
     """
     p, training = run.params, run.table("training").set_index("stage").to_dict("index")
-    if _base_key(p) not in bases:
+    if base_key(p) not in bases:
         raise FileNotFoundError(f"{p.model}, T = {p.target_length}, seed {p.seed}: run method none as well.")
-    base = _means(bases[_base_key(p)])["base"]
+    base = _means(bases[base_key(p)])["base"]
     about = {
         "model": p.model,
         "method": p.method,
@@ -80,8 +80,8 @@ def stage_rows(run: Run, bases: Mapping[tuple, Run]) -> list[dict[str, Any]]:
     ]
 
 
-def _usual(store: str, *varied: str) -> list[Run]:
-    """Finished runs that differ from their params files only in method, target, seed and varied settings."""
+def usual(store: str, *varied: str) -> list[Run]:
+    """Finished runs of a store that differ from their params files only in method, target, seed and varied settings."""
     varied = ("method", "target_length", "seed", *varied)
     return [
         run
@@ -91,8 +91,8 @@ def _usual(store: str, *varied: str) -> list[Run]:
 
 
 def bases_of(runs: Iterable[Run]) -> dict[tuple, Run]:
-    """The runs of method none by what their base is: model, target, seed and text."""
-    return {_base_key(run.params): run for run in runs if run.params.method == "none"}
+    """The runs of method none by their `base_key`."""
+    return {base_key(run.params): run for run in runs if run.params.method == "none"}
 
 
 def _by_files(p: Params, changes: Mapping) -> list[Params]:
@@ -108,7 +108,8 @@ def _name(p: Params) -> str:
     return name + (SELECTED.get(p.selection, f", {p.selection}") if selects else "")
 
 
-def _base_key(p: Params) -> tuple:
+def base_key(p: Params) -> tuple:
+    """What the base of a run is: model, target, seed and text."""
     return p.model, p.target_length, p.seed, p.distractors, p.fact_values
 
 
@@ -257,9 +258,9 @@ def front_scores(grid: Iterable[Params] | None = None, untrained: Iterable[Param
     Raises FileNotFoundError for a run that has not finished.
     """
     if grid is None:
-        bases = bases_of(_usual(GRID))
-        runs = _usual(FRONT, "replay_steps", "replay_long_share", "replay_kl_weight")
-        runs = [run for run in runs if _base_key(run.params) in bases]
+        bases = bases_of(usual(GRID))
+        runs = usual(FRONT, "replay_steps", "replay_long_share", "replay_kl_weight")
+        runs = [run for run in runs if base_key(run.params) in bases]
     else:
         runs, bases = [load(p, FRONT) for p in grid], bases_of(load(p, GRID) for p in untrained)
     bases, rows = {key: _means(run)["base"] for key, run in bases.items()}, []
@@ -269,7 +270,7 @@ def front_scores(grid: Iterable[Params] | None = None, untrained: Iterable[Param
         about = {"model": p.model, "target": p.target_length, "name": NAMES.get(p.method, p.method)}
         about |= {"replay": replay, "seed": p.seed}
         for (rule, weight), means in _means(run, "rule", "weight").items():
-            scored = _long(means, p) | _kept(means, bases[_base_key(p)], p)
+            scored = _long(means, p) | _kept(means, bases[base_key(p)], p)
             for each in [rule] if weight else RULES:
                 rows.append(about | {"rule": each, "weight": weight} | scored)
     return pd.DataFrame(rows)
@@ -286,7 +287,7 @@ def step_scores(grid: Iterable[Params] | None = None) -> pd.DataFrame:
     Raises FileNotFoundError for a run that has not finished.
     """
     rows = []
-    for run in _usual(STEPS, "eval_steps") if grid is None else [load(p, STEPS) for p in grid]:
+    for run in usual(STEPS, "eval_steps") if grid is None else [load(p, STEPS) for p in grid]:
         p = run.params
         about = {"model": p.model, "target": p.target_length, "name": _name(p), "seed": p.seed}
         for stage, means in _means(run).items():

@@ -59,8 +59,8 @@ _BEYOND = """
 ## Beyond the paper
 
 Runs of this kit's own recipes (notebook 08), in percent as above. *steps* are those of stage 1 and the long steps of
-replay, *weights* the scheme of the loss weights and its strength, *text* what makes the text less kind. These runs have
-a token analysis that takes a quarter of the usual one's time.
+replay, *weights* the scheme of the loss weights and its strength, *text* what makes the text harder. Their token
+analysis takes about a quarter of the usual one's time.
 """
 _TOKENS = """
 ## Token analysis
@@ -165,7 +165,7 @@ def _tables(rows: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         for each in EXPERIMENTS.values()
         if len(rows.get(each.protocol.store, ()))
     }
-    return {title: scores.shown(table) for title, table in found.items() if len(table)}
+    return {title: scores.shown(table) for title, table in found.items()}
 
 
 # The columns of scores that tell settings apart; each table of scores has some of them.

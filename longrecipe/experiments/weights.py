@@ -1,25 +1,27 @@
 """Loss weights at equal compute: whether impactful tokens belong in the loss. This kit's own experiment."""
 
+from collections.abc import Collection
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
 from longrecipe import plots
 from longrecipe.claims import Claims, at_least, at_most
-from longrecipe.experiments import beyond, judging, table1
+from longrecipe.experiments import beyond, judging
 from longrecipe.experiments.beyond import CHEAP_ANALYSIS
 from longrecipe.experiments.experiment import Experiment
 from longrecipe.experiments.protocols import BEYOND
 from longrecipe.experiments.scores import NAMES, over_seeds
-from longrecipe.stats import seed_interval
 
 # The two recipes: a fifth of the tokens for the score of training on whole samples, and less than a sixth for a score
 # near it, both with more steps of stage 1 than the paper's recipe, which this kit trains for 40.
 FIFTH = CHEAP_ANALYSIS | {"method": "longrecipe", "ratio": 0.2, "extend_steps": 60, "n_documents": 480}
 SHORT = FIFTH | {"ratio": 0.15, "replay_steps": 100, "replay_long_share": 0.45}
 ANCHORS = {"loss_weight": "anchor"}
-# Percent of the seconds of training on whole samples; points of NIAH(M) below it; perplexity kept, percent.
-MOST_OF_FIFTH, MOST_OF_SHORT, LEAST_KEPT = 15.0, 10.0, 97.0
+# The most of the seconds of training on whole samples, percent; points of NIAH(M) that a recipe may be below it; the
+# least perplexity kept, percent.
+MOST_OF_FIFTH, MOST_OF_SHORT, BELOW_SHORT, LEAST_KEPT = 15.0, 10.0, 2.0, 97.0
 SECONDS = "training seconds"
 
 
@@ -29,17 +31,14 @@ def section(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def compared(model: str, target: int) -> pd.DataFrame:
-    """The finished runs of a model that are compared, a row for each run with its label as name: the weighted and the
-    plain recipes, and those of Table 1."""
-    found = beyond.rows()
+    """The finished runs of a model that are compared, a row for each run with its label as name: the recipes with and
+    without weights, and those of Table 1. No rows if nothing has finished."""
+    found = pd.concat([beyond.published(model, target), beyond.rows()], ignore_index=True)
     if len(found):
         at = (found["model"] == model) & (found["target"] == target) & (found["stage"] == "merged")
-        found = found[at & (found["text"] == "usual") & (found["RoPE"] == "ntk")]
-    grid = [p for p in table1.EXPERIMENT.grid(model, targets=target) if p.method != "none"]
-    paper = beyond.rows([p for p in grid if table1.EXPERIMENT.is_finished(p)])
-    rows = pd.concat([paper[paper["stage"] == "merged"], found], ignore_index=True)
-    rows["name"] = [label(row) for row in rows.to_dict("records")]
-    return rows
+        found = found[at & (found["text"] == "usual") & (found["RoPE"] == "ntk")].copy()
+        found["name"] = [label(row) for row in found.to_dict("records")]
+    return found
 
 
 def label(row: dict) -> str:
@@ -52,13 +51,14 @@ def label(row: dict) -> str:
     return f"{row['name']}{share}, {row['steps']} steps{weights}"
 
 
-def named(**settings: object) -> str:
-    """The label of the LongRecipe run with these settings."""
-    return label(beyond.about(settings) | {"name": NAMES["longrecipe"]})
+def named(name: str, **settings: object) -> str:
+    """The label of the run of a method, by its title, with these settings."""
+    return label(beyond.about(settings) | {"name": name})
 
 
-FIFTH_PLAIN, FIFTH_WEIGHTED = named(**FIFTH), named(**FIFTH | ANCHORS)
-SHORT_PLAIN, SHORT_WEIGHTED = named(**SHORT), named(**SHORT | ANCHORS)
+FIFTH_PLAIN, FIFTH_WEIGHTED, SHORT_PLAIN, SHORT_WEIGHTED = (
+    named(NAMES["longrecipe"], **recipe) for recipe in (FIFTH, FIFTH | ANCHORS, SHORT, SHORT | ANCHORS)
+)
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -81,34 +81,35 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 def claims(rows: pd.DataFrame, where: str = "", *, main: bool = True) -> Claims:
     """The goals of both weighted recipes, against FLT and against LongRecipe as published, and what weights add.
 
+    Claims about runs that have not finished are left out.
+
     Args:
         rows: `compared`.
         where: what follows each claim, such as the name of the model.
         main: whether the goals are main claims.
     """
-    have, flt, published = set(rows["name"]), NAMES["flt"], NAMES["longrecipe"]
+    flt, published = NAMES["flt"], NAMES["longrecipe"]
+    have = set(rows["name"]) if len(rows) else set()
     found = []
-    for name, points, most in ((FIFTH_WEIGHTED, 0.0, MOST_OF_FIFTH), (SHORT_WEIGHTED, -2.0, MOST_OF_SHORT)):
-        if name not in have:
-            continue
-        found += judging.compared(rows, [(name, flt, points)], main=main, where=where)
-        took = _share(rows, name)
-        text = f"all training{where}: {name} takes at most {most:g} % of FLT's seconds"
-        found.append(judging.level(text, took, at_most(took, most), main=main))
-        kept = seed_interval(rows.loc[rows["name"] == name, "perplexity kept"].tolist())
-        text = f"perplexity kept{where}: {name} has at least {LEAST_KEPT:g} %"
-        found.append(judging.level(text, kept, at_least(kept, LEAST_KEPT), main=main))
-        found += judging.compared(rows, [(name, published, 0.0)], main=main, where=where)
-    pairs = [(FIFTH_WEIGHTED, FIFTH_PLAIN), (SHORT_WEIGHTED, SHORT_PLAIN)]
-    pairs += [(FIFTH_WEIGHTED, each) for each in sorted(have) if each.startswith(f"{FIFTH_PLAIN}, ")]
-    others = [(one, other, 0.0) for one, other in pairs if {one, other} <= have and one != other]
+    for name, below, most in ((FIFTH_WEIGHTED, 0.0, MOST_OF_FIFTH), (SHORT_WEIGHTED, BELOW_SHORT, MOST_OF_SHORT)):
+        if {name, flt} <= have:
+            found += judging.compared(rows, [(name, flt, -below)], main=main, where=where)
+            took = judging.share(rows, name, flt, column=SECONDS)
+            text = f"all training{where}: {name} takes at most {most:g} % of FLT's seconds"
+            found.append(judging.level(text, took, at_most(took, most), main=main))
+        if name in have:
+            kept = judging.mean(rows, name, "perplexity kept")
+            text = f"perplexity kept{where}: {name} has at least {LEAST_KEPT:g} %"
+            found.append(judging.level(text, kept, at_least(kept, LEAST_KEPT), main=main))
+    pairs = [(FIFTH_WEIGHTED, published), (SHORT_WEIGHTED, published), (FIFTH_WEIGHTED, FIFTH_PLAIN)]
+    pairs += [(SHORT_WEIGHTED, SHORT_PLAIN), *((FIFTH_WEIGHTED, each) for each in _other_schemes(have))]
+    others = [(one, other, 0.0) for one, other in pairs if {one, other} <= have]
     return Claims([*found, *judging.compared(rows, others, main=False, where=where)])
 
 
-def _share(rows: pd.DataFrame, name: str) -> tuple[float, float, float]:
-    """The seconds of a run in percent of FLT's mean, with the interval over its own seeds."""
-    flt = rows.loc[rows["name"] == NAMES["flt"], SECONDS].mean()
-    return seed_interval((100 * rows.loc[rows["name"] == name, SECONDS] / flt).tolist())
+def _other_schemes(names: Collection[str]) -> list[str]:
+    """The labels of the longer recipe with other weights than those of anchors."""
+    return [name for name in sorted(names) if name.startswith(f"{FIFTH_PLAIN}, ") and name != FIFTH_WEIGHTED]
 
 
 def figure(found: pd.DataFrame, x: str = "all training, % of FLT's seconds", y: str = "NIAH(M)") -> Figure:

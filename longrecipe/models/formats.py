@@ -20,8 +20,9 @@ def readable_config(settings: Mapping[str, Any], config: PreTrainedConfig) -> di
     Args: settings: the content of the file; other keys are kept. config: the configuration whose RoPE is written,
     including defaults of its class, which the file may leave out.
     """
-    result = dict(settings) | rope_keys(config)
-    if scaling := settings.get("rope_scaling"):
+    written = rope_keys(config)
+    result = dict(settings) | written
+    if (scaling := settings.get("rope_scaling")) and "rope_scaling" not in written:
         # transformers 5 prefers this dictionary, so its RoPE values must be updated too.
         result["rope_scaling"] = scaling | {k: v for k, v in config.rope_parameters.items() if k in scaling}
     dtype = settings.get("dtype", settings.get("torch_dtype"))

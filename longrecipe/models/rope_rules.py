@@ -1,7 +1,7 @@
 r"""RoPE rules: how the rotations of a model are changed for a window of T instead of W tokens.
 
 The paper raises the base (`ntk`). The other rules are those of related work, written as the `rope_parameters` that
-transformers and other tools read, so that an exported model works in all of them. With theta_i = base ** (-2i / d) for
+transformers reads, so that an exported model needs no code of this kit. With theta_i = base ** (-2i / d) for
 the pair i of dimensions, and s = T / W if no factor is given:
 
 `ntk`: base' = base * (f * T/W - (f - 1)) ** (d / (d - 2)), f = T/W (paper, section 4.3; see `rope.ntk_base`).

@@ -73,7 +73,7 @@ def wavelengths(config: PreTrainedConfig, target_length: int) -> Figure:
 def losses(stages: Mapping[str, Trained]) -> Figure:
     """Training loss by step, a panel for each stage, at most three; a note if no stage was trained.
 
-    Loss includes the KL term of replay.
+    Loss includes loss weights, and the terms of replay that compare with the original model.
     """
     if not stages:
         return nothing("No stage was trained, so there is no loss.")

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from longrecipe.models.checkpoint import read_checkpoint
 from longrecipe.models.loading import load
-from longrecipe.models.rope import rope_theta
+from longrecipe.models.rope import rope_keys, rope_theta
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Run by a new interpreter, which does not import this package.
@@ -127,6 +127,9 @@ def _check_same_model(folder: Path, own: PreTrainedModel, network: PreTrainedMod
     for what, read in {"RoPE base": rope_theta, "window": lambda config: config.max_position_embeddings}.items():
         if (here := read(own.config)) != (there := read(network.config)):
             raise RuntimeError(f"{folder}: its {what} is {here:,.0f}, but the measured model's is {there:,.0f}.")
+    here, there = (rope_keys(each.config).get("rope_scaling") for each in (own, network))
+    if here != there:
+        raise RuntimeError(f"{folder}: its RoPE is scaled by {here}, but the measured model's by {there}.")
     kept = read_checkpoint(folder).dtypes.values()
     stored = [torch.finfo(_DTYPES[name]) for name in set(kept) if name in _DTYPES]
     # Both models are rounded separately, each by half a unit in the last place; float16 rounds small values to 0.

@@ -3,19 +3,17 @@
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedModel
 
-from longrecipe import tokens
-from longrecipe.data.weights import SCHEMES
+from longrecipe import evaluate, tokens
 from longrecipe.positions import find
+from longrecipe.recipe.draws import needs_anchors
 from longrecipe.settings import Params
 from longrecipe.system.files import read_json, write_text
-
-_FILE = "scores-seconds.json"
 
 
 def needs_scores(p: Params) -> bool:
@@ -23,45 +21,64 @@ def needs_scores(p: Params) -> bool:
     return passes(p) > 0
 
 
+def needs_probe(p: Params) -> bool:
+    """Whether a run trains H': for the token analysis, or for scores."""
+    return needs_anchors(p) or needs_scores(p)
+
+
 def passes(p: Params) -> float:
-    """Forward passes that the scores take for each token of the stage-1 samples, if those of one read of T tokens count
-    as T / n."""
-    method, ratio = find(p.method), p.target_length / p.train_length
-    if method.positions is None:
-        return 0
-    weights = SCHEMES[p.loss_weight].passes if p.loss_weight in SCHEMES else 0
-    sentences = 2 * ratio if p.selection == "shift" and method.text == "selected" else 0
-    # One pass with long context and two with short context.
-    documents = 3 * ratio * p.document_candidates if p.document_candidates > 1 else 0
-    return weights + sentences + documents
+    """Tokens that H and H' read for the scores, for each token of the stage-1 samples."""
+    if find(p.method).positions is None:
+        return 0.0
+    scheme, candidates = p.loss_weight, p.document_candidates if p.document_candidates > 1 else 0
+    of_sample = {"shift": 2 * _long(p, p.train_length), "longce": _both(p, p.train_length)}
+    read = (of_sample | {"helm": of_sample["longce"]}).get(scheme, 0)
+    read += candidates * _both(p, p.target_length)
+    read += 2 * _long(p, p.target_length) if by_shift(p) else 0
+    return read / p.train_length
+
+
+def by_shift(p: Params) -> bool:
+    """Whether a run selects sentences by the shifts of their tokens."""
+    return find(p.method).text == "selected" and p.selection == "shift"
+
+
+def context_of(p: Params) -> int:
+    """K, the short context in tokens: loss_context, or the usual one, at most half of a sample."""
+    return p.loss_context or min(tokens.short_context(p.window), p.train_length // 2)
+
+
+def _long(p: Params, length: int) -> int:
+    return tokens.tokens_read(length, p.probe_window // 2 * 2)
+
+
+def _both(p: Params, length: int) -> int:
+    return _long(p, length) + tokens.tokens_read(length, 2 * context_of(p))
 
 
 def seconds_of(folder: Path) -> float:
     """How long the scores of a stage's samples took, from its folder; 0 without any."""
-    return sum(read_json(path, "delete it") for path in sorted(folder.glob(f"*{_FILE}")))
+    return sum(read_json(path, "delete it") for path in sorted(folder.glob("*-scores-seconds.json")))
 
 
 class ContextScores:
     """Scores of texts by the models of the token analysis, which are loaded when they are first needed.
 
     H' reads no more than its window at a time (see `tokens.in_windows`), and short contexts are read by H', too.
+    load: loads the models by name, `base` (H) and `longer` (H'). Raises ValueError for models that scale or cap their
+    logits.
     """
 
-    def __init__(self, p: Params, load: Callable[[], tuple[PreTrainedModel, PreTrainedModel]]):
-        self.p, self.seconds = p, 0.0
-        self._load = functools.cache(load)
-
-    @property
-    def context(self) -> int:
-        """K, the short context in tokens: loss_context, or the usual one, at most half of a sample."""
-        return min(self.p.loss_context or tokens.short_context(self.p.window), self.p.train_length // 2)
+    def __init__(self, p: Params, load: Mapping[str, Callable[[], PreTrainedModel]]):
+        self.p, self.context, self.seconds = p, context_of(p), 0.0
+        self._load, self._models = load, {}
 
     def shift(self, ids: np.ndarray) -> np.ndarray:
         """S_H' - S_H of the tokens 1..n-1 of texts [B, n], float32 [B, n - 1] (paper, section 4.1)."""
         start = time.perf_counter()
         base, longer = (
-            self._by_window(functools.partial(tokens.next_token_scores, network, score=self.p.analysis_score), ids)
-            for network in self._load()
+            self._by_window(functools.partial(tokens.next_token_scores, model, score=self.p.analysis_score), ids)
+            for model in map(self._model, ("base", "longer"))
         )
         self.seconds += time.perf_counter() - start
         return longer - base
@@ -69,7 +86,7 @@ class ContextScores:
     def losses(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Losses of the tokens 1..n-1 of texts [B, n] with long and with short context, two float32 [B, n - 1]."""
         start = time.perf_counter()
-        _, longer = self._load()
+        longer = self._model("longer")
         long = self._by_window(functools.partial(tokens.token_losses, longer), ids)
         short = tokens.short_context_losses(longer, ids, self.context)
         self.seconds += time.perf_counter() - start
@@ -82,9 +99,17 @@ class ContextScores:
         long, short = self.losses(ids[None])
         return float((short - long).mean(dtype=np.float64))
 
-    def save(self, folder: Path, name: str) -> None:
-        """Write how long the scores took, for `seconds_of`."""
-        write_text(folder / f"{name}-{_FILE}", json.dumps(self.seconds))
+    def close(self, path: Path) -> None:
+        """Free the models, and write to a file how long the scores took, for `seconds_of`."""
+        self._models.clear()
+        write_text(path, json.dumps(self.seconds))
+
+    def _model(self, name: str) -> PreTrainedModel:
+        if name not in self._models:
+            model = evaluate.to_read(self._load[name]())
+            tokens.check_plain_logits(model, {"base": "H", "longer": "H'"}[name])
+            self._models[name] = model
+        return self._models[name]
 
     def _by_window(self, read: Callable[[np.ndarray], np.ndarray], ids: np.ndarray) -> np.ndarray:
         return tokens.in_windows(functools.partial(tokens.in_batches, read), ids, self.p.probe_window // 2 * 2)

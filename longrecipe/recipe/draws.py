@@ -182,7 +182,7 @@ def _long_rows(p: Params, text: RunText, choice: Choice, *, count: int, stream: 
 
     drawn = documents(rng)
     if choice.gain is not None:
-        # Drawn twice, so that not all candidates are in memory.
+        # Drawn twice: of a text of your own, only one candidate is in memory at a time.
         gains = np.array([choice.gain(ids) for ids in documents(_rng(p, stream))])
         kept = np.isin(np.arange(len(gains)), np.argsort(-gains, kind="stable")[:count])
         drawn = itertools.compress(drawn, kept)

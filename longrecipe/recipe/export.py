@@ -117,7 +117,7 @@ def export(
 
     Args:
         params: the run's settings.
-        replayed_dir: the model folder of stage 2; its configuration has the raised RoPE base.
+        replayed_dir: the model folder of stage 2; its configuration has the RoPE of T tokens.
         texts: the SHA-256 of each text, by its use.
         numbers: `evaluate.Report.numbers()` by stage, for the model card; None if nothing was measured.
         commits: those of the models and datasets that were read from a hub, by id.

@@ -20,8 +20,8 @@ from longrecipe.models.checkpoint import Checkpoint, few, load_tensor, read_chec
 from longrecipe.models.rope import extend_config
 from longrecipe.positions import find
 from longrecipe.recipe import benchmarks
+from longrecipe.recipe.context_scores import needs_probe
 from longrecipe.recipe.disk import check_disk
-from longrecipe.recipe.draws import needs_anchors
 from longrecipe.recipe.export import check_out
 from longrecipe.recipe.run_text import check_text
 from longrecipe.settings import Params
@@ -60,7 +60,7 @@ def check(p: Params, fetch: bool = True, here: bool = True) -> PreTrainedTokeniz
     check_weights(p, config)
     if here:
         check_text(p, tokenizer, on_hub=not fetch)
-    check_facts(p, evaluate.planted(tokenizer) if p.scale == "mini" else evaluate.sentences(tokenizer))
+    check_facts(p, evaluate.planted(tokenizer, p.fact_values) if p.scale == "mini" else evaluate.sentences(tokenizer))
     benchmarks.check(p, tokenizer)
     return tokenizer
 
@@ -200,10 +200,11 @@ def _check_attention(p: Params, network: PreTrainedModel) -> None:
 
 def _check_logits(p: Params, network: PreTrainedModel) -> None:
     changes = logit_changes(network.config)
-    if changes and needs_anchors(p):
+    if changes and needs_probe(p):
         raise ValueError(
             f"{type(network).__name__} changes its logits ({' and '.join(changes)}), but the token analysis needs "
-            "unchanged ones: set selection: random, or another method, such as pose."
+            "unchanged ones: set selection: random, or another method, such as pose, loss_weight: none and "
+            "document_candidates: 1."
         )
     if p.fused_loss:
         # This must be the last check of this network, because its forward is replaced.

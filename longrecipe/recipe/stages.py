@@ -25,6 +25,7 @@ from longrecipe.recipe.disk import reports_full_disk
 from longrecipe.recipe.run_text import RunText, commits
 from longrecipe.recipe.weighting import choice_of
 from longrecipe.settings import Params, changed
+from longrecipe.settings.groups import Text
 from longrecipe.system.processes import is_main, made_once
 from longrecipe.train.memory import setup_of
 
@@ -50,7 +51,7 @@ class Recipe:
 
     def varied(self, **changes: Any) -> "Recipe":
         """The same model and text with other settings. Raises ParamsError for invalid settings."""
-        if changes.keys() & {"model", "scale", "weights", "text", "text_tokens", "replay_text"}:
+        if changes.keys() & (Text.model_fields.keys() | {"model", "scale", "weights", "replay_text"}):
             raise ValueError("model, scale, weights and text need other files: prepare another recipe.")
         return replace(self, params=changed(self.params, **changes), plan=None)
 
@@ -154,7 +155,7 @@ class Recipe:
         return tokens.rank(self.scored(), self.types, self.params.analysis_top_share, seed=self.params.seed)
 
     def anchors(self, analysis: tokens.Analysis | None) -> list[str]:
-        """The token types that sentences are selected by; none without a token analysis."""
+        """The token types that select sentences and weigh losses; none without a token analysis."""
         return [] if analysis is None else analysis.anchors(self.params.anchor_count, self.params.anchor_rule)
 
     @reports_full_disk
@@ -167,7 +168,7 @@ class Recipe:
 
     @reports_full_disk
     def extend(self, dataset: Dataset) -> train.Trained:
-        """Stage 1, extension: train the model with raised RoPE base on the stage-1 set, at the method's positions.
+        """Stage 1, extension: train the model with its RoPE changed on the stage-1 set, at the method's positions.
 
         If the run has eval_steps, weights are kept after these steps, in a folder of their own.
         """
@@ -265,9 +266,7 @@ class Recipe:
             return None
         longer = self.probe()  # all processes train it together
 
-        def load() -> tuple[PreTrainedModel, PreTrainedModel]:
-            return evaluate.to_read(self.base()), evaluate.to_read(self._trained(longer))
-
+        load = {"base": self.base, "longer": lambda: self._trained(longer)}
         return ContextScores(self.params, load)
 
     def _stored(
@@ -276,12 +275,12 @@ class Recipe:
         folder = self.folder(stage) / "data" / name
         doing = f"makes the samples of {name.replace('_', ' ')}"
 
-        def make() -> None:
-            samples.store(make_rows(), folder)
+        def rows() -> Iterable[dict]:
+            yield from make_rows()
             if scores:
-                scores.save(self.folder(stage), name)
+                scores.close(self.folder(stage) / f"{name}-scores-seconds.json")
 
-        return samples.load(made_once(folder, make, doing))
+        return samples.load(made_once(folder, lambda: samples.store(rows(), folder), doing))
 
     def _load(self, target_length: int | None = None, **rope: Any) -> PreTrainedModel:
         p = self.params

@@ -5,7 +5,8 @@ import logging
 import numpy as np
 
 from longrecipe.positions import find
-from longrecipe.recipe.draws import needs_anchors, segment_counts
+from longrecipe.recipe.context_scores import needs_probe
+from longrecipe.recipe.draws import segment_counts
 from longrecipe.recipe.run_text import RunText
 from longrecipe.settings import Params
 
@@ -42,7 +43,7 @@ def check_amount(p: Params, text: RunText) -> None:
     if text.facts is not None or find(p.method).positions is None:
         return
     needs = {f"a document of target_length = {p.target_length}": p.target_length}
-    if needs_anchors(p):
+    if needs_probe(p):
         scored = p.analysis_documents * (p.analysis_length or p.probe_window)
         needs["the token analysis (analysis_documents of analysis_length, and a sample of H')"] = scored + (
             p.probe_length or p.probe_window

@@ -8,7 +8,8 @@ import numpy as np
 
 from longrecipe.data import weights
 from longrecipe.data.samples import WEIGHTS
-from longrecipe.recipe.context_scores import ContextScores
+from longrecipe.positions import find
+from longrecipe.recipe.context_scores import ContextScores, by_shift
 from longrecipe.recipe.draws import AnchorMask, Choice
 from longrecipe.settings import Params
 
@@ -23,12 +24,12 @@ def choice_of(p: Params, anchors: AnchorMask | None, scores: ContextScores | Non
         anchors: which tokens are anchors, from the token analysis; None without one.
         scores: of H and H'; None for a run that does not need them (see `context_scores.needs_scores`).
     """
-    by_shift, by_gain = scores and p.selection == "shift", scores and p.document_candidates > 1
+    selects = find(p.method).text == "selected" and p.selection in ("anchored", "density")
     return Choice(
-        anchors,
+        anchors if selects else None,
         # The first token has no shift.
-        shift=(lambda ids: np.append(0.0, scores.shift(ids[None])[0])) if by_shift else None,
-        gain=scores.gain if by_gain else None,
+        shift=(lambda ids: np.append(0.0, scores.shift(ids[None])[0])) if by_shift(p) else None,
+        gain=scores.gain if p.document_candidates > 1 else None,
         weigh=None if p.loss_weight == "none" else functools.partial(weighted, p, anchors=anchors, scores=scores),
     )
 
@@ -42,7 +43,11 @@ def weighted(
         rows: all of one length.
         anchors: which tokens are anchors, for `anchor`.
         scores: for the other schemes.
+
+    Raises ValueError if the scheme needs anchors and there are none.
     """
+    if p.loss_weight == "anchor" and anchors is None:
+        raise ValueError("loss_weight = 'anchor' needs anchor tokens: run the token analysis first.")
     weigh, rows = _weigher(p, anchors, scores), iter(rows)
     while some := list(itertools.islice(rows, _TOGETHER)):
         found = weigh(np.stack([np.asarray(row["input_ids"], dtype=np.int64) for row in some]))

@@ -208,9 +208,12 @@ def weights_by_type(run: Recipe, analysis: Analysis | None, n_documents: int = 1
     """The mean loss weight of each type of token in stage-1 samples, by every scheme with its default strength.
 
     Columns: share of all tokens, and the schemes of `data.weights.SCHEMES`. With planted facts, their numbers are two
-    types of their own: those of new facts, which no model can predict, and those that repeat an earlier one.
+    types of their own: those of new facts, which no model can predict, and those that repeat an earlier one. No rows
+    for method none.
     """
     facts, shares, means = run.text.facts, None, {}
+    if run.method.positions is None:
+        return pd.DataFrame(columns=["share of all tokens", *SCHEMES]).rename_axis("type")
     types = types_by_class(run.tokenizer) if facts is None else types_by_fact(run.tokenizer, facts)
     for scheme in SCHEMES:
         batch = min(run.params.extend_batch_size, n_documents)

@@ -77,11 +77,11 @@ class Text(Group):
         0.0,
         ge=0,
         le=10,
-        description="numbers in the text that belong to no fact, for each statement of a fact, at scale mini only: a "
-        "control that is less kind; 0: every number belongs to a fact",
+        description="numbers in the text that belong to no fact, for each statement of a fact, at scale mini only: "
+        "harder text; 0: every number belongs to a fact",
     )
     fact_values: Literal["numbers", "words"] = Field(
-        "numbers", description="values of planted facts, at scale mini only; words: a control that is less kind"
+        "numbers", description="values of planted facts, at scale mini only; words: harder text"
     )
 
 
@@ -99,8 +99,8 @@ class Extend(Group):
     )
     rope_rule: Literal["ntk", "pi", "yarn", "llama3", "entropy_abf"] = Field(
         "ntk",
-        description="how RoPE is changed for T tokens; ntk: a higher base, the paper's; pi: slower rotations; yarn, "
-        "llama3: slower where they are slow; entropy_abf: a base 50 times as high, or rope_factor times, and "
+        description="how RoPE is changed for T tokens; ntk: a higher base, the paper's; pi: all rotations are slower; "
+        "yarn, llama3: only slow rotations are slower; entropy_abf: a base 50 times as high, or rope_factor times, and "
         "sharper attention",
     )
     rope_factor: float | None = Field(
@@ -126,6 +126,7 @@ class Extend(Group):
     document_candidates: int = Field(
         1,
         ge=1,
+        le=100,
         description="documents that are drawn for each one of the stage-1 set; of more than 1, those are kept whose "
         "tokens gain most from long context (LongFilter); paper: 1",
     )
@@ -141,7 +142,9 @@ class Extend(Group):
         "helm: lambda, the share of equal weights; null: 9, 9, 5, 0.75",
     )
     loss_context: int | None = Field(
-        None, ge=1, description="short context of longce and helm, tokens; null: W / 2, at most 4096"
+        None,
+        ge=1,
+        description="short context of longce, helm and document_candidates, tokens; null: W / 2, at most 4096",
     )
     n_documents: int = Field(320, ge=1, description="documents of T tokens in the stage-1 set; paper: 10,000")
     extend_steps: int = Field(40, ge=1, description="optimizer steps of stage 1; paper: 104")

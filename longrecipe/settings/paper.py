@@ -13,8 +13,12 @@ STATED: dict[str, tuple[Any, str]] = {
     "method": ("longrecipe", "what this run compares"),
     "ratio": (0.3, "what this run compares"),
     "selection": ("anchored", "what this run compares"),
+    "document_candidates": (1, "what this run compares"),
+    "loss_weight": ("none", "what this run compares"),
+    "rope_rule": ("ntk", "what this run compares"),
     "replay_long_share": (0.0, "replay keeps seeing long positions"),
     "replay_kl_weight": (0.0, "replay stays near the base on short text"),
+    "replay_skip_weight": (0.0, "replay stays near the base at long positions"),
     "merge_weight": (0.5, "keeps more of what was trained"),
     "merge_rule": ("uniform", "queries and keys fit one RoPE base only"),
     "token_types": ("pos", "types from the tokenizer need no tagger"),
@@ -35,7 +39,7 @@ STATED: dict[str, tuple[Any, str]] = {
     "replay_learning_rate": (5e-6, _RATE),
 }
 # Replay and merging as in the paper: settings that change neither the analysis nor stage 1.
-REPLAY_AND_MERGE = ("replay_long_share", "replay_kl_weight", "merge_weight", "merge_rule")
+REPLAY_AND_MERGE = ("replay_long_share", "replay_kl_weight", "replay_skip_weight", "merge_weight", "merge_rule")
 
 
 def differences(params: Params) -> pd.DataFrame:

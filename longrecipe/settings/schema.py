@@ -130,6 +130,18 @@ class Params(Bench, Measure, Memory, Merge, Replay, Analysis, Extend, Text, Run)
                 f"distractors = {self.distractors:g}, fact_values = {self.fact_values!r}: facts are planted at scale "
                 "mini only; leave these out"
             )
+        if self.loss_context is not None:
+            most = min(self.train_length, self.probe_window) // 2
+            if self.loss_weight not in ("longce", "helm") and self.document_candidates == 1:
+                raise ValueError(
+                    f"loss_context = {self.loss_context}: only loss_weight longce and helm, and document_candidates "
+                    "above 1, have a short context; leave it out"
+                )
+            if self.loss_context > most:
+                raise ValueError(
+                    f"loss_context = {self.loss_context}: at most {most}, half of a sample and of what H' reads "
+                    "(probe_window)"
+                )
         for name in ("replay_kl_weight", "replay_skip_weight"):
             if self.fused_loss and (value := getattr(self, name)):
                 raise ValueError(

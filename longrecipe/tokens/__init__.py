@@ -5,10 +5,17 @@ under both, `types_by_class`, `types_by_token` and `types_by_pos` say what kind 
 types that change the most: the anchors that sentence selection goes by.
 """
 
-from longrecipe.tokens.context import in_batches, in_windows, short_context, short_context_losses, token_losses
+from longrecipe.tokens.context import (
+    in_batches,
+    in_windows,
+    short_context,
+    short_context_losses,
+    token_losses,
+    tokens_read,
+)
 from longrecipe.tokens.kept import Kept, densities, keep
 from longrecipe.tokens.ranking import Analysis, binned, claims, rank, saved_claims
-from longrecipe.tokens.scores import SCORES, Scored, next_token_scores, read_scores, score_documents
+from longrecipe.tokens.scores import SCORES, Scored, check_plain_logits, next_token_scores, read_scores, score_documents
 from longrecipe.tokens.taggers import UNIVERSAL, TaggerError
 from longrecipe.tokens.types import (
     CLASSES,
@@ -31,6 +38,7 @@ __all__ = [
     "TaggerError",
     "TokenTypes",
     "binned",
+    "check_plain_logits",
     "claims",
     "densities",
     "in_batches",
@@ -44,6 +52,7 @@ __all__ = [
     "short_context",
     "short_context_losses",
     "token_losses",
+    "tokens_read",
     "types_by_class",
     "types_by_fact",
     "types_by_pos",

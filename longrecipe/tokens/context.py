@@ -4,6 +4,7 @@ Only plain logits can be scored: see `scores.check_plain_logits`.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -67,6 +68,11 @@ def in_windows(read: Callable[[np.ndarray], np.ndarray], ids: np.ndarray, size: 
         parts.append(found[:, i, done - start :])
         done = start + size - 1
     return np.concatenate(parts, axis=1)
+
+
+def tokens_read(length: int, size: int) -> int:
+    """The tokens that `in_windows` reads of a text of some length, with windows of some size."""
+    return length if length <= size else (math.ceil((length - size) / (size // 2)) + 1) * size
 
 
 def in_batches(read: Callable[[np.ndarray], np.ndarray], ids: np.ndarray) -> np.ndarray:

@@ -50,10 +50,10 @@ def types_by_fact(tokenizer: PreTrainedTokenizerBase, facts: FactFormat) -> Toke
     """Types as by class, but the numbers of planted facts are two types of their own.
 
     `number, new` is random, so no model can predict it. `number, recall` repeats an earlier fact, so a model that reads
-    far enough can. Other numbers keep the type `number`.
+    far enough can. Other numbers keep the type `number`. Words that are values of facts have these types, too.
     """
     classes, kinds = types_by_class(tokenizer), {"number, new": facts.note, "number, recall": facts.recall}
-    number, names = CLASSES.index("number"), (*CLASSES, *kinds)
+    names = (*CLASSES, *kinds)
 
     def of(ids: np.ndarray) -> np.ndarray:
         found = classes.of(ids)
@@ -62,7 +62,7 @@ def types_by_fact(tokenizer: PreTrainedTokenizerBase, facts: FactFormat) -> Toke
             starts = np.flatnonzero(ids[: -len(opening) - 1] == opening[0])
             starts = starts[(ids[starts[:, None] + np.arange(len(opening))] == opening).all(axis=1)]
             places = starts + len(opening) + 1
-            found[places[found[places] == number]] = names.index(kind)
+            found[places[np.isin(ids[places], facts.values)]] = names.index(kind)
         return found
 
     return TokenTypes("fact", names, of)

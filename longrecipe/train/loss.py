@@ -104,8 +104,7 @@ def weighted_cross_entropy(
     and over the parts of a sample.
 
     Args: logits z [n, V]; labels y int64 [n], -100 for tokens that do not count; loss_weights w [n]; n_tokens N, None
-    means the number of labels that count. Returns a
-    float32 scalar.
+    means the number of labels that count. Returns a float32 scalar.
     Example: losses of 1 and 3 with weights of 0.5 and 1.5 give 2.5.
     """
     losses = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")

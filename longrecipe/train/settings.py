@@ -17,8 +17,8 @@ class Stage:
     A step's samples are read in `accumulation` batches of equal size; setup: how memory is spent (see `Setup`).
     report_to and run_name: the experiment tracker and the name of the run there (see `trackers.tracked`); they do not
     change the training.
-    Raises ValueError if batch_size is no multiple of accumulation, and for a kl_weight or skip_weight with
-    a fused loss.
+    Raises ValueError if batch_size is no multiple of accumulation, for a kl_weight or skip_weight with a
+    fused loss, and for a skip_weight with split samples.
     """
 
     name: str
@@ -42,6 +42,11 @@ class Stage:
         if self.accumulation < 1 or self.batch_size % self.accumulation:
             raise ValueError(
                 f"batch_size = {self.batch_size} cannot be read in accumulation = {self.accumulation} equal batches."
+            )
+        if self.skip_weight and self.setup.sequence_parallel > 1:
+            raise ValueError(
+                f"skip_weight = {self.skip_weight}: positions are skipped in whole samples only; set sequence_parallel "
+                "to 1."
             )
         if self.setup.fused_loss and self.needs_original:
             raise ValueError(

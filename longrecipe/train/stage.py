@@ -89,7 +89,7 @@ def run_stage(
     which case the stage does not count as finished; ValueError if the folder holds a stage with other settings or
     damaged files.
     """
-    _check_arguments(stage, dataset, original)
+    _check_arguments(stage, dataset, collator, original)
     with _locked(folder, stage):
         trained = _finished(folder, stage)
         if trained is None:
@@ -103,7 +103,9 @@ def run_stage(
     return trained
 
 
-def _check_arguments(stage: Stage, dataset: Dataset, original: Callable[[], PreTrainedModel] | None) -> None:
+def _check_arguments(
+    stage: Stage, dataset: Dataset, collator: Collator, original: Callable[[], PreTrainedModel] | None
+) -> None:
     if len(dataset) < stage.batch_size:
         # Trainer would drop the only batch and finish without training.
         raise ValueError(
@@ -112,6 +114,8 @@ def _check_arguments(stage: Stage, dataset: Dataset, original: Callable[[], PreT
     for name in ("kl_weight", "skip_weight"):
         if (value := getattr(stage, name)) and original is None:
             raise ValueError(f"{stage.name}: {name} = {value} needs the original model: pass original.")
+    if stage.skip_weight and not collator.skip:
+        raise ValueError(f"{stage.name}: skip_weight = {stage.skip_weight} needs a Collator with skip=True.")
 
 
 @contextmanager

@@ -146,8 +146,8 @@ class StageTrainer(Trainer):
         if is_short and (self.kl_weight or self.skip_weight):
             given = {k: v for k, v in inputs.items() if k not in ("labels", "shift_labels", WEIGHTS)}
             with torch.no_grad():
-                kept = self.original(**given, use_cache=False, output_hidden_states=skipped is not None)
-                wanted, logits = kept.logits, out.logits
+                near = self.original(**given, use_cache=False, output_hidden_states=self.skip_weight > 0)
+                wanted, logits = near.logits, out.logits
             # If given, num_items_in_batch counts the tokens of all accumulated batches; the loss is their average.
             count = inputs["labels"][:, 1:].numel() * n_processes()
             if split is not None:
@@ -160,8 +160,9 @@ class StageTrainer(Trainer):
                 loss = loss + self.kl_weight * share * kl_divergence(wanted, logits)
             if self.skip_weight:
                 # Through the model's own forward, as its wrappers (DDP, FSDP) gather and reduce there.
-                far = model(**given | {"position_ids": skipped}, use_cache=False, output_hidden_states=True)
-                alike = F.cosine_similarity(kept.hidden_states[-1].float(), far.hidden_states[-1].float(), dim=-1)
+                more = {"use_cache": False, "output_hidden_states": True, "logits_to_keep": 1}
+                far = model(**given | {"position_ids": skipped}, **more)
+                alike = F.cosine_similarity(near.hidden_states[-1].float(), far.hidden_states[-1].float(), dim=-1)
                 loss = loss + self.skip_weight * share * (1 - alike.mean())
         return (loss, out) if return_outputs else loss
 
