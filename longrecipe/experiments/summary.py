@@ -165,7 +165,7 @@ def _tables(rows: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         for each in EXPERIMENTS.values()
         if len(rows.get(each.protocol.store, ()))
     }
-    return {title: scores.shown(table) for title, table in found.items()}
+    return {title: scores.shown(table) for title, table in found.items() if len(table)}
 
 
 # The columns of scores that tell settings apart; each table of scores has some of them.
