@@ -59,8 +59,8 @@ _BEYOND = """
 ## Beyond the paper
 
 Runs of this kit's own recipes (notebook 08), in percent as above. *steps* are those of stage 1 and the long steps of
-replay, *weights* the scheme of the loss weights and its strength, *text* what makes the text harder. Their token
-analysis takes about a quarter of the usual one's time.
+replay, *weights* the scheme of the loss weights and its strength, *text* what makes the text harder. Unless
+*analysis* says otherwise, the token analysis takes about a quarter of the usual one's time.
 """
 _TOKENS = """
 ## Token analysis
@@ -170,7 +170,7 @@ def _tables(rows: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 # The columns of scores that tell settings apart; each table of scores has some of them.
 _SETTING = ["model", "target", "method", "name", "ratio", "stage", "replay", "rule", "weight", "step"]
-_SETTING += ["steps", "weights", "text", "RoPE"]
+_SETTING += ["steps", "weights", "analysis", "text", "RoPE"]
 
 
 def _repeated(rows: pd.DataFrame, at_least: int = 3) -> pd.DataFrame:

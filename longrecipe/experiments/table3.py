@@ -62,6 +62,22 @@ def claims(scores: pd.DataFrame) -> Claims:
     return Claims(found)
 
 
+def gaps(rows: pd.DataFrame, column: str = "NIAH(M)") -> pd.DataFrame:
+    """How far LongRecipe is from FLT after each stage, by model and stage: the mean of both, and their difference over
+    seeds with its 95 % interval.
+
+    Args:
+        rows: `trained`, of one target.
+    """
+    found = {}
+    for key, some in rows.groupby(["model", "stage"], sort=False):
+        if {"FLT", "LongRecipe"} <= set(some["name"]):
+            means = [some.loc[some["name"] == name, column].mean() for name in ("FLT", "LongRecipe")]
+            found[key] = [*means, *judging.difference(some, "LongRecipe", "FLT", column=column)]
+    table = pd.DataFrame.from_dict(found, orient="index", columns=["FLT", "LongRecipe", "difference", "low", "high"])
+    return table.set_index(pd.MultiIndex.from_tuples(found, names=["model", "stage"]))
+
+
 def figure(table: pd.DataFrame) -> Figure:
     """What each stage keeps of the base, in percent: a panel for each score, a group for each method.
 
