@@ -286,6 +286,17 @@ def test_unknown_anchor_rule_error_lists_rules(three_types):
         three_types.anchors(1, "sum")
 
 
+def test_anchors_are_unclear_if_the_next_type_may_lead():
+    found = analysis_of({"NUM": 2.0, "NOUN": 1.5, "VERB": 1.0}, {"NUM": 0.2, "NOUN": 0.5, "VERB": 0.3}, 1.0)
+    for column in ("lift", "share_of_top"):
+        found.ranking[f"{column}_low"] = found.ranking[column] - 0.2
+        found.ranking[f"{column}_high"] = found.ranking[column] + 0.2
+    assert found.unclear(1) is None and found.unclear(2) is None and found.unclear(3) is None
+    assert found.unclear(1, "share") == "share of the top tokens of NOUN 0.50 [0.30, 0.70] and VERB 0.30 [0.10, 0.50]"
+    found.ranking.loc[0, "lift_low"] = 1.7
+    assert found.unclear(1) == "lift of NUM 2.00 [1.70, 2.20] and NOUN 1.50 [1.30, 1.70]"
+
+
 # what is made of an analysis
 
 

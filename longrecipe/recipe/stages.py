@@ -23,7 +23,7 @@ from longrecipe.recipe import cache, draws, export, measuring, stage_settings
 from longrecipe.recipe.context_scores import ContextScores, needs_scores
 from longrecipe.recipe.disk import reports_full_disk
 from longrecipe.recipe.run_text import RunText, commits
-from longrecipe.recipe.weighting import choice_of
+from longrecipe.recipe.weighting import choice_of, warned
 from longrecipe.settings import Params, changed
 from longrecipe.settings.groups import Text
 from longrecipe.system.processes import is_main, made_once
@@ -152,7 +152,8 @@ class Recipe:
         self.probe()
         if not is_main():
             return None
-        return tokens.rank(self.scored(), self.types, self.params.analysis_top_share, seed=self.params.seed)
+        found = tokens.rank(self.scored(), self.types, self.params.analysis_top_share, seed=self.params.seed)
+        return warned(found, self.params)
 
     def anchors(self, analysis: tokens.Analysis | None) -> list[str]:
         """The token types that select sentences and weigh losses; none without a token analysis."""

@@ -2,10 +2,12 @@
 
 import functools
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from longrecipe import tokens
 from longrecipe.data import weights
 from longrecipe.data.samples import WEIGHTS
 from longrecipe.positions import find
@@ -13,8 +15,22 @@ from longrecipe.recipe.context_scores import ContextScores, by_shift
 from longrecipe.recipe.draws import AnchorMask, Choice
 from longrecipe.settings import Params
 
+log = logging.getLogger(__name__)
 # Samples that are scored together; `tokens.in_batches` reads fewer at a time if they are long.
 _TOGETHER = 16
+
+
+def warned(analysis: tokens.Analysis, p: Params) -> tokens.Analysis:
+    """The analysis of a run, after a warning if it does not settle which types are anchors: a wrong anchor costs more
+    than the analysis saves, above all with loss weights."""
+    if unclear := analysis.unclear(p.anchor_count, p.anchor_rule):
+        log.warning(
+            "anchors = %s, but the intervals of %s overlap: another draw may choose other anchors. Score more text "
+            "(analysis_documents), or train H' longer (probe_steps).",
+            ", ".join(analysis.anchors(p.anchor_count, p.anchor_rule)),
+            unclear,
+        )
+    return analysis
 
 
 def choice_of(p: Params, anchors: AnchorMask | None, scores: ContextScores | None) -> Choice:

@@ -11,7 +11,9 @@ from longrecipe.claims import Claim, interval, judge
 from longrecipe.tokens.scores import Scored
 from longrecipe.tokens.types import TokenTypes
 
-ANCHOR_RULES = ("lift", "share")
+# The column of the ranking that each rule for anchors goes by.
+_COLUMNS = {"lift": "lift", "share": "share_of_top"}
+ANCHOR_RULES = tuple(_COLUMNS)
 # What claims about the leading type go by, and the least correlation of lifts between halves of the documents.
 RANKED_BY = {"lift": "lift", "mean_shift": "mean shift", "share_of_top": "share of the top tokens"}
 STABLE = 0.9
@@ -39,11 +41,25 @@ class Analysis:
         `share`: those with the largest share among the top tokens, as in the paper's figure, which also favours types
         that are merely frequent. Types that are not `frequent` are left out. Raises ValueError for an unknown rule.
         """
+        return self._led_by(rule)["type"].head(count).tolist()
+
+    def unclear(self, count: int, rule: str = "lift") -> str | None:
+        """What makes the choice of anchors unclear, in words: the 95 % intervals of the last anchor and of the first
+        other type overlap. None if they do not, or if there is no other type."""
+        rows, column = self._led_by(rule), _COLUMNS[rule]
+        if len(rows) <= count:
+            return None
+        last, other = (rows.iloc[i] for i in (count - 1, count))
+        if last[f"{column}_low"] > other[f"{column}_high"]:
+            return None
+        triples = {row["type"]: tuple(row[[column, f"{column}_low", f"{column}_high"]]) for row in (last, other)}
+        found = (f"{name} {triple[0]:.2f} {interval(triple, 2)}" for name, triple in triples.items())
+        return f"{RANKED_BY[column]} of {' and '.join(found)}"
+
+    def _led_by(self, rule: str) -> pd.DataFrame:
         if rule not in ANCHOR_RULES:
             raise ValueError(f"anchor rule {rule!r}: allowed are {', '.join(ANCHOR_RULES)}.")
-        column = {"lift": "lift", "share": "share_of_top"}[rule]
-        rows = self.ranking[self.ranking["frequent"]].sort_values(column, ascending=False, kind="stable")
-        return rows["type"].head(count).tolist()
+        return self.ranking[self.ranking["frequent"]].sort_values(_COLUMNS[rule], ascending=False, kind="stable")
 
 
 def binned(by_position: pd.DataFrame, n_bins: int = 96) -> pd.DataFrame:
