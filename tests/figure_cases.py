@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pandas as pd
 
-from longrecipe import plots, positions
+from longrecipe import evaluate, plots, positions
 from longrecipe.cost import question, record
 from longrecipe.evaluate import Report
 from longrecipe.experiments import figure2, fronts, scores, table1, table2, table3, table4, weights
@@ -35,6 +35,12 @@ def analysis():
         shift = rng().normal(size=1999).astype(np.float32) + 3 * (ids[1:] == 0)
         scored.append(Scored(str(key), ids, np.zeros(1999, np.float32), shift))
     return rank(scored, types)
+
+
+def loss_by_position():
+    edges = [0, 64, 128, 256, 512, 1024]
+    losses = {"base": rng().normal(3, 1, size=(6, 1023)) + np.arange(1023) / 500, "merged": np.ones((6, 1023)) * 2.5}
+    return plots.loss_by_position(evaluate.loss_by_position(losses, edges), 256)
 
 
 def mean_weights():
@@ -305,6 +311,7 @@ CASES = {
         nothing,
         retention,
         mean_weights,
+        loss_by_position,
     )
 } | {
     case.__name__.replace("_", ".", 1): case

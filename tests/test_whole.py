@@ -63,18 +63,27 @@ def test_all_stages_are_trained_measured_and_exported(run, analysis, warm_childr
     reports = recipe.measure_all(chosen, trained)
     assert list(reports) == ["merged", "paper's setting"]
     assert recipe.replay_as_in_paper(run.varied(eval_stages=["merged"]), trained, analysis) == {}
-    table, types = recipe.long_perplexity(run.varied(eval_longppl=2), trained)
+    read = recipe.read_held_out(run.varied(eval_longppl=2), trained)
+    table, types = read.longppl(), read.chosen_types()
     assert list(table.index) == ["base", "RoPE rule alone", "extended", "replayed", "merged", "paper's setting"]
+    by_position = read.by_position()
+    assert list(by_position["model"].unique()) == list(table.index) and by_position["low"].isna().all()
+    # 256 is the window, 512 the target.
+    assert list(by_position["end"].unique()) == [64, 128, 192, 256, 384, 512]
+    mean = np.average(by_position.query("model == 'merged'")["loss"], weights=[63, 64, 64, 64, 128, 128])
+    assert np.exp(mean) == pytest.approx(float(table.loc["merged", "perplexity"]), abs=0.006)
+    assert [claim.verdict for claim in read.claims()] == ["not measured"] * 2
     # The extended model has a loss below 2 at all tokens that it has chosen.
     assert float(table.loc["extended", "LongPPL"]) < np.exp(2)
     counts = types["chosen tokens"].astype(int)
     assert counts["all"] == counts.drop("all").sum() > 0
-    other, _ = recipe.long_perplexity(run.varied(eval_longppl=2, eval_stages=["merged"]), trained, evaluator="base")
+    only = run.varied(eval_longppl=2, eval_stages=["merged"])
+    other = recipe.read_held_out(only, trained, evaluator="base").longppl()
     assert list(other.index) == ["merged"] and other.loc["merged", "perplexity"] == table.loc["merged", "perplexity"]
     with pytest.raises(
         ValueError, match=r"evaluator = 'best': this run has the models base, RoPE rule alone, extended"
     ):
-        recipe.long_perplexity(run, trained, evaluator="best")
+        recipe.read_held_out(run, trained, evaluator="best")
     found = recipe.export_checked(run, trained, {name: report.numbers() for name, report in reports.items()})["found"]
     assert found["architecture"] == "LlamaForCausalLM" and found["window"] == "512 tokens"
 
@@ -84,8 +93,8 @@ def test_method_none_trains_and_exports_nothing(run):
     none = run.varied(method="none")
     assert recipe.train_all(none, none.analyse()) == recipe.replay_as_in_paper(none, {}, None) == {}
     assert list(recipe.measure_all(none, {})) == ["base", "RoPE rule alone"]
-    table, types = recipe.long_perplexity(none.varied(eval_longppl=2), {})
-    assert list(table.index) == ["base", "RoPE rule alone"] and len(types)
+    read = recipe.read_held_out(none.varied(eval_longppl=2), {})
+    assert list(read.longppl().index) == ["base", "RoPE rule alone"] and len(read.chosen_types())
     assert recipe.measure_steps(none.varied(eval_steps=[0]), {}) == {}
     assert recipe.export_checked(none, {}, {})["found"].tolist() == ["none: this method trains no model"]
     rows = recipe.shown_rows(none, None, 2)
@@ -95,8 +104,10 @@ def test_method_none_trains_and_exports_nothing(run):
 
 def test_longppl_can_be_left_out(run):
     for chosen, trained in ((run.varied(eval_longppl=0), {}), (run.varied(method="none", eval_longppl=0), {})):
-        table, types = recipe.long_perplexity(chosen, trained)
-        assert table.empty and types.empty and list(table.columns)[:3] == ["LongPPL", "95 % interval", "perplexity"]
+        read = recipe.read_held_out(chosen, trained)
+        table = read.longppl()
+        assert table.empty and read.chosen_types().empty and read.by_position().empty and read.claims() == []
+        assert list(table.columns)[:3] == ["LongPPL", "95 % interval", "perplexity"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Measures: RULER-like long-context tasks for any tokenizer, NIAH(M), perplexity, LongPPL and copying.
+"""Measures: RULER-like long-context tasks for any tokenizer, NIAH(M), perplexity, LongPPL, loss by position, copying.
 
 `report` measures a model with all of them; a `Wording` puts facts into words, `planted` for the mini models,
 `sentences` for real models. `TASKS` is the one table of tasks. Every mean has an interval over
@@ -6,6 +6,7 @@ documents.
 """
 
 from longrecipe.evaluate.association import association
+from longrecipe.evaluate.by_position import difference_beyond, loss_by_position, position_edges
 from longrecipe.evaluate.longppl import LongPerplexity, key_tokens, long_perplexity
 from longrecipe.evaluate.perplexity import copying, perplexity
 from longrecipe.evaluate.questions import Document, Question
@@ -49,16 +50,19 @@ __all__ = [
     "cell",
     "common_words",
     "copying",
+    "difference_beyond",
     "hits",
     "interval",
     "key_tokens",
     "long_perplexity",
+    "loss_by_position",
     "needles",
     "others",
     "paired",
     "passkey",
     "perplexity",
     "planted",
+    "position_edges",
     "report",
     "sentences",
     "single",

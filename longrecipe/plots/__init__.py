@@ -21,7 +21,15 @@ from longrecipe.plots.tokens import (
     selections,
     token_shift,
 )
-from longrecipe.plots.training import losses, passkeys, pretraining, recall_heatmaps, retention, wavelengths
+from longrecipe.plots.training import (
+    loss_by_position,
+    losses,
+    passkeys,
+    pretraining,
+    recall_heatmaps,
+    retention,
+    wavelengths,
+)
 
 __all__ = [
     "DPI",
@@ -37,6 +45,7 @@ __all__ = [
     "distances",
     "figure_3",
     "label_ends",
+    "loss_by_position",
     "losses",
     "marker",
     "mean_weights",

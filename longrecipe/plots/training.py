@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from longrecipe.evaluate import Report
 from longrecipe.models import rope
-from longrecipe.plots.drawing import depth_heatmaps, depth_labels, describe, label_ends, nothing
+from longrecipe.plots.drawing import depth_heatmaps, depth_labels, describe, label_ends, nothing, points
 from longrecipe.plots.style import STYLE, WIDTH_INCHES, colour, marker
 from longrecipe.train import Trained
 
@@ -135,6 +135,48 @@ def _of_recall(recall: Mapping[str, float], reports: Mapping[str, Report]) -> st
 
 def _recalled(name: str, recall: float, length: int) -> str:
     return f"{name[0].upper()}{name[1:]}: recall {recall:.2f} at {length:,} tokens"
+
+
+def loss_by_position(table: pd.DataFrame, window: int) -> Figure:
+    """Loss by position in long text of each model, with intervals over documents; a note if nothing was read.
+
+    Args:
+        table: of `evaluate.loss_by_position`.
+        window: W in tokens, marked by a line.
+    """
+    if table.empty:
+        return nothing("No long document was read, so there is no loss by position.")
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(WIDTH_INCHES, 3.4))
+        ends = []
+        for name, rows in table.groupby("model", sort=False):
+            # The middle of each bin on the logarithmic axis; the first bin starts at 0.
+            x = np.sqrt(rows["start"].clip(lower=rows["end"].iloc[0] / 4) * rows["end"])
+            found = rows.rename(columns={"loss": "mean"})
+            points(axis, x, found, color=colour(name), fmt=f"{marker(name)}-", ms=4, lw=1.2)
+            ends.append((x.iloc[-1], rows["loss"].iloc[-1], f"{name}: {rows['loss'].iloc[-1]:.2f}", colour(name)))
+        axis.axvline(window, color="black", lw=0.8, ls="--")
+        axis.annotate(
+            "base window",
+            (window, 1),
+            (3, -3),
+            textcoords="offset points",
+            xycoords=("data", "axes fraction"),
+            size=8,
+            va="top",
+        )
+        axis.set(xscale="log", xlabel="position in the text, tokens", ylabel="loss, nats per token")
+        ticks = [
+            edge for edge in table["end"].unique() if edge >= window and (edge // window) & (edge // window - 1) == 0
+        ]
+        axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axis.minorticks_off()
+        last = table[table["end"] == table["end"].max()].set_index("model")["loss"]
+        pair = [name for name in ("merged", "RoPE rule alone", "base") if name in last.index]
+        title = f"Loss in the last positions: {', '.join(f'{last[name]:.2f} {name}' for name in pair)}"
+        describe(figure, f"Loss by position, with intervals, for {', '.join(last.index)}.", title)
+        label_ends(axis, ends)
+    return figure
 
 
 def passkeys(numbers: Mapping[str, Mapping], window: int) -> Figure:

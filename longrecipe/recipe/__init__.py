@@ -1,11 +1,11 @@
 """The recipe of one run, from its settings: checks, stages with their cache, measuring and export."""
 
 from longrecipe.recipe import context_scores
+from longrecipe.recipe.held_out import HeldOut, read_held_out
 from longrecipe.recipe.preparing import prepare
 from longrecipe.recipe.stages import Recipe
 from longrecipe.recipe.whole import (
     export_checked,
-    long_perplexity,
     measure_all,
     measure_steps,
     one_sentence,
@@ -17,15 +17,16 @@ from longrecipe.recipe.whole import (
 )
 
 __all__ = [
+    "HeldOut",
     "Recipe",
     "context_scores",
     "export_checked",
-    "long_perplexity",
     "measure_all",
     "measure_steps",
     "one_sentence",
     "prepare",
     "ranking_of",
+    "read_held_out",
     "replay_as_in_paper",
     "shown_rows",
     "train_all",

@@ -10,13 +10,11 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel
 
-from longrecipe import evaluate, tokens
 from longrecipe.claims import interval, number
 from longrecipe.data.samples import WEIGHTS, rows_of
 from longrecipe.data.sentences import token_strings
 from longrecipe.data.weights import SCHEMES
 from longrecipe.evaluate import Report
-from longrecipe.recipe import draws
 from longrecipe.recipe.check_export import check_export
 from longrecipe.recipe.stages import Recipe
 from longrecipe.settings import Params
@@ -55,7 +53,7 @@ def measure_all(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Report
 
     eval_stages of the run chooses some of them; all are measured if none of those exists.
     """
-    models = _measured_models(run, trained)
+    models = measured_models(run, trained)
     return {name: run.measure(make(), share=_SHARES.get(name, 1)) for name, make in models.items()}
 
 
@@ -70,50 +68,6 @@ def measure_steps(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Repo
         f"step {step}": run.measure(run.at_step(trained["extended"], step), share=_SHARE, lengths=lengths)
         for step in steps
     }
-
-
-def long_perplexity(
-    run: Recipe, trained: Mapping[str, Trained], *, evaluator: str | None = None, context: int | None = None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """LongPPL and perplexity of the models of a run on its held-out documents, see `evaluate.longppl`, and the types
-    of the tokens that LongPPL counts.
-
-    One model, the evaluator, chooses these tokens for all models. Its own LongPPL is too low, because it has a loss
-    below 2 at all of them, and so may be that of models that come from it. The authors take one strong model for
-    all. There is no such model for every tokenizer, so the default is the extended model, which the replayed and
-    the merged model come from; without training it is the RoPE rule alone. Another evaluator shows how much the choice
-    matters.
-
-    Args:
-        evaluator: the name of a model of the run, as in `measure_all`.
-        context: tokens of the short context; None takes `tokens.short_context`, so that the windows that are read for
-            it are no longer than the base's.
-
-    Returns a table with a row for each model of eval_stages, and one with a row for each type of token: by class, and
-    with planted facts also by their place in them. No rows if eval_longppl is 0, or if the held-out text is shorter
-    than two short contexts. Raises ValueError for an unknown evaluator.
-    """
-    p, every = run.params, models_of(run, trained)
-    evaluator = evaluator or ("extended" if "extended" in every else "RoPE rule alone")
-    if evaluator not in every:
-        raise ValueError(f"evaluator = {evaluator!r}: this run has the models {', '.join(every)}.")
-    context = tokens.short_context(p.window) if context is None else context
-    documents = draws.held_out_documents(p, run.text, p.eval_longppl)
-    if not documents or len(documents[0]) < 2 * context:
-        return _longppl_table({}), _type_table({})
-    ids, models = np.stack(documents), _measured_models(run, trained)
-    network = evaluate.to_read(every[evaluator](), p.eval_precision)
-    losses = {evaluator: tokens.token_losses(network, ids)}
-    chosen = evaluate.key_tokens(losses[evaluator], tokens.short_context_losses(network, ids, context))
-    # Only one model is in memory at a time.
-    del network
-    losses |= {
-        name: tokens.token_losses(evaluate.to_read(make(), p.eval_precision), ids)
-        for name, make in models.items()
-        if name != evaluator
-    }
-    found = {name: evaluate.long_perplexity(losses[name], chosen) for name in models}
-    return _longppl_table(found), _types_of_chosen(run, ids, chosen)
 
 
 def export_checked(run: Recipe, trained: Mapping[str, Trained], numbers: Mapping[str, Mapping]) -> pd.DataFrame:
@@ -246,7 +200,8 @@ def models_of(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Callable
     return models
 
 
-def _measured_models(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Callable[[], PreTrainedModel]]:
+def measured_models(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Callable[[], PreTrainedModel]]:
+    """How each model that the run's eval_stages choose is made or loaded, by name."""
     models = models_of(run, trained)
     return {name: models[name] for name in chosen_by(run.params, models)}
 
@@ -255,37 +210,6 @@ def chosen_by(p: Params, names: Iterable[str]) -> list[str]:
     """The names of models that eval_stages chooses; all if it chooses none of them."""
     names = list(names)
     return [name for name in names if name in (p.eval_stages or names)] or names
-
-
-def _longppl_table(found: Mapping[str, evaluate.LongPerplexity]) -> pd.DataFrame:
-    rows = {
-        name: (number(each.longppl[0], 2), interval(each.longppl, 2), number(each.perplexity, 2))
-        for name, each in found.items()
-    }
-    columns = ["LongPPL", "95 % interval", "perplexity"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
-
-
-def _types_of_chosen(run: Recipe, ids: np.ndarray, chosen: np.ndarray) -> pd.DataFrame:
-    """The types of the tokens [D, L] that are chosen [D, L - 1], the most frequent first, and all types together."""
-    facts = run.text.facts
-    types = types_by_class(run.tokenizer) if facts is None else types_by_fact(run.tokenizer, facts)
-    of = np.stack([types.of(each)[1:] for each in ids])
-    hits, counts = (np.bincount(each.ravel(), minlength=len(types.names)) for each in (of[chosen], of))
-    order = [i for i in np.argsort(-hits, kind="stable") if hits[i]]
-    rows = {types.names[i]: (hits[i], counts[i]) for i in order} | {"all": (chosen.sum(), chosen.size)}
-    return _type_table(rows)
-
-
-def _type_table(rows: Mapping[str, tuple[int, int]]) -> pd.DataFrame:
-    """From the number of chosen tokens of each type and of all its tokens."""
-    cells = {}
-    for name, (hits, count) in rows.items():
-        total, size = rows["all"]
-        share = f"{hits / total:.1%}" if total else ""
-        cells[name] = f"{hits:,}", share, f"{count / size:.1%}", f"{hits / count:.1%}"
-    columns = ["chosen tokens", "share of the chosen", "share of all tokens", "of its tokens chosen"]
-    return pd.DataFrame.from_dict(cells, orient="index", columns=columns).rename_axis("type")
 
 
 def _facts(values: Mapping[str, str]) -> pd.DataFrame:

@@ -1,0 +1,49 @@
+"""Loss by position: bins, means and intervals, and the paired difference of two models beyond a position."""
+
+import numpy as np
+import pytest
+
+from longrecipe.evaluate import difference_beyond, loss_by_position, position_edges
+
+
+def test_bins_are_quarters_of_the_window_and_then_grow_with_the_position():
+    assert position_edges(256, 4096) == [0, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096]
+    assert position_edges(8192, 16384) == [0, 2048, 4096, 6144, 8192, 12288, 16384]
+    # A last bin may be shorter, and held-out text may be shorter than the window.
+    assert position_edges(256, 1000)[-3:] == [512, 768, 1000]
+
+
+def test_losses_are_averaged_in_bins_of_positions():
+    # The losses of the tokens 1 to 7; the first bin has the tokens 1 and 2.
+    losses = {"one": np.array([[1.0, 3.0, 5.0, 5.0, 0.0, 1.0, 2.0]]), "other": np.zeros((1, 7))}
+    table = loss_by_position(losses, [0, 3, 5, 8])
+    assert table["model"].tolist() == ["one"] * 3 + ["other"] * 3
+    assert table["loss"].tolist() == [2.0, 5.0, 1.0, 0.0, 0.0, 0.0]
+    assert list(zip(table["start"], table["end"], strict=True))[:3] == [(0, 3), (3, 5), (5, 8)]
+    assert table["low"].isna().all()
+    # Bins beyond the end of the text are left out.
+    assert loss_by_position(losses, [0, 8, 16])["end"].tolist() == [8, 8]
+
+
+def test_intervals_are_over_documents(rng):
+    level = rng.normal(3.0, 0.5, size=(40, 1))
+    table = loss_by_position({"model": level + rng.normal(0, 0.1, size=(40, 99))}, [0, 50, 100]).set_index("end")
+    for end in (50, 100):
+        assert table.loc[end, "low"] < level.mean() < table.loc[end, "high"]
+        assert table.loc[end, "high"] - table.loc[end, "low"] == pytest.approx(4 * 0.5 / np.sqrt(40), rel=0.3)
+
+
+def test_models_are_compared_on_the_same_documents(rng):
+    one = rng.normal(3.0, 1.0, size=(20, 99))
+    other = one - 0.1
+    other[:, :49] += 5
+    every = np.ones((20, 99), dtype=bool)
+    mean, low, high = difference_beyond(one, other, 50, every)
+    # The same difference in every document, whatever their losses.
+    assert (mean, low, high) == pytest.approx((0.1, 0.1, 0.1))
+    some = np.zeros((20, 99), dtype=bool)
+    some[:10, 60] = True
+    other[:, 60] -= 1
+    assert difference_beyond(one, other, 50, some)[0] == pytest.approx(1.1)
+    assert np.isnan(difference_beyond(one, other, 50, ~every)).all()
+    assert np.isnan(difference_beyond(one[:4], other[:4], 50, every[:4])[1:]).all()
