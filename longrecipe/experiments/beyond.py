@@ -81,5 +81,5 @@ def _weights(p: Params) -> str:
 
 def _text(p: Params) -> str:
     """The text of a mini run in words: what makes it harder than the usual one."""
-    found = [f"{p.distractors:g} other numbers"] if p.distractors else []
+    found = [f"other numbers, {p.distractors:g} per statement"] if p.distractors else []
     return ", ".join(found + (["words as values"] if p.fact_values == "words" else [])) or "usual"

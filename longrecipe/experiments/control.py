@@ -49,7 +49,7 @@ def claims(rows: pd.DataFrame) -> Claims:
         pairs = [(weighted, FLT, 0.0), (weighted, plain, 0.0), (plain, FLT, -judging.WITHIN)]
         found += judging.compared(some, [pair for pair in pairs if set(pair[:2]) <= have], where=where)
         if {FLT, weighted} <= have:
-            took = judging.share(some, weighted, FLT, column=weights.SECONDS)
+            took = judging.share(some, weighted, FLT, column="training seconds")
             claim = f"all training{where}: {weighted} takes at most {weights.MOST_OF_FIFTH:g} % of FLT's seconds"
             found.append(judging.level(claim, took, at_most(took, weights.MOST_OF_FIFTH)))
         if weighted in have:
