@@ -142,7 +142,7 @@ def figure(found: pd.DataFrame, x: str = SHARE, y: str = "NIAH(M)") -> Figure:
                 ha="right" if weighted else "left",
                 va="center",
                 color=style["color"],
-                size=7.5,
+                size=8,
             )
         if (flt := NAMES["flt"]) in found.index:
             axis.axhline(found.loc[flt, (y, "mean")], color="black", lw=0.8, ls="--")

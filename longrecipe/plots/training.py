@@ -166,9 +166,9 @@ def loss_by_position(table: pd.DataFrame, window: int) -> Figure:
             va="top",
         )
         axis.set(xscale="log", xlabel="position in the text, tokens", ylabel="loss, nats per token")
-        ticks = [
-            edge for edge in table["end"].unique() if edge >= window and (edge // window) & (edge // window - 1) == 0
-        ]
+        # The window doubled, again and again.
+        shares = table["end"].unique() / window
+        ticks = [int(window * share) for share in shares if share >= 1 and np.log2(share).is_integer()]
         axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axis.minorticks_off()
         last = table[table["end"] == table["end"].max()].set_index("model")["loss"]
