@@ -115,4 +115,4 @@ def save(folder: Path, figures: Mapping[str, Figure]) -> None:
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         metadata = {"Description": figure.get_label()}
-        figure.savefig(folder / "figures" / f"{name}.png", dpi=DPI, metadata=metadata)
+        figure.savefig(folder / "figures" / f"{name}.png", dpi=DPI, metadata=metadata, pil_kwargs={"optimize": True})
