@@ -216,7 +216,7 @@ def test_chosen_stages_and_lengths_are_measured(run_cells, capsys):
     assert list(numbers["merged"]["tasks"]) == [128, 256, 1024]
     assert set(space["trained"]) == {"extended", "replayed"}, "what is not measured is not trained"
     assert space["analysis"] is None, "only a selection by anchors needs the token analysis"
-    assert set(space["figures"]) == {"recall", "retention", "passkeys"}
+    assert set(space["figures"]) == {"recall", "retention", "passkeys", "loss_by_position"}
     gains = space["gains"].reset_index()
     assert list(gains.columns) == ["measure", "length", "gain", "low", "high", "documents"]
     assert ("passkey", 1024) in set(zip(gains["measure"], gains["length"], strict=True))
