@@ -6,7 +6,7 @@ documents.
 """
 
 from longrecipe.evaluate.association import association
-from longrecipe.evaluate.by_position import difference_beyond, loss_by_position, position_edges
+from longrecipe.evaluate.by_position import LEAST_DOCUMENTS, difference_beyond, loss_by_position, position_edges
 from longrecipe.evaluate.longppl import LongPerplexity, key_tokens, long_perplexity
 from longrecipe.evaluate.perplexity import copying, perplexity
 from longrecipe.evaluate.questions import Document, Question
@@ -31,6 +31,7 @@ from longrecipe.evaluate.wording import Phrase, Wording, planted, sentences
 from longrecipe.evaluate.worked import Worked, worked, worked_table
 
 __all__ = [
+    "LEAST_DOCUMENTS",
     "NIAH_M",
     "NOISE",
     "OTHERS",

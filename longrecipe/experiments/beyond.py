@@ -38,12 +38,18 @@ def published(model: str, target: int) -> pd.DataFrame:
 
 def section(table: pd.DataFrame) -> pd.DataFrame:
     """Runs of one experiment over seeds, for results/README.md; no rows for none."""
+    if not len(table):
+        return table
     by = ["model", "target", "name", "ratio", "steps", "weights", "analysis", "text", "RoPE"]
-    return (
-        over_seeds(final(table).sort_values(["model", "text", "RoPE"], kind="stable"), by, COLUMNS)
-        if len(table)
-        else table
-    )
+    return over_seeds(final(table).sort_values(["model", "text", "RoPE"], kind="stable"), by, COLUMNS)
+
+
+def on_text(table: pd.DataFrame, model: str | None = None, target: int | None = None, *, usual: bool) -> pd.DataFrame:
+    """The rows with the paper's RoPE rule on the usual text, or on harder text; of one model and target if given."""
+    if not len(table):
+        return table
+    table = table[((table["text"] == "usual") == usual) & (table["RoPE"] == "ntk")]
+    return table if model is None else table[(table["model"] == model) & (table["target"] == target)]
 
 
 def about(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,10 +59,10 @@ def about(settings: Mapping[str, Any]) -> dict[str, Any]:
     is the usual one instead of CHEAP_ANALYSIS.
     """
     p = Params(**settings)
-    trained, long = p.method != "none", round(p.replay_steps * p.replay_long_share)
+    trained = p.method != "none"
     return {
         "ratio": 1.0 if p.method == "flt" else p.ratio,
-        "steps": f"{p.extend_steps} + {long}" if trained else "",
+        "steps": f"{p.extend_steps} + {p.replay_long_steps}" if trained else "",
         "weights": _weights(p) if trained else "",
         "text": _text(p),
         "RoPE": p.rope_rule if p.rope_factor is None else f"{p.rope_rule}, factor {p.rope_factor:g}",

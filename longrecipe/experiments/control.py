@@ -20,16 +20,15 @@ FLT = weights.named(NAMES["flt"], **OTHERS, method="flt")
 
 def section(table: pd.DataFrame) -> pd.DataFrame:
     """Runs on harder text, for results/README.md."""
-    return beyond.section(table[(table["text"] != "usual") & (table["RoPE"] == "ntk")])
+    return beyond.section(beyond.on_text(table, usual=False))
 
 
 def compared(model: str, target: int) -> pd.DataFrame:
     """The finished runs of a model on harder text, a row for each run with its label as name; no rows if none has
     finished."""
-    found = beyond.rows()
+    found = beyond.on_text(beyond.rows(), model, target, usual=False)
     if len(found):
-        at = (found["model"] == model) & (found["target"] == target) & (found["text"] != "usual")
-        found = final(found[at & (found["RoPE"] == "ntk")])
+        found = final(found)
         trained = found["method"] != "none"
         found.loc[trained, "name"] = [weights.label(row) for row in found[trained].to_dict("records")]
     return found

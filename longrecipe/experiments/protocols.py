@@ -130,7 +130,7 @@ def _train(run: recipe.Recipe) -> tuple[dict[str, pd.DataFrame], list[str], dict
     stages = recipe.train_all(run, analysis)
     if recipe.context_scores.needs_scores(p):
         training["context scores"] = _scores_compute(run, of_probe=analysis is None)
-    n_long = round(p.replay_steps * p.replay_long_share) * p.replay_batch_size * p.train_length
+    n_long = p.replay_long_steps * p.replay_batch_size * p.train_length
     short = stages["replayed"].n_tokens - n_long
     # The original model reads the short samples too, forward only, and the model itself at skipped positions.
     other = (short / 3 if p.replay_kl_weight or p.replay_skip_weight else 0) + (short if p.replay_skip_weight else 0)
@@ -157,10 +157,11 @@ def _scores_compute(run: recipe.Recipe, *, of_probe: bool) -> dict[str, float | 
     """
     p = run.params
     seconds = sum(recipe.context_scores.seconds_of(run.folder(stage)) for stage in ("extend", "replay"))
-    n_long = p.n_documents + round(p.replay_steps * p.replay_long_share) * p.replay_batch_size
+    n_long = p.n_documents + p.replay_long_steps * p.replay_batch_size
     read = recipe.context_scores.passes(p) * n_long * p.train_length
-    trained = p.probe_steps * p.probe_batch_size * (p.probe_length or p.probe_window) if of_probe else 0
-    flops = _flops(run, (read / 3, p.train_length), (trained, p.probe_length or p.probe_window))
+    probed, length = _probed(p)
+    trained = probed if of_probe else 0
+    flops = _flops(run, (read / 3, p.train_length), (trained, length))
     return {"seconds": seconds + (run.probe().seconds if of_probe else 0), "n_tokens": trained, "flops": flops}
 
 
@@ -173,10 +174,16 @@ def _analysis_compute(run: recipe.Recipe, seconds: float | None) -> dict[str, fl
     p, path = run.params, run.folder("analysis") / "seconds.json"
     if seconds is not None:
         write_text(path, json.dumps(seconds))
-    length, scored = p.probe_length or p.probe_window, p.analysis_length or p.probe_window
-    probed, read = p.probe_steps * p.probe_batch_size * length, p.analysis_documents * scored
+    (probed, length), scored = _probed(p), p.analysis_length or p.probe_window
+    read = p.analysis_documents * scored
     return {
         "seconds": read_json(path, "delete it") if path.is_file() else None,
         "n_tokens": probed,
         "flops": _flops(run, (probed, length), (read * 2 / 3, scored)),
     }
+
+
+def _probed(p: Params) -> tuple[int, int]:
+    """The tokens that H' is trained on, and the length of its samples."""
+    length = p.probe_length or p.probe_window
+    return p.probe_steps * p.probe_batch_size * length, length

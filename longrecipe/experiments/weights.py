@@ -28,23 +28,17 @@ FLOPS, SHARE = "training TFLOP", "all training, % of FLT's FLOPs"
 
 def section(table: pd.DataFrame) -> pd.DataFrame:
     """Runs on the usual text with the paper's RoPE rule, for results/README.md."""
-    return beyond.section(table[(table["text"] == "usual") & (table["RoPE"] == "ntk")])
+    return beyond.section(beyond.on_text(table, usual=True))
 
 
 def compared(model: str, target: int) -> pd.DataFrame:
     """The finished runs of a model that are compared, a row for each run: those of Table 1 by their names, and the
     recipes of this experiment by their labels. No rows if nothing has finished."""
-    found = [merged(beyond.published(model, target), model, target), merged(beyond.rows(), model, target)]
-    found[1] = found[1].assign(name=[label(row) for row in found[1].to_dict("records")])
-    return pd.concat([rows for rows in found if len(rows)] or found, ignore_index=True)
-
-
-def merged(rows: pd.DataFrame, model: str, target: int) -> pd.DataFrame:
-    """The merged models of a model and target in rows, on the usual text and with the paper's RoPE rule."""
-    if not len(rows):
-        return rows
-    usual = (rows["text"] == "usual") & (rows["RoPE"] == "ntk") & (rows["stage"] == "merged")
-    return rows[usual & (rows["model"] == model) & (rows["target"] == target)]
+    tables = (beyond.published(model, target), beyond.rows())
+    ours = [beyond.on_text(rows, model, target, usual=True) for rows in tables]
+    paper, own = (rows[rows["stage"] == "merged"] if len(rows) else rows for rows in ours)
+    own = own.assign(name=[label(row) for row in own.to_dict("records")])
+    return pd.concat([rows for rows in (paper, own) if len(rows)] or [paper], ignore_index=True)
 
 
 def label(row: dict) -> str:

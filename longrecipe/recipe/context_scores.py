@@ -77,8 +77,7 @@ class ContextScores:
         """S_H' - S_H of the tokens 1..n-1 of texts [B, n], float32 [B, n - 1] (paper, section 4.1)."""
         start = time.perf_counter()
         base, longer = (
-            self._by_window(functools.partial(tokens.next_token_scores, model, score=self.p.analysis_score), ids)
-            for model in map(self._model, ("base", "longer"))
+            self._by_window(functools.partial(tokens.in_batches, self._score(name)), ids) for name in ("base", "longer")
         )
         self.seconds += time.perf_counter() - start
         return longer - base
@@ -111,5 +110,8 @@ class ContextScores:
             self._models[name] = model
         return self._models[name]
 
+    def _score(self, name: str) -> Callable[[np.ndarray], np.ndarray]:
+        return functools.partial(tokens.next_token_scores, self._model(name), score=self.p.analysis_score)
+
     def _by_window(self, read: Callable[[np.ndarray], np.ndarray], ids: np.ndarray) -> np.ndarray:
-        return tokens.in_windows(functools.partial(tokens.in_batches, read), ids, self.p.probe_window // 2 * 2)
+        return tokens.in_windows(read, ids, self.p.probe_window // 2 * 2)

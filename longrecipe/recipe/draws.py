@@ -76,7 +76,7 @@ def replay_rows(p: Params, text: RunText, choice: Choice) -> list[dict]:
     If stage-1 samples have loss weights, all tokens of short text have the weight 1.
     """
     rng, size = _rng(p, _REPLAY_SHORT), p.replay_batch_size
-    n_long = round(p.replay_steps * p.replay_long_share)
+    n_long = p.replay_long_steps
     count, source = (p.replay_steps - n_long) * size, text.general.train
     if text.facts is None:
         short = corpus.excerpts(source, count, p.short_length, rng=rng)

@@ -10,8 +10,7 @@ from longrecipe import evaluate, tokens
 from longrecipe.claims import Claim, at_most, interval, number
 from longrecipe.recipe import draws
 from longrecipe.recipe.stages import Recipe
-from longrecipe.recipe.whole import measured_models, models_of
-from longrecipe.tokens import types_by_class, types_by_fact
+from longrecipe.recipe.whole import fact_types, measured_models, models_of
 from longrecipe.train import Trained
 
 
@@ -45,9 +44,7 @@ class HeldOut:
     def chosen_types(self) -> pd.DataFrame:
         """The types of the tokens that LongPPL counts, the most frequent first, and all types together: by class, and
         with planted facts also by their place in them."""
-        run, cells = self.run, {}
-        facts = run.text.facts
-        types = types_by_class(run.tokenizer) if facts is None else types_by_fact(run.tokenizer, facts)
+        types, cells = fact_types(self.run), {}
         of = np.array([types.of(each)[1:] for each in self.ids], dtype=np.int64).reshape(self.chosen.shape)
         hits, counts = (np.bincount(each.ravel(), minlength=len(types.names)) for each in (of[self.chosen], of))
         order = [i for i in np.argsort(-hits, kind="stable") if hits[i]]

@@ -19,7 +19,7 @@ from longrecipe.recipe.check_export import check_export
 from longrecipe.recipe.stages import Recipe
 from longrecipe.settings import Params
 from longrecipe.settings.paper import REPLAY_AND_MERGE, STATED
-from longrecipe.tokens import Analysis, types_by_class, types_by_fact
+from longrecipe.tokens import Analysis, TokenTypes, types_by_class, types_by_fact
 from longrecipe.train import Trained
 
 SHORT_ONLY, AS_IN_PAPER = "replayed, short text only", "paper's setting"
@@ -165,10 +165,10 @@ def weights_by_type(run: Recipe, analysis: Analysis | None, n_documents: int = 1
     types of their own: those of new facts, which no model can predict, and those that repeat an earlier one. No rows
     for method none.
     """
-    facts, shares, means = run.text.facts, None, {}
+    shares, means = None, {}
     if run.method.positions is None:
         return pd.DataFrame(columns=["share of all tokens", *SCHEMES]).rename_axis("type")
-    types = types_by_class(run.tokenizer) if facts is None else types_by_fact(run.tokenizer, facts)
+    types = fact_types(run)
     for scheme in SCHEMES:
         batch = min(run.params.extend_batch_size, n_documents)
         other = run.varied(
@@ -183,6 +183,12 @@ def weights_by_type(run: Recipe, analysis: Analysis | None, n_documents: int = 1
         shares = pd.Series(counts, index=types.names)[counts > 0] / counts.sum()
     table = pd.DataFrame({"share of all tokens": shares} | means)
     return table.sort_values("share of all tokens", ascending=False).rename_axis("type")
+
+
+def fact_types(run: Recipe) -> TokenTypes:
+    """Types of tokens by class, and with planted facts also by their place in them."""
+    facts = run.text.facts
+    return types_by_class(run.tokenizer) if facts is None else types_by_fact(run.tokenizer, facts)
 
 
 def _as_in_paper(run: Recipe) -> Recipe:

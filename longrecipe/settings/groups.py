@@ -283,6 +283,11 @@ class Replay(Group):
         0.4, ge=0, le=0.9, description="share of short samples with planted facts, at scale mini only; the rest is text"
     )
 
+    @property
+    def replay_long_steps(self) -> int:
+        """Steps of stage 2 that read stage-1 samples: a replay_long_share of all, rounded."""
+        return round(self.replay_steps * self.replay_long_share)
+
 
 class Merge(Group):
     """Stage 3: the weighted average of the original and the trained model."""
