@@ -143,7 +143,7 @@ def figure(found: pd.DataFrame, x: str = SHARE, y: str = "NIAH(M)") -> Figure:
         axis.xaxis.set_major_formatter("{x:g}")
         axis.set_xticks([5, 10, 20, 50, 100])
         axis.minorticks_off()
-        axis.margins(x=0.32)
+        axis.margins(x=0.45)
         for method in dict.fromkeys(name.split(",")[0] for name in found.index):
             axis.plot([], [], plots.marker(method), color=plots.colour(method), label=method)
         axis.plot([], [], "o", color="grey", mfc="white", label="hollow: all tokens count the same")
