@@ -40,7 +40,7 @@ def folder(tmp_path):
     path = tmp_path / "texts"
     (path / "deep").mkdir(parents=True)
     (path / "a.txt").write_text("The first text.\nIt has two lines.")
-    (path / "deep" / "b.md").write_text("# A head\n\nThe second text.")
+    (path / "deep" / "b.rst").write_text("# A head\n\nThe second text.")
     rows = [{"text": "The third text.", "source": "x"}, {"text": "  "}, {"text": "The first text.\nIt has two lines."}]
     (path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
     pd.DataFrame({"instruction": ["Add 2 and 3."], "output": ["It is 5."]}).to_parquet(path / "d.parquet")
@@ -158,11 +158,11 @@ def test_held_out_share_is_counted_in_tokens(tmp_path, tokenizer):
     ("make", "error", "message"),
     [
         (lambda p: p / "none", FileNotFoundError, "there is no such file or folder; choose one with text"),
-        (lambda p: p, FileNotFoundError, r"has no file of text \(.txt, .md, .jsonl, .ndjson, .json, .csv"),
+        (lambda p: p, FileNotFoundError, r"has no file of text \(.txt, .md, .rst, .jsonl, .ndjson, .json, .csv"),
         (
             lambda p: (p / "a.pdf").write_text("x") and p / "a.pdf",
             ValueError,
-            r"cannot read '.pdf' as text; allowed are .txt, .md, .jsonl",
+            r"cannot read '.pdf' as text; allowed are .txt, .md, .rst, .jsonl",
         ),
         (
             lambda p: (p / "a.jsonl").write_text('{"body": "x"}') and p / "a.jsonl",
@@ -199,7 +199,7 @@ def test_held_out_every_below_2_is_an_error(folder, tokenizer):
 
 def test_files_are_sorted_and_other_kinds_are_skipped(folder):
     files, report = files_of(folder)
-    assert [path.name for path in files] == ["a.txt", "c.jsonl", "d.parquet", "b.md", "e.jsonl"]
+    assert [path.name for path in files] == ["a.txt", "c.jsonl", "d.parquet", "b.rst", "e.jsonl"]
     assert report.skipped() == "1 of other kinds (.log)"
 
 

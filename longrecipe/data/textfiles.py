@@ -39,8 +39,8 @@ def load_files(
 ) -> Corpus:
     """Load a file, or all files below a folder, as tokens. Documents are separated by blank lines.
 
-    A .txt or .md file is one document; .jsonl, .ndjson, .json, .csv, .tsv and .parquet files have one in each row. All
-    may be compressed (.gz, .bz2, .xz, .zst). Documents that occurred before are dropped. About one token in
+    A .txt, .md or .rst file is one document; .jsonl, .ndjson, .json, .csv, .tsv and .parquet files have one in each
+    row. All may be compressed (.gz, .bz2, .xz, .zst). Documents that occurred before are dropped. About one token in
     held_out_every is held out for measuring, in whole documents. What was read and what was skipped is logged.
     Tokens are written to the cache once and read as a memory map, so a corpus may be larger than the memory. The name
     in the cache depends on the files' names, sizes and times, on the tokenizer and on the code that reads. If several

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from longrecipe.system.errors import reason
 
-TEXT = (".txt", ".md")
+TEXT = (".txt", ".md", ".rst")
 ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _NOUNS = ("link", "document", "row")
