@@ -19,7 +19,9 @@ from torch.distributed.fsdp.fully_sharded_data_parallel import StateDictType
 from longrecipe.data.samples import Collator, interleave, store
 from longrecipe.models.loading import load
 from longrecipe.positions import METHODS
-from longrecipe.train import PLAIN, Stage, run_stage, weights_dtype
+from longrecipe.settings import Setup
+from longrecipe.settings import load as load_params
+from longrecipe.train import PLAIN, Stage, check_installed, run_stage, weights_dtype
 from longrecipe.train.sharding import configure_sharding
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,6 +170,16 @@ def test_sharded_processes_train_the_same_model_as_one(kind, tied, change, launc
     assert_same(alone, tmp_path)
 
 
+@pytest.mark.slow
+def test_the_settings_for_eight_gpus_train_the_same_model_as_one(launch, make_tiny, random_rows, tmp_path):
+    setup = Setup.of(load_params("llama3", "paper", "gpus8"), shards=1)
+    assert setup.optimizer == "adamw_fp32" and setup.checkpointing and setup.fused_loss
+    stage = replace(STAGE, setup=setup)
+    alone = run_alone(prepared(make_tiny, random_rows, tmp_path), tmp_path, stage)
+    launch("fsdp2", tmp_path, stage)
+    assert_same(alone, tmp_path)
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.slow
 def test_killed_sharded_stage_resumes_from_its_checkpoint(kind, launch, make_tiny, random_rows, tmp_path):
@@ -202,6 +214,16 @@ def test_accelerate_knows_all_keys_of_its_configuration_files(kind):
     assert (config.fsdp_config or config.deepspeed_config) and config.mixed_precision == "no"
     lines = [line for line in path.read_text().splitlines() if not line.endswith("_config:")]
     assert all("#" in line for line in lines)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "adamw_4bit"])
+def test_low_bit_moments_are_refused_with_fsdp_before_any_work(optimizer, monkeypatch):
+    setup = replace(SAVING, optimizer=optimizer, fp32_weights=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    check_installed(setup)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match=f"optimizer = '{optimizer}' with FSDP2: .* Use adamw_fp32"):
+        check_installed(setup)
 
 
 def a_trainer(fsdp=None, deepspeed=None, mixed="no"):

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from longrecipe.settings.memory import Setup
+from longrecipe.train.sharding import fsdp_is_asked
 
 _OPTIMIZERS = {
     "adamw_fp32": "adamw_torch_fused",
@@ -54,6 +55,12 @@ def check_installed(setup: Setup) -> None:
         raise ValueError(
             f"optimizer = {setup.optimizer!r} needs torchao, which is not installed: pip install "
             "'longrecipe[gpu]', or use adamw_fp32 with fp32_weights."
+        )
+    if setup.optimizer in ("adamw_8bit", "adamw_4bit") and fsdp_is_asked():
+        # torchao 0.18: its low-bit moments lose their dtype when they are sharded, and the first step fails.
+        raise ValueError(
+            f"optimizer = {setup.optimizer!r} with FSDP2: torchao's low-bit moments cannot be sharded. Use adamw_fp32 "
+            "with fp32_weights, as the profile gpus8 of params/paper does."
         )
     if setup.optimizer in ("adamw_fp32", "adamw_bf16") and setup.fp32_weights != (setup.optimizer == "adamw_fp32"):
         raise ValueError(
