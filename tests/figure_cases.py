@@ -8,7 +8,7 @@ import pandas as pd
 from longrecipe import evaluate, plots, positions
 from longrecipe.cost import question, record
 from longrecipe.evaluate import Report
-from longrecipe.experiments import figure2, fronts, scores, table1, table2, table3, table4, weights
+from longrecipe.experiments import figure2, fronts, real, scores, table1, table2, table3, table4, weights
 from longrecipe.families import FAMILIES
 from longrecipe.positions import METHODS
 from longrecipe.tokens import Kept, Scored, TokenTypes, rank
@@ -40,7 +40,7 @@ def analysis():
 def loss_by_position():
     edges = [0, 64, 128, 256, 512, 1024]
     losses = {"base": rng().normal(3, 1, size=(6, 1023)) + np.arange(1023) / 500, "merged": np.ones((6, 1023)) * 2.5}
-    return plots.loss_by_position(evaluate.loss_by_position(losses, edges), 256)
+    return plots.loss_by_position(evaluate.loss_by_position(evaluate.losses_by_document(losses, edges)), 256)
 
 
 def mean_weights():
@@ -245,6 +245,13 @@ def weights_figure():
     return weights.figure(weights.table(weights.compared("llama3", TARGET)))
 
 
+def real_figure():
+    wiggle = rng().normal(0, 0.02, size=(3, 6, 1023))
+    names = ["RoPE rule alone", "LongRecipe, 12 samples", "LongRecipe, 12 samples, anchor 9"]
+    read = {name: 3 - 0.1 * i + wiggle[i] for i, name in enumerate(names)}
+    return real.figure(evaluate.losses_by_document(read, [0, 64, 128, 256, 512, 1024]), 256)
+
+
 # resources
 
 
@@ -323,6 +330,7 @@ CASES = {
         figure2_figure,
         figure2_cost_figure,
         weights_figure,
+        real_figure,
         table4_memory_parts,
         table4_cost_by_length,
         table4_flop_parts,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from longrecipe.evaluate import difference_beyond, loss_by_position, position_edges
+from longrecipe.evaluate import LONG_CONTEXT, loss_by_position, loss_difference, losses_by_document, position_edges
 
 
 def test_bins_are_quarters_of_the_window_and_then_grow_with_the_position():
@@ -16,18 +16,32 @@ def test_bins_are_quarters_of_the_window_and_then_grow_with_the_position():
 def test_losses_are_averaged_in_bins_of_positions():
     # The losses of the tokens 1 to 7; the first bin has the tokens 1 and 2.
     losses = {"one": np.array([[1.0, 3.0, 5.0, 5.0, 0.0, 1.0, 2.0]]), "other": np.zeros((1, 7))}
-    table = loss_by_position(losses, [0, 3, 5, 8])
+    found = losses_by_document(losses, [0, 3, 5, 8])
+    assert found["count"].tolist() == [2, 2, 3] * 2 and found["document"].eq(0).all()
+    table = loss_by_position(found)
     assert table["model"].tolist() == ["one"] * 3 + ["other"] * 3
     assert table["loss"].tolist() == [2.0, 5.0, 1.0, 0.0, 0.0, 0.0]
     assert list(zip(table["start"], table["end"], strict=True))[:3] == [(0, 3), (3, 5), (5, 8)]
     assert table["low"].isna().all()
     # Bins beyond the end of the text are left out.
-    assert loss_by_position(losses, [0, 8, 16])["end"].tolist() == [8, 8]
+    assert loss_by_position(losses_by_document(losses, [0, 8, 16]))["end"].tolist() == [8, 8]
+    assert losses_by_document({}, [0, 8]).empty and loss_by_position(losses_by_document({}, [0, 8])).empty
+
+
+def test_tokens_that_need_long_context_are_averaged_apart():
+    losses = {"one": np.array([[1.0, 3.0, 5.0, 5.0], [2.0, 4.0, 6.0, 8.0]])}
+    chosen = np.array([[False, True, False, True], [False, False, False, False]])
+    found = losses_by_document(losses, [0, 3, 5], chosen)
+    long = found[found["tokens"] == LONG_CONTEXT]
+    assert long[["document", "start", "count", "loss"]].to_numpy().tolist() == [[0, 0, 1, 3.0], [0, 3, 1, 5.0]]
+    # They change nothing in the curve of all tokens.
+    assert loss_by_position(found)["loss"].tolist() == [2.5, 6.0]
 
 
 def test_intervals_are_over_documents(rng):
     level = rng.normal(3.0, 0.5, size=(40, 1))
-    table = loss_by_position({"model": level + rng.normal(0, 0.1, size=(40, 99))}, [0, 50, 100]).set_index("end")
+    losses = {"model": level + rng.normal(0, 0.1, size=(40, 99))}
+    table = loss_by_position(losses_by_document(losses, [0, 50, 100])).set_index("end")
     for end in (50, 100):
         assert table.loc[end, "low"] < level.mean() < table.loc[end, "high"]
         assert table.loc[end, "high"] - table.loc[end, "low"] == pytest.approx(4 * 0.5 / np.sqrt(40), rel=0.3)
@@ -37,13 +51,19 @@ def test_models_are_compared_on_the_same_documents(rng):
     one = rng.normal(3.0, 1.0, size=(20, 99))
     other = one - 0.1
     other[:, :49] += 5
-    every = np.ones((20, 99), dtype=bool)
-    mean, low, high = difference_beyond(one, other, 50, every)
-    # The same difference in every document, whatever their losses.
-    assert (mean, low, high) == pytest.approx((0.1, 0.1, 0.1))
     some = np.zeros((20, 99), dtype=bool)
     some[:10, 60] = True
     other[:, 60] -= 1
-    assert difference_beyond(one, other, 50, some)[0] == pytest.approx(1.1)
-    assert np.isnan(difference_beyond(one, other, 50, ~every)).all()
-    assert np.isnan(difference_beyond(one[:4], other[:4], 50, every[:4])[1:]).all()
+    table = losses_by_document({"one": one, "other": other}, [0, 50, 61, 62, 100], some)
+    mean, low, high = loss_difference(table, "one", "other", 62)
+    # The same difference in every document, whatever their losses.
+    assert (mean, low, high) == pytest.approx((0.1, 0.1, 0.1))
+    # Bins count by their tokens: 50 of them, one of which differs by 1.1.
+    assert loss_difference(table, "one", "other", 50)[0] == pytest.approx(0.1 + 1 / 50)
+    assert loss_difference(table, "one", "other", 0, end=50)[0] == pytest.approx(0.1 - 5)
+    assert loss_difference(table, "one", "other", 50, tokens=LONG_CONTEXT)[0] == pytest.approx(1.1)
+    none = losses_by_document({"one": one, "other": other}, [0, 50, 100], np.zeros_like(some))
+    assert np.isnan(loss_difference(none, "one", "other", 50, tokens=LONG_CONTEXT)).all()
+    assert np.isnan(loss_difference(table, "one", "missing", 50)).all()
+    few = table[table["document"] < 4]
+    assert np.isnan(loss_difference(few, "one", "other", 50)[1:]).all()

@@ -305,6 +305,15 @@ def test_unknown_task_error_lists_tasks(source, words):
         )
 
 
+def test_perplexity_is_that_of_the_first_tokens_of_much_text(tiny, words, rng, monkeypatch):
+    source = rng.integers(5, 500, size=600)
+    whole, first = (perplexity(tiny, ids, 128) for ids in (source, source[:200]))
+    options = {"lengths": [128], "n_documents": 2, "n_facts": 2, "seed": 0}
+    assert report(tiny, source, words, **options).general["perplexity"] == whole != first
+    monkeypatch.setattr(sys.modules["longrecipe.evaluate.report"], "PERPLEXITY_TOKENS", 200)
+    assert report(tiny, source, words, **options).general["perplexity"] == first
+
+
 def test_facts_that_do_not_fit_the_length_are_an_error(tiny, source, words):
     with pytest.raises(ValueError, match="13 facts need"):
         report(tiny, source, words, lengths=[100], n_documents=2, n_facts=9, seed=0)

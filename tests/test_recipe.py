@@ -9,7 +9,7 @@ import torch
 from longrecipe import evaluate, models, positions, recipe, results, settings, train
 from longrecipe.data import samples
 from longrecipe.positions import METHODS
-from longrecipe.recipe import cache
+from longrecipe.recipe import cache, measuring
 from longrecipe.settings import Params, ParamsError
 from longrecipe.settings.schema import NO_EFFECT
 from longrecipe.system.codehash import code_hash
@@ -254,8 +254,12 @@ def test_measure_passes_the_settings_of_the_run(prepared, monkeypatch):
     lengths = [[256, 512, 1024], [256, 512, 1024], [256], [128, 256, 600, 1024], [256], [256]]
     assert [each["lengths"] for each in options] == lengths
     for (network, source, _), each in calls:
-        assert network == "network" and source is run.text.long.held_out
+        assert network == "network" and np.array_equal(source, run.text.long.held_out)
         assert (each["n_documents"], each["n_facts"], each["seed"]) == (10, 3, 5)
+    # Of much text only a part is read; here 8 documents of 1,024 tokens are more than the usual part.
+    monkeypatch.setattr(measuring, "MOST_HELD_OUT", 100)
+    run.measure("network")
+    assert np.array_equal(calls[-1][0][1], run.text.long.held_out[: 8 * 1024])
 
 
 @pytest.mark.parametrize(

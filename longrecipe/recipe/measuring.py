@@ -9,6 +9,9 @@ from longrecipe import evaluate
 from longrecipe.recipe.run_text import RunText
 from longrecipe.settings import Params
 
+# Of much text, only the first held-out tokens are read, or eight documents of T tokens if these are more.
+MOST_HELD_OUT = 1 << 20
+
 
 def measure(
     network: PreTrainedModel,
@@ -21,9 +24,10 @@ def measure(
     lengths: list[int] | None = None,
 ) -> evaluate.Report:
     """Measure a model as a run does (see `Recipe.measure`); wording, from `wording_of`."""
+    held_out = text.long.held_out[: max(MOST_HELD_OUT, 8 * p.target_length)]
     return evaluate.report(
         evaluate.to_read(network, p.eval_precision),
-        np.asarray(text.long.held_out, dtype=np.int64),
+        np.asarray(held_out, dtype=np.int64),
         wording,
         lengths=lengths or p.measured_lengths,
         n_documents=p.eval_documents,
