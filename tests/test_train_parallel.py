@@ -27,8 +27,17 @@ from longrecipe.settings import Setup
 from longrecipe.models.loading import load
 from longrecipe.positions import METHODS
 from longrecipe.data.samples import Collator, load_from_disk
-from longrecipe.train import Stage, run_stage
+from longrecipe.train import Stage, StageTrainer, run_stage
 
+plain_step = StageTrainer.training_step
+
+def watched_step(self, model, *args, **kwargs):
+    loss = plain_step(self, model, *args, **kwargs)
+    # DDP keeps no second copy of the gradients: they are parts of its buckets.
+    assert model.gradient_as_bucket_view
+    return loss
+
+StageTrainer.training_step = watched_step
 root, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
 chosen = Stage(**settings | {"setup": Setup(**settings["setup"])})
 data, positions = load_from_disk(str(root / "data")), Collator(METHODS["longrecipe"], 128, 3, skip=True)

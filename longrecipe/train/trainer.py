@@ -127,6 +127,9 @@ class StageTrainer(Trainer):
         **options: Any,
     ):
         super().__init__(*args, **options)
+        if self.accelerator.ddp_handler is not None:
+            # Otherwise DDP keeps a second copy of all gradients: 16 GB for 8B parameters.
+            self.accelerator.ddp_handler.gradient_as_bucket_view = True
         self.kl_weight, self.skip_weight = kl_weight, skip_weight
         self.original = None if original is None else original.to(self.args.device).requires_grad_(False)
         self.gradients = Float32Gradients(self.model) if fp32_accumulation else None
