@@ -16,9 +16,10 @@ from torch.distributions import Categorical
 import longrecipe.train.stage as module
 from longrecipe import positions
 from longrecipe.data.samples import Collator, interleave, store
+from longrecipe.merge import merge
 from longrecipe.models.loading import load
 from longrecipe.positions import METHODS
-from longrecipe.train import Stage, kl_divergence, latest_checkpoint, run_stage
+from longrecipe.train import Stage, damaged_model, kl_divergence, latest_checkpoint, run_stage
 from longrecipe.train.guard import SkippedPositionsError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -242,6 +243,7 @@ def test_kl_weight_without_the_original_is_an_error(make_tiny, random_rows, tmp_
 KILLED_RUN = """
 import json, sys, time
 from pathlib import Path
+from longrecipe.merge import merge
 from longrecipe.models.loading import load
 from longrecipe.positions import METHODS
 from longrecipe.data.samples import Collator, load_from_disk
@@ -387,6 +389,20 @@ class Stopped(Collator):
         if self.epoch:
             raise KeyboardInterrupt
         return super().__call__(rows)
+
+
+def test_large_models_are_saved_in_shards_which_merging_reads_one_by_one(make_tiny, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_SIZE", "50KB")
+    make_tiny(1).save_pretrained(tmp_path / "original")
+    trained = run_stage(make_tiny, dataset, collator(), stage=replace(STAGE, steps=2), folder=tmp_path / "stage")
+    shards = sorted(path.name for path in trained.folder.glob("*.safetensors"))
+    assert len(shards) > 2 and damaged_model(trained.folder) is None
+    merged = merge(tmp_path / "original", trained.folder, tmp_path / "merged", weight=0.0)
+    assert sorted(path.name for path in merged.glob("*.safetensors")) == shards
+    for name, tensor in trained.load().state_dict().items():
+        assert torch.equal(load(merged).state_dict()[name], tensor), name
+    (trained.folder / shards[0]).unlink()
+    assert shards[0] in damaged_model(trained.folder)
 
 
 def test_interrupted_stage_with_other_settings_is_not_resumed(make_tiny, dataset, tmp_path):

@@ -12,6 +12,8 @@ from longrecipe.models.checkpoint import MergeError, read_checkpoint
 from longrecipe.system.processes import is_main
 
 log = logging.getLogger(__name__)
+# Merging holds a shard of the merged model in memory; transformers' own shards have up to 50 GB.
+SHARD_SIZE = "5GB"
 # The files needed to resume exactly. Each has one of several names: for one process or DDP, FSDP2, ZeRO-3.
 _NEEDED = (
     ("model*.safetensors", "pytorch_model*", "global_step*"),

@@ -19,7 +19,7 @@ from longrecipe.models.formats import tidy
 from longrecipe.models.loading import load
 from longrecipe.system.files import locked, read_json, write_text
 from longrecipe.system.processes import is_main, local_rank, n_processes
-from longrecipe.train.checkpoints import damaged_model, latest_checkpoint
+from longrecipe.train.checkpoints import SHARD_SIZE, damaged_model, latest_checkpoint
 from longrecipe.train.divergence import check_trained, first_not_finite, warn_if_worse
 from longrecipe.train.guard import check_skipped_positions
 from longrecipe.train.options import check_installed
@@ -216,7 +216,7 @@ def _train(
         whole = network if _skips(collator) and n_processes() == 1 else None
         check_trained(whole, (weights or network.state_dict()).items(), stage)
         warn_if_worse(trained.losses, stage)
-        network.save_pretrained(trained.folder, state_dict=weights)
+        network.save_pretrained(trained.folder, state_dict=weights, max_shard_size=SHARD_SIZE)
         tidy(trained.folder, **({} if use_cache is None else {"use_cache": use_cache}))
         _write_record(folder, stage, losses=trained.losses, seconds=trained.seconds, n_tokens=trained.n_tokens)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)

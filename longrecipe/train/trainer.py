@@ -17,6 +17,7 @@ from longrecipe.settings.memory import Setup
 from longrecipe.system.files import write_text
 from longrecipe.system.processes import is_main, n_processes
 from longrecipe.train.accumulation import Float32Gradients
+from longrecipe.train.checkpoints import SHARD_SIZE
 from longrecipe.train.divergence import StopAtNonFinite
 from longrecipe.train.loss import fuse_loss, weigh_loss
 from longrecipe.train.options import trainer_options
@@ -102,7 +103,7 @@ class KeepWeights(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if is_main() and state.global_step in self.folders:
-            self.network.save_pretrained(self.folders[state.global_step])
+            self.network.save_pretrained(self.folders[state.global_step], max_shard_size=SHARD_SIZE)
 
 
 class StageTrainer(Trainer):
