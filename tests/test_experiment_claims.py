@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from longrecipe.claims import FAILS, HOLDS, NOT_MEASURED, OPEN, at_most
-from longrecipe.experiments import figure2, fronts, judging, table1, table2, table3
+from longrecipe.experiments import figure2, fronts, judging, table1, table2, table3, weights
 from longrecipe.experiments.scores import GENERAL
 
 SEEDS = 4
@@ -194,3 +194,15 @@ def test_alternatives_of_replay_and_merging_are_judged_long_and_short():
     assert found["perplexity kept: spare_qk merge at 0.5 is at least as good as uniform merge at 0.5"] == FAILS
     assert found["NIAH(M): the default replay is at least as good as replay with KL 0"] == FAILS
     assert len(found) == 8 and [claim.main for claim in claims] == [True] * 6 + [False] * 2
+
+
+def test_seconds_of_flt_are_scaled_from_its_few_steps_by_seed():
+    # 6 of FLT's 40 steps of stage 1, and 6 of its 60 long steps of replay. Each of the other 88 takes 10 or 20 seconds.
+    few = [(weights.FEW_PLAIN, 0, 60.0, 120.0), (weights.FEW_PLAIN, 1, 120.0, 240.0)]
+    ours = [(weights.FIFTH_WEIGHTED, 0, 50.0, 100.0), (weights.FIFTH_WEIGHTED, 1, 50.0, 100.0)]
+    others = [(weights.SHORT_WEIGHTED, 2, 50.0, 100.0), (weights.FIFTH_PLAIN, 0, 50.0, 100.0)]
+    columns = ["name", "seed", "stage 1 seconds", weights.SECONDS]
+    found = weights.share_of_time(pd.DataFrame([*few, *ours, *others], columns=columns))
+    assert found[2:4].tolist() == pytest.approx([100 * 100 / (120 + 880), 100 * 100 / (240 + 1760)])
+    # Seeds without FLT, and runs of another sweep, have no share.
+    assert found.drop([2, 3]).isna().all()

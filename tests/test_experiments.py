@@ -1,6 +1,7 @@
 """Grids of the experiments: which runs they hold, and what notebooks and the command line may ask of them."""
 
 import re
+import shlex
 from itertools import combinations
 
 import numpy as np
@@ -13,11 +14,12 @@ from longrecipe.experiments import EXPERIMENTS, runner
 from longrecipe.experiments.protocols import FULL, LEAN, MERGES
 from longrecipe.experiments.scores import CONTIGUOUS
 
-TABLE1, TABLE2, TABLE3, FIGURE2, FRONTS, STEPS, WEIGHTS, CONTROL = EXPERIMENTS.values()
+TABLE1, TABLE2, TABLE3, FIGURE2, FRONTS, STEPS, WEIGHTS, CONTROL, REAL = EXPERIMENTS.values()
 
 
 def test_every_experiment_has_the_name_of_its_module():
-    assert list(EXPERIMENTS) == ["table1", "table2", "table3", "figure2", "fronts", "steps", "weights", "control"]
+    names = ["table1", "table2", "table3", "figure2", "fronts", "steps", "weights", "control", "real"]
+    assert list(EXPERIMENTS) == names
     assert all(name == each.name for name, each in EXPERIMENTS.items())
 
 
@@ -88,6 +90,10 @@ def test_steps_trains_pose_and_longrecipe_and_measures_both_during_stage_one(own
 def test_weights_compares_both_recipes_with_and_without_weights(own_root):
     found = settings_of(WEIGHTS.grid(seeds=[7]), "method", "ratio", "extend_steps", "loss_weight")
     assert found[:4] == [("longrecipe", ratio, 60, weight) for ratio in (0.2, 0.15) for weight in ("none", "anchor")]
+    # With about the compute of the first recipe: 12 long steps, and all 60 short ones.
+    assert found[4:] == [("flt", 0.3, 6, "none"), ("flt", 0.3, 6, "anchor"), ("pose", 0.2, 60, "anchor")]
+    few = WEIGHTS.grid(seeds=[7])[4]
+    assert (few.replay_long_steps, few.replay_steps - few.replay_long_steps) == (6, 60)
     grid = WEIGHTS.grid()
     assert {(p.probe_length, p.analysis_documents) for p in grid} == {(512, 12)} and len(set(grid)) == len(grid)
     five = {(p.ratio, p.loss_weight) for p in grid if p.seed == 4}
@@ -207,7 +213,9 @@ def test_a_dry_run_lists_the_runs_and_runs_nothing(quick, capsys):
 
 def test_the_command_line_gives_experiment_models_seeds_and_targets(quick, monkeypatch):
     asked = []
-    monkeypatch.setattr(runner, "run", lambda grid, protocol, force: asked.append((grid, protocol, force)))
+    monkeypatch.setattr(
+        runner, "run", lambda grid, protocol, force, alone: asked.append((grid, protocol, force, alone))
+    )
     main(["sweep", "table1", "--models", "llama3", "qwen2", "--seeds", "5", "6", "--targets", "1024"])
     main(["sweep", "table1"])
     main(["sweep", "figure2", "--models", "mistral", "--force"])
@@ -217,17 +225,38 @@ def test_the_command_line_gives_experiment_models_seeds_and_targets(quick, monke
     *asked, real = asked
     assert real[0] == TABLE1.grid("smollm2", scale="small", profile="cpu", ratio=0.2)
     assert asked == [
-        (TABLE1.grid(["llama3", "qwen2"], seeds=[5, 6], targets=[1024]), FULL, False),
-        (TABLE1.grid(), FULL, False),
-        (FIGURE2.grid("mistral"), LEAN, True),
-        (TABLE2.grid(seeds=[0]), LEAN, False),
-        (FRONTS.grid(seeds=[0]), MERGES, False),
+        (TABLE1.grid(["llama3", "qwen2"], seeds=[5, 6], targets=[1024]), FULL, False, True),
+        (TABLE1.grid(), FULL, False, True),
+        (FIGURE2.grid("mistral"), LEAN, True, True),
+        (TABLE2.grid(seeds=[0]), LEAN, False, True),
+        (FRONTS.grid(seeds=[0]), MERGES, False, True),
     ]
+
+
+def test_each_run_that_is_left_has_a_command_of_its_own(quick, capsys, tmp_path):
+    own = tmp_path / "my own.yaml"
+    own.write_text("model: llama3\nscale: mini\ntarget_length: 1024\n")
+    words = ["sweep", "table2", "--seeds", "3", "4", "--models", "llama3", str(own), "-p", "ratio", "0.25"]
+    grid = TABLE2.grid(["llama3", str(own)], seeds=[3, 4], ratio=0.25)
+    TABLE2.run(grid[1:3])
+    main([*words, "--commands"])
+    printed = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(printed) == len(set(map(tuple, printed))) == len(grid) - 2
+    del quick[:]
+    for line in printed:
+        assert line[0] == "longrecipe"
+        main(line[1:])
+    assert [p for p, _ in quick] == [p for p in grid if p not in grid[1:3]]
+    main([*words, "--commands"])
+    assert capsys.readouterr().out == ""
+    main(["sweep", "table1", "--seeds", "0", "--targets", "4096", "--commands"])
+    assert all("--targets 4096 --only " in line for line in capsys.readouterr().out.splitlines())
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["table2", "--only", "llama3-flt"], "--only llama3-flt: the grid has no such run; --dry-run lists its runs"),
         (["table2", "-p", "ratio", "2"], "ratio = '2'"),
         (["table2", "-p", "method", "pose"], "method: the grid of table2 sets it"),
         (["table2", "-p", "scale", "paper"], "-p scale: use --models, --seeds, --targets or --scale"),

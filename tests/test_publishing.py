@@ -1,13 +1,17 @@
-"""Files around the kit: CITATION.cff, constraints.txt, the devcontainer and the badges."""
+"""Files around the kit: CITATION.cff, constraints.txt, the devcontainer, the long text and the badges."""
 
 import ast
+import io
 import json
 import re
 import runpy
 import shutil
+import subprocess
+import tarfile
 import tomllib
 import types
 from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
 
 import pytest
 import yaml
@@ -22,6 +26,7 @@ ROOT = PACKAGE.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 NEEDED = [Requirement(each) for each in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]]
 LINES = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+LONG_TEXT = runpy.run_path(str(ROOT / "docs" / "long_text.py"))
 BADGES = runpy.run_path(str(ROOT / "docs" / "badges.py"))
 
 
@@ -134,3 +139,23 @@ def test_install_code_is_in_the_settings_cell_and_runs_on_colab_only(filled, mon
 def test_address_without_owner_and_name_is_an_error(address, tmp_path):
     with pytest.raises(ValueError, match="write OWNER/NAME"):
         BADGES["fill"](tmp_path, address)
+
+
+def test_long_text_is_the_documentation_of_source_archives(tmp_path, monkeypatch):
+    names = ["a-1/docs/one.txt", "a-1/docs/deep/two.rst", "a-1/doc/three.rst", "a-1/docs/four.py", "a-1/README.rst"]
+    names += ["a-1/tests/docs/five.txt"]
+
+    def download(words, check):
+        assert check and words[-len(LONG_TEXT["PACKAGES"]) :] == list(LONG_TEXT["PACKAGES"])
+        with tarfile.open(Path(words[words.index("-d") + 1], "a-1.tar.gz"), "w:gz") as archive:
+            for name in names:
+                file = tarfile.TarInfo(name)
+                file.size = len(name)
+                archive.addfile(file, io.BytesIO(name.encode()))
+
+    monkeypatch.setattr(subprocess, "run", download)
+    LONG_TEXT["main"](tmp_path / "text")
+    found = {path.relative_to(tmp_path / "text").as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == set(names[:3])
+    with pytest.raises(FileExistsError, match="text exists: remove it, or name another folder"):
+        LONG_TEXT["main"](tmp_path / "text")

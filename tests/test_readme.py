@@ -63,7 +63,7 @@ def test_command_is_valid(words, capsys):
         assert all((ROOT / words[i + 1]).is_file() for i, word in enumerate(words) if word == "-c")
     elif words[:3] == ["conda", "env", "create"]:
         assert (ROOT / words[words.index("-f") + 1]).is_file()
-    elif words[0] == "cp":
+    elif words[0] in ("cp", "python"):
         assert (ROOT / words[1]).is_file()
     else:
         assert words[0] in OTHERS or words[:2] == ["conda", "activate"]

@@ -75,6 +75,19 @@ def test_a_second_sweep_at_the_same_time_is_refused(quick, monkeypatch, capsys):
     assert stop.value.code == 1 and "runs a sweep" in said and "The next sweep resumes.\n" in said
 
 
+def test_single_runs_may_run_next_to_others_but_not_next_to_themselves(quick, monkeypatch, capsys):
+    one, other = (results.run_name(p, "grid") for p in TABLE2.grid(seeds=[0])[:2])
+    monkeypatch.setattr(
+        runner,
+        "_run",
+        lambda p, protocol: quick.append(p) or main(["sweep", "table2", "--seeds", "0", "--only", other]),
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", "table2", "--seeds", "0", "--only", one])
+    assert stop.value.code == 1 and "runs a sweep" in capsys.readouterr().err
+    assert quick == TABLE2.grid(seeds=[0])[:2]
+
+
 @pytest.mark.slow
 def test_a_lean_run_does_not_count_as_a_full_one(quick):
     grid = TABLE2.grid(seeds=[0])
@@ -188,7 +201,7 @@ def test_the_untrained_base_is_measured_and_asked_everything_inside_its_window(o
 
 def took(run):
     """What the stages of a prepared run took, by stage."""
-    return protocols._train(run)[0]["training"].set_index("stage").to_dict("index")
+    return protocols.train(run)[0]["training"].set_index("stage").to_dict("index")
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5])

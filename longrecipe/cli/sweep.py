@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shlex
 from typing import TYPE_CHECKING
 
 from longrecipe.cli.arguments import add_settings, overrides
@@ -16,7 +17,9 @@ EXAMPLES = """\
   longrecipe sweep figure2 --dry-run
   longrecipe sweep table1 --scale small --models smollm2 --seeds 0 -p text LONG_TEXT
 
-A sweep takes hours. It skips finished runs, so it can be stopped at any time. Only one sweep can run at a time.
+A sweep takes hours. It skips finished runs, so it can be stopped at any time. Only one sweep can run at a time, so that
+seconds can be compared. On a cluster, --commands prints a command for each run that is left; these can run at the same
+time, and resume as well.
 """
 INTERRUPTED = "the same command resumes"
 
@@ -28,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="EXPERIMENT",
         help="table1 (methods), table2 (parts of the recipe), table3 (stages; the runs of table1), figure2 (token "
         "ratio), fronts (trade-off between long and short text, over the strength of replay and merging), steps "
-        "(scores during stage 1), weights (loss weights at equal compute) or control (the same on harder "
-        "text)",
+        "(scores during stage 1), weights (loss weights at equal compute), control (the same on harder text) or real "
+        "(SmolLM2 on long text of your own)",
     )
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="default: llama3; for table1 all mini models")
     parser.add_argument(
@@ -39,11 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--targets", nargs="+", type=int, metavar="T", help="target lengths in tokens, for table1; default: 2560 4096"
     )
     parser.add_argument(
-        "--scale", default="mini", help="folder of params files: mini, small or paper; default: %(default)s"
+        "--scale", help="folder of params files: mini, small or paper; default: mini, for the experiment real small"
     )
     add_settings(parser)
     parser.add_argument("--force", action="store_true", help="repeat finished runs as well")
+    parser.add_argument("--only", metavar="RUN", help="only the run of this name, as --dry-run lists it")
     parser.add_argument("--dry-run", action="store_true", help="list the runs, say which are finished, and stop")
+    parser.add_argument(
+        "--commands", action="store_true", help="print a command for each run that is left, such as for SLURM, and stop"
+    )
 
 
 def run(chosen: argparse.Namespace) -> None:
@@ -56,12 +63,14 @@ def run(chosen: argparse.Namespace) -> None:
         chosen.parser.error(f"argument EXPERIMENT: invalid choice: {chosen.experiment!r} (choose from {choices})")
     if chosen.targets and not experiment.targets:
         chosen.parser.error(f"--targets is for table1; {experiment.name} runs at the target of the params file")
-    grid = _grid(chosen, experiment)
+    grid = _grid(chosen, experiment, chosen.models)
     if chosen.dry_run:
         _list(grid, experiment)
+    elif chosen.commands:
+        _print_commands(experiment, chosen)
     else:
         _quiet()
-        experiment.run(grid, force=chosen.force)
+        experiment.run(grid, force=chosen.force, alone=chosen.only is None)
 
 
 def _list(grid: "list[Params]", experiment: "Experiment") -> None:
@@ -72,6 +81,22 @@ def _list(grid: "list[Params]", experiment: "Experiment") -> None:
     for p in dict.fromkeys(grid):
         state = "finished" if experiment.is_finished(p) else "left"
         tqdm.write(f"{state:10}{run_name(p, experiment.protocol.store)}")
+
+
+def _print_commands(experiment: "Experiment", chosen: argparse.Namespace) -> None:
+    """Print a command for each run that is left, with everything that it needs."""
+    from longrecipe.results import run_name
+
+    shared = ["--scale", chosen.scale] if chosen.scale else []
+    shared += [word for key, value in chosen.settings for word in ("-p", key, value)]
+    # A model may be a params file, which the run does not know.
+    runs = {p: model for model in chosen.models or experiment.models for p in _grid(chosen, experiment, [model])}
+    for p, model in runs.items():
+        if chosen.force or not experiment.is_finished(p):
+            own = ["--models", model, "--seeds", str(p.seed)]
+            own += ["--targets", str(p.target_length)] if experiment.targets else []
+            own += ["--only", run_name(p, experiment.protocol.store), *(["--force"] if chosen.force else [])]
+            print(shlex.join(["longrecipe", "sweep", experiment.name, *shared, *own]))
 
 
 def _quiet() -> None:
@@ -85,12 +110,20 @@ def _quiet() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def _grid(chosen: argparse.Namespace, experiment: "Experiment") -> "list[Params]":
-    """The settings that a command line asks for. Raises ParamsError if they cannot be run."""
+def _grid(chosen: argparse.Namespace, experiment: "Experiment", models: list[str] | None) -> "list[Params]":
+    """The settings that a command line asks for, of some models. Raises ParamsError if they cannot be run."""
+    from longrecipe.results import run_name
     from longrecipe.settings import ParamsError
 
     changes = overrides(chosen)
+    scale = {} if chosen.scale is None else {"scale": chosen.scale}
     if taken := changes.keys() & {"model", "models", "seeds", "targets", "scale"}:
         raise ParamsError(f"-p {', '.join(sorted(taken))}: use --models, --seeds, --targets or --scale.")
     experiment.check(changes)
-    return experiment.grid(chosen.models, seeds=chosen.seeds, targets=chosen.targets, scale=chosen.scale, **changes)
+    grid = experiment.grid(models, seeds=chosen.seeds, targets=chosen.targets, **scale, **changes)
+    if chosen.only is None:
+        return grid
+    only = [p for p in grid if run_name(p, experiment.protocol.store) == chosen.only]
+    if not only:
+        raise ParamsError(f"--only {chosen.only}: the grid has no such run; --dry-run lists its runs.")
+    return only

@@ -6,7 +6,16 @@ documents.
 """
 
 from longrecipe.evaluate.association import association
-from longrecipe.evaluate.by_position import LEAST_DOCUMENTS, difference_beyond, loss_by_position, position_edges
+from longrecipe.evaluate.by_position import (
+    ALL,
+    LEAST_DOCUMENTS,
+    LONG_CONTEXT,
+    loss_by_position,
+    loss_difference,
+    losses_by_document,
+    over_documents,
+    position_edges,
+)
 from longrecipe.evaluate.longppl import LongPerplexity, key_tokens, long_perplexity
 from longrecipe.evaluate.perplexity import copying, perplexity
 from longrecipe.evaluate.questions import Document, Question
@@ -31,7 +40,9 @@ from longrecipe.evaluate.wording import Phrase, Wording, planted, sentences
 from longrecipe.evaluate.worked import Worked, worked, worked_table
 
 __all__ = [
+    "ALL",
     "LEAST_DOCUMENTS",
+    "LONG_CONTEXT",
     "NIAH_M",
     "NOISE",
     "OTHERS",
@@ -51,14 +62,16 @@ __all__ = [
     "cell",
     "common_words",
     "copying",
-    "difference_beyond",
     "hits",
     "interval",
     "key_tokens",
     "long_perplexity",
     "loss_by_position",
+    "loss_difference",
+    "losses_by_document",
     "needles",
     "others",
+    "over_documents",
     "paired",
     "passkey",
     "perplexity",

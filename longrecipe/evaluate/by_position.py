@@ -14,6 +14,8 @@ from longrecipe.stats import Triple, bootstrap
 
 # Documents that an interval over documents needs at least.
 LEAST_DOCUMENTS = 5
+# The kinds of tokens that losses are averaged over: all, and those that LongPPL counts.
+ALL, LONG_CONTEXT = "all", "long context"
 
 
 def position_edges(window: int, target_length: int) -> list[int]:
@@ -23,43 +25,61 @@ def position_edges(window: int, target_length: int) -> list[int]:
     return [*inside, *(int(edge) for edge in beyond if edge < target_length), target_length]
 
 
-def loss_by_position(losses: Mapping[str, np.ndarray], edges: Sequence[int], *, seed: int = 0) -> pd.DataFrame:
-    """Mean loss of each model in bins of positions, in nats, with 95 % bootstrap intervals over documents.
+def losses_by_document(
+    losses: Mapping[str, np.ndarray], edges: Sequence[int], chosen: np.ndarray | None = None
+) -> pd.DataFrame:
+    """Mean loss of each model in each document and bin of positions, in nats: what results keep of a reading.
 
     Args: losses: float [D, L - 1] of each model, of the tokens 1..L-1 of D documents, from `tokens.token_losses`;
-    edges: borders of the bins in tokens, rising; token t is in the bin with start <= t < end. Returns a row for each
-    model and bin: model, start, end, loss, low, high. There are no intervals (NaN) for fewer than LEAST_DOCUMENTS
-    documents.
+    edges: borders of the bins in tokens, rising; token t is in the bin with start <= t < end; chosen: bool [D, L - 1],
+    the tokens that need long context, None for none. Returns columns model, tokens (ALL or LONG_CONTEXT), document,
+    start, end, count (of tokens) and loss; no rows for bins without such tokens.
     """
     rows = []
-    for name, each in losses.items():
-        for start, end, part in _bins(each, edges):
-            rows.append((name, start, end, *_over_documents(part.mean(axis=1), seed)))
+    for name, values in losses.items():
+        for kind, kept in ((ALL, np.ones(values.shape, dtype=bool)), (LONG_CONTEXT, chosen)):
+            for start, end in itertools.pairwise(edges) if kept is not None else ():
+                # Column t - 1 is token t; the first token has no loss.
+                part = slice(max(start, 1) - 1, end - 1)
+                counts, sums = kept[:, part].sum(axis=1), np.where(kept, values, 0.0)[:, part].sum(axis=1)
+                rows += [
+                    (name, kind, i, start, end, counts[i], sums[i] / counts[i]) for i in np.flatnonzero(counts).tolist()
+                ]
+    return pd.DataFrame(rows, columns=["model", "tokens", "document", "start", "end", "count", "loss"])
+
+
+def loss_by_position(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """Mean loss of each model in each bin of positions, with 95 % bootstrap intervals over documents.
+
+    Args: table: `losses_by_document`, all its tokens count. Returns a row for each model and bin: model, start, end,
+    loss, low, high. There are no intervals (NaN) for fewer than LEAST_DOCUMENTS documents.
+    """
+    bins = table[table["tokens"] == ALL].groupby(["model", "start", "end"], sort=False)["loss"]
+    rows = [(*at, *over_documents(each.to_numpy(), seed)) for at, each in bins]
     return pd.DataFrame(rows, columns=["model", "start", "end", "loss", "low", "high"])
 
 
-def difference_beyond(one: np.ndarray, other: np.ndarray, start: int, chosen: np.ndarray, *, seed: int = 0) -> Triple:
-    """How much higher the loss of one model is than that of another from a position on, with its interval over
+def loss_difference(
+    table: pd.DataFrame, one: str, other: str, start: int, *, end: int | None = None, tokens: str = ALL, seed: int = 0
+) -> Triple:
+    """How much higher the loss of one model is than that of another between two positions, with its interval over
     documents; paired, as both read the same text.
 
-    Args: one, other: losses float [D, L - 1], of the tokens 1..L-1; start in tokens; chosen: bool [D, L - 1], the
-    tokens that count. Documents without such a token are left out. Returns mean, low, high, in nats; NaN without
-    documents.
+    Args: table: `losses_by_document`; start and end in tokens, borders of its bins, None for the end of the text;
+    tokens: ALL or LONG_CONTEXT. Documents without such a token are left out. Returns mean, low, high, in nats; NaN
+    without documents, and no interval (NaN) for fewer than LEAST_DOCUMENTS.
     """
-    apart, kept = (one - other)[:, start - 1 :], chosen[:, start - 1 :]
-    some = kept.any(axis=1)
-    if not some.any():
-        return (np.nan,) * 3
-    return _over_documents((apart * kept)[some].sum(axis=1) / kept[some].sum(axis=1), seed)
+    within = (table["tokens"] == tokens) & (table["start"] >= start)
+    within &= True if end is None else table["end"] <= end
+    rows = table[within].assign(sum=lambda found: found["loss"] * found["count"])
+    sums = rows.groupby(["model", "document"])[["sum", "count"]].sum()
+    means = (sums["sum"] / sums["count"]).unstack("model").reindex(columns=[one, other])
+    apart = (means[one] - means[other]).dropna().to_numpy()
+    return over_documents(apart, seed) if len(apart) else (np.nan,) * 3
 
 
-def _bins(values: np.ndarray, edges: Sequence[int]) -> list[tuple[int, int, np.ndarray]]:
-    # Column t - 1 is token t; the first token has no loss.
-    parts = [(start, end, values[:, max(start, 1) - 1 : end - 1]) for start, end in itertools.pairwise(edges)]
-    return [each for each in parts if each[2].shape[1]]
-
-
-def _over_documents(values: np.ndarray, seed: int) -> Triple:
+def over_documents(values: np.ndarray, seed: int = 0) -> Triple:
+    """The mean of a value of each document with its 95 % bootstrap interval; NaN for fewer than LEAST_DOCUMENTS."""
     if len(values) < LEAST_DOCUMENTS:
         return float(values.mean()), np.nan, np.nan
     return bootstrap(values.astype(np.float64), np.random.default_rng(seed))

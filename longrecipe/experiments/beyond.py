@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from longrecipe.data.weights import SCHEMES
-from longrecipe.experiments import scores, table1
+from longrecipe.experiments import figure2, scores, table1
 from longrecipe.experiments.scores import GENERAL, final, over_seeds
 from longrecipe.results import Run, find
 from longrecipe.settings import Params
@@ -31,8 +31,9 @@ def rows() -> pd.DataFrame:
 
 
 def published(model: str, target: int) -> pd.DataFrame:
-    """The same for the runs of Table 1 that have finished."""
-    grid = table1.EXPERIMENT.grid(model, targets=target)
+    """The same for the runs of Table 1 and for LongRecipe in Figure 2, as far as they have finished."""
+    ratios = [p for p in figure2.EXPERIMENT.grid(model) if (p.method, p.target_length) == ("longrecipe", target)]
+    grid = dict.fromkeys([*table1.EXPERIMENT.grid(model, targets=target), *ratios])
     return _rows([run for p in grid if (run := find(p, scores.GRID)) is not None])
 
 
@@ -63,7 +64,7 @@ def about(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "ratio": 1.0 if p.method == "flt" else p.ratio,
         "steps": f"{p.extend_steps} + {p.replay_long_steps}" if trained else "",
-        "weights": _weights(p) if trained else "",
+        "weights": weights_in_words(p) if trained else "",
         "text": _text(p),
         "RoPE": p.rope_rule if p.rope_factor is None else f"{p.rope_rule}, factor {p.rope_factor:g}",
         "analysis": "" if all(getattr(p, name) == each for name, each in CHEAP_ANALYSIS.items()) else "usual analysis",
@@ -80,7 +81,7 @@ def _rows(runs: Iterable[Run]) -> pd.DataFrame:
     )
 
 
-def _weights(p: Params) -> str:
+def weights_in_words(p: Params) -> str:
     """Loss weights in words: their scheme and strength, or none."""
     return f"{p.loss_weight} {p.weight_strength:g}" if p.loss_weight in SCHEMES else p.loss_weight
 

@@ -1,7 +1,7 @@
 """What an experiment is: the runs that an item of the paper needs, and how they are trained and measured."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -30,6 +30,8 @@ class Experiment:
         targets: target lengths in tokens of the mini models, by default; empty takes the target of the params file.
         fixed: further settings that the user cannot change, because the table's names would no longer be true.
         main: the variants that the claims rest on, if not all have as many seeds: these have 5 on llama3.
+        defaults: settings of all runs that differ from those of the model's params file, such as its scale and profile.
+        n_seeds: seeds of each variant, by default.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Experiment:
     targets: tuple[int, ...] = ()
     fixed: frozenset[str] = frozenset()
     main: tuple[Mapping[str, Any], ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    n_seeds: int = SEEDS
 
     @property
     def sets(self) -> set[str]:
@@ -68,12 +72,12 @@ class Experiment:
         Raises ParamsError for what cannot be run.
         """
         models = [models] if isinstance(models, str) else models or self.models
-        lengths = _lengths(targets)
+        lengths, changes = _lengths(targets), {**self.defaults, **changes}
         return [
             settings.load(model, seed=seed, **target, **variant, **changes)
             for model in models
             for target in self._targets(model, lengths, changes)
-            for seed in (range(MORE_SEEDS.get(model, SEEDS)) if seeds is None else seeds)
+            for seed in (range(MORE_SEEDS.get(model, self.n_seeds)) if seeds is None else seeds)
             for variant in self.variants
             if seeds is not None or seed < self._n_seeds(model, variant)
         ]
@@ -117,9 +121,9 @@ class Experiment:
         """Whether a run has finished, with everything that this experiment measures."""
         return runner.is_finished(p, self.protocol)
 
-    def run(self, grid: Iterable[Params], *, force: bool = False) -> None:
+    def run(self, grid: Iterable[Params], *, force: bool = False, alone: bool = True) -> None:
         """Run the settings of a grid that have not finished yet, see `runner.run`."""
-        runner.run(grid, self.protocol, force=force)
+        runner.run(grid, self.protocol, force=force, alone=alone)
 
     def _targets(self, model: str, lengths: list[int] | None, changes: Mapping[str, Any]) -> list[dict[str, int]]:
         if lengths is None and self.targets and changes.get("scale", "mini") == "mini" and not settings.is_file(model):
@@ -127,7 +131,7 @@ class Experiment:
         return [{"target_length": length} for length in lengths] if lengths else [{}]
 
     def _n_seeds(self, model: str, variant: Mapping[str, Any]) -> int:
-        return MORE_SEEDS.get(model, SEEDS) if self.targets or variant in self.main else SEEDS
+        return MORE_SEEDS.get(model, self.n_seeds) if self.targets or variant in self.main else self.n_seeds
 
 
 def _lengths(targets: Any) -> list[int] | None:

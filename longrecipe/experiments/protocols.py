@@ -58,19 +58,19 @@ def _full(run: recipe.Recipe) -> Measured:
     """
     if run.method.positions is None:
         return _untrained(run)
-    training, anchors, stages = _train(run)
+    training, anchors, stages = train(run)
     reports = {name: run.measure(stage.load(), lengths=_ends(run.params)) for name, stage in stages.items()}
     reports["merged"] = run.measure(run.merge(stages["replayed"]), others=RULER_OTHERS)
-    return Measured(_tables(reports) | training, anchors)
+    return Measured(tables(reports) | training, anchors)
 
 
 def _lean(run: recipe.Recipe) -> Measured:
     """Merged models are measured at window and target only; the untrained base as in full."""
     if run.method.positions is None:
         return _untrained(run)
-    training, anchors, stages = _train(run)
+    training, anchors, stages = train(run)
     merged = run.measure(run.merge(stages["replayed"]), lengths=_ends(run.params))
-    return Measured(_tables({"merged": merged}) | training, anchors, full=False)
+    return Measured(tables({"merged": merged}) | training, anchors, full=False)
 
 
 def _untrained(run: recipe.Recipe) -> Measured:
@@ -78,12 +78,12 @@ def _untrained(run: recipe.Recipe) -> Measured:
     reports = {name: run.measure(network, others=RULER_OTHERS) for name, network in networks.items()}
     # What the base cannot do inside its own window shows nothing at longer lengths, so it is not asked there.
     reports["base, inside"] = run.measure(run.base(), others=others(run.wording), lengths=[run.params.window])
-    return Measured(_tables(reports), [])
+    return Measured(tables(reports), [])
 
 
 def _merges(run: recipe.Recipe) -> Measured:
     """The model is merged by every rule and weight of MERGED, and each is measured at window and target."""
-    training, anchors, stages = _train(run)
+    training, anchors, stages = train(run)
     measured = []
     for rule, weight in MERGED:
         network = run.varied(merge_weight=weight, merge_rule=rule).merge(stages["replayed"])
@@ -108,7 +108,7 @@ MERGES = Protocol("front", _merges, readings=SHARE * len(MERGED))
 STEPS = Protocol("steps", _steps, readings=2.0)
 
 
-def _tables(reports: dict[str, Report]) -> dict[str, pd.DataFrame]:
+def tables(reports: dict[str, Report]) -> dict[str, pd.DataFrame]:
     scores = results.score_rows({name: report.numbers() for name, report in reports.items()})
     return {"scores": scores, "depths": results.depth_rows(reports)}
 
@@ -118,7 +118,7 @@ def _ends(p: Params) -> list[int]:
     return sorted({p.measured_lengths[0], p.window, p.target_length})
 
 
-def _train(run: recipe.Recipe) -> tuple[dict[str, pd.DataFrame], list[str], dict[str, Trained]]:
+def train(run: recipe.Recipe) -> tuple[dict[str, pd.DataFrame], list[str], dict[str, Trained]]:
     """Train a run. Returns the table of what its stages took, the anchors, and the stages extended and replayed."""
     p, training = run.params, {}
     is_new = not any(run.folder("analysis").glob("scores-*"))

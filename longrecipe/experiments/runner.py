@@ -4,7 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from tqdm.auto import tqdm
 
@@ -17,7 +17,7 @@ from longrecipe.system.paths import cache_dir
 log = logging.getLogger(__name__)
 
 
-def run(grid: Iterable[Params], protocol: Protocol, *, force: bool = False) -> None:
+def run(grid: Iterable[Params], protocol: Protocol, *, force: bool = False, alone: bool = True) -> None:
     """Run every setting of a grid that has not finished yet, and save its results.
 
     Finished runs are skipped, and an interrupted run resumes from its last checkpoint.
@@ -25,14 +25,17 @@ def run(grid: Iterable[Params], protocol: Protocol, *, force: bool = False) -> N
     Args:
         protocol: how the runs are trained and measured.
         force: train and measure finished runs again as well; only token analyses are kept.
+        alone: whether no other sweep may run in the same cache: two would share the processors, and their seconds would
+            mean nothing. Otherwise only the same runs are refused, for jobs on several machines.
 
-    Raises BusyError if another sweep is running: two would share the processors, and their seconds would mean nothing.
+    Raises BusyError if another sweep is running.
     """
     left = [p for p in dict.fromkeys(grid) if force or not is_finished(p, protocol)]
     if not left:
         return
     total = sum(_weight(p, protocol) for p in left)
-    with _alone(), tqdm(total=total, bar_format="{desc} {percentage:3.0f}%|{bar}|") as bar:
+    names = ["sweep"] if alone else [f"sweep-{results.run_name(p, protocol.store)}" for p in left]
+    with _alone(names), tqdm(total=total, bar_format="{desc} {percentage:3.0f}%|{bar}|") as bar:
         start = time.perf_counter()
         for i, p in enumerate(left):
             name = results.run_name(p, protocol.store)
@@ -86,9 +89,11 @@ def _weight(p: Params, protocol: Protocol) -> float:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def _alone(names: Iterable[str]) -> Iterator[None]:
     try:
-        with locked(cache_dir() / "sweep", "runs a sweep", wait=False):
+        with ExitStack() as locks:
+            for name in names:
+                locks.enter_context(locked(cache_dir() / name, "runs a sweep", wait=False))
             yield
     except BusyError as error:
         raise BusyError(f"{error} The next sweep resumes.") from None

@@ -1,7 +1,7 @@
 """The recipe of one run, from its settings: checks, stages with their cache, measuring and export."""
 
 from longrecipe.recipe import context_scores
-from longrecipe.recipe.held_out import HeldOut, read_held_out
+from longrecipe.recipe.held_out import HeldOut, read_held_out, read_losses
 from longrecipe.recipe.preparing import prepare
 from longrecipe.recipe.stages import Recipe
 from longrecipe.recipe.whole import (
@@ -27,6 +27,7 @@ __all__ = [
     "prepare",
     "ranking_of",
     "read_held_out",
+    "read_losses",
     "replay_as_in_paper",
     "shown_rows",
     "train_all",

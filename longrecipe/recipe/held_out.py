@@ -1,10 +1,12 @@
 """What the models of a run predict on its long held-out documents: loss by position, and LongPPL."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from transformers import PreTrainedModel
 
 from longrecipe import evaluate, tokens
 from longrecipe.claims import Claim, at_most, interval, number
@@ -27,10 +29,14 @@ class HeldOut:
     losses: Mapping[str, np.ndarray]
     chosen: np.ndarray
 
+    @functools.cached_property
+    def table(self) -> pd.DataFrame:
+        """The mean loss of every model by document and bin of positions, see `evaluate.losses_by_document`."""
+        return evaluate.losses_by_document(self.losses, _edges(self.run, self.ids), self.chosen)
+
     def by_position(self) -> pd.DataFrame:
         """The mean loss of every model in bins of positions, see `evaluate.loss_by_position`."""
-        edges = evaluate.position_edges(self.run.params.window, self.ids.shape[1])
-        return evaluate.loss_by_position(self.losses, edges, seed=self.run.params.seed)
+        return evaluate.loss_by_position(self.table, seed=self.run.params.seed)
 
     def longppl(self) -> pd.DataFrame:
         """LongPPL and perplexity of every model, see `evaluate.longppl`."""
@@ -61,10 +67,11 @@ class HeldOut:
         those that need long context. None if one of both models was not measured."""
         if not {"merged", "RoPE rule alone"} <= self.losses.keys():
             return []
-        pair, window = (self.losses["merged"], self.losses["RoPE rule alone"]), self.run.params.window
-        found = []
-        for of, chosen in (("", np.ones_like(self.chosen)), (" of tokens that need long context", self.chosen)):
-            apart = evaluate.difference_beyond(*pair, window, chosen, seed=self.run.params.seed)
+        window, found = self.run.params.window, []
+        for of, tokens_of in (("", evaluate.ALL), (" of tokens that need long context", evaluate.LONG_CONTEXT)):
+            apart = evaluate.loss_difference(
+                self.table, "merged", "RoPE rule alone", window, tokens=tokens_of, seed=self.run.params.seed
+            )
             text = f"merged: training lowers the loss{of} from {window} to {self.ids.shape[1]} tokens"
             words = "" if np.isnan(apart[0]) else f"{number(apart[0], 3)} nats from the RoPE rule alone"
             found.append(Claim(text, at_most(apart, 0), words, interval(apart, 3), main=not of))
@@ -95,18 +102,37 @@ def read_held_out(
     if evaluator not in every:
         raise ValueError(f"evaluator = {evaluator!r}: this run has the models {', '.join(every)}.")
     context = tokens.short_context(p.window) if context is None else context
-    documents = draws.held_out_documents(p, run.text, p.eval_longppl)
-    if not documents or len(documents[0]) < 2 * context:
-        return HeldOut(run, np.zeros((0, 1), dtype=np.int64), {}, np.zeros((0, 0), dtype=bool))
-    ids, models = np.stack(documents), measured_models(run, trained)
+    ids, models = _documents(run), measured_models(run, trained)
+    if ids.shape[1] < 2 * context:
+        return HeldOut(run, ids[:0, :1], {}, np.zeros((0, 0), dtype=bool))
     network = evaluate.to_read(every[evaluator](), p.eval_precision)
     losses = {evaluator: tokens.token_losses(network, ids)}
     chosen = evaluate.key_tokens(losses[evaluator], tokens.short_context_losses(network, ids, context))
     # Only one model is in memory at a time.
     del network
-    losses |= {
-        name: tokens.token_losses(evaluate.to_read(make(), p.eval_precision), ids)
-        for name, make in models.items()
-        if name != evaluator
-    }
+    losses |= _losses(run, ids, {name: make for name, make in models.items() if name != evaluator})
     return HeldOut(run, ids, {name: losses[name] for name in models}, chosen)
+
+
+def read_losses(run: Recipe, models: Mapping[str, Callable[[], PreTrainedModel]]) -> pd.DataFrame:
+    """Read the held-out documents of a run with some models, by how they are made or loaded, without LongPPL.
+
+    Returns `evaluate.losses_by_document`; no rows if there are no documents.
+    """
+    ids = _documents(run)
+    return evaluate.losses_by_document(_losses(run, ids, models) if len(ids) else {}, _edges(run, ids))
+
+
+def _documents(run: Recipe) -> np.ndarray:
+    """The held-out documents, ids int64 [D, T]; [0, 1] if there are none."""
+    documents = draws.held_out_documents(run.params, run.text, run.params.eval_longppl)
+    return np.stack(documents) if documents else np.zeros((0, 1), dtype=np.int64)
+
+
+def _edges(run: Recipe, ids: np.ndarray) -> list[int]:
+    return evaluate.position_edges(run.params.window, ids.shape[1])
+
+
+def _losses(run: Recipe, ids: np.ndarray, models: Mapping[str, Callable[[], PreTrainedModel]]) -> dict[str, np.ndarray]:
+    precision = run.params.eval_precision
+    return {name: tokens.token_losses(evaluate.to_read(make(), precision), ids) for name, make in models.items()}

@@ -2,7 +2,7 @@
 
 from longrecipe.results import revisions
 from longrecipe.results.lookup import collect, find, finished, load
-from longrecipe.results.rows import analysis_rows, depth_rows, joined, merge_rows, score_rows
+from longrecipe.results.rows import analysis_rows, depth_rows, document_rows, joined, loss_rows, merge_rows, score_rows
 from longrecipe.results.run import TABLES, Run, run_name
 from longrecipe.results.stages import claims, gain, next_to_committed, run_tables, stage_table, training_table
 from longrecipe.results.store import grid_dir, run_dir, save
@@ -15,12 +15,14 @@ __all__ = [
     "claims",
     "collect",
     "depth_rows",
+    "document_rows",
     "find",
     "finished",
     "gain",
     "grid_dir",
     "joined",
     "load",
+    "loss_rows",
     "merge_rows",
     "needles_title",
     "next_to_committed",

@@ -47,6 +47,18 @@ def depth_rows(reports: Mapping[str, Report]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def document_rows(reports: Mapping[str, Report]) -> pd.DataFrame:
+    """The table `documents` from the report of each stage: mean score and prompts by task, length and document."""
+    by = ["task", "length", "document"]
+    frames = [each.prompts.groupby(by)["score"].agg(["mean", "count"]).reset_index() for each in reports.values()]
+    return pd.concat([frame.assign(stage=stage) for stage, frame in zip(reports, frames, strict=True)])
+
+
+def loss_rows(losses: pd.DataFrame) -> pd.DataFrame:
+    """The table `losses` from `evaluate.losses_by_document`, by the stage of each model."""
+    return losses.rename(columns={"model": "stage"})
+
+
 def analysis_rows(found: Mapping[tuple[str, str], Analysis], n_tokens: int) -> dict[str, pd.DataFrame]:
     """The tables `rankings`, `stability` and `shares` of token analyses.
 

@@ -26,6 +26,11 @@ TABLES = {
     "training": {"stage": TEXT, "seconds": NUMBER, "n_tokens": COUNT_IF_KNOWN, "flops": NUMBER},
     # depth: fifth of the text, 0 at its start. count: prompts.
     "depths": {"task": TEXT, "length": COUNT, "depth": COUNT, "mean": NUMBER, "count": COUNT, "stage": TEXT},
+    # tokens: all, or those that need long context (LongPPL). loss: the mean of `count` tokens of a document, in nats.
+    "losses": {"stage": TEXT, "tokens": TEXT, "document": COUNT, "start": COUNT, "end": COUNT}
+    | {"count": COUNT, "loss": NUMBER},
+    # The mean of the prompts of a task that were asked about one document.
+    "documents": {"stage": TEXT, "task": TEXT, "length": COUNT, "document": COUNT, "mean": NUMBER, "count": COUNT},
     "gains": {"measure": TEXT, "length": COUNT, "gain": NUMBER, "low": NUMBER, "high": NUMBER, "documents": COUNT},
     # by: class or pos. positions: all, or those beyond the window of the base.
     "rankings": {"by": TEXT, "positions": TEXT, "type": TEXT, "count": COUNT, "share_of_all": NUMBER}
@@ -46,6 +51,7 @@ EXPERIMENTS = {
     "front": {"scores"},
     "steps": {"scores"},
     "beyond": {"scores", "depths"},
+    "real": {"scores", "losses", "documents"},
     "tokens": {"rankings", "stability", "shares", "densities"},
     "positions": {"coverage"},
     "bench": {"benchmarks"},
