@@ -255,6 +255,9 @@ def test_committed_readme_lists_every_run(copied):
     """The seeds of all settings in its tables are as many as the runs in runs.csv, by experiment."""
     seeds = {name: {} for name in run.EXPERIMENTS}
     for row in table_rows((results_dir() / "README.md").read_text()):
+        if "loss beyond" in row:
+            seeds["real"][row["model"]] = 1
+            continue
         model, length = row["model"], row.get("target") or row.get("T, tokens")
         if "weights" in row:
             if row["name"] != "RoPE rule alone":
