@@ -281,3 +281,8 @@ def test_auto_precision_depends_on_the_processor(monkeypatch):
         assert autocast_dtype("auto") == expected
     with pytest.raises(KeyError):
         autocast_dtype("fp8")
+
+
+def test_a_model_is_described_in_words(make_tiny):
+    words = loading.described(make_tiny(rope_theta=10_000.0))
+    assert words.endswith("parameters, window 256 tokens, RoPE base 10,000") and words[0].isdigit()

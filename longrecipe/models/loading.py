@@ -20,7 +20,7 @@ from transformers import (
 from longrecipe.families import FAMILIES
 from longrecipe.models.checkpoint import few
 from longrecipe.models.formats import tidy
-from longrecipe.models.rope import extend_config
+from longrecipe.models.rope import extend_config, rope_theta
 from longrecipe.models.smollm2 import smollm2_folder
 from longrecipe.system.errors import reason
 from longrecipe.system.paths import check_pointer, is_hub_id, mini_model_dir, split_revision, user_path
@@ -173,6 +173,12 @@ def save(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return tidy(Path(folder))
+
+
+def described(network: PreTrainedModel) -> str:
+    """The number of parameters, the window and the RoPE base of a model, in words."""
+    theta, window = rope_theta(network.config), network.config.max_position_embeddings
+    return f"{network.num_parameters():,} parameters, window {window:,} tokens, RoPE base {theta:,.0f}"
 
 
 def device_kind() -> str:
