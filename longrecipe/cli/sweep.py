@@ -63,11 +63,12 @@ def run(chosen: argparse.Namespace) -> None:
         chosen.parser.error(f"argument EXPERIMENT: invalid choice: {chosen.experiment!r} (choose from {choices})")
     if chosen.targets and not experiment.targets:
         chosen.parser.error(f"--targets is for table1; {experiment.name} runs at the target of the params file")
+    if chosen.commands:
+        _print_commands(experiment, chosen)
+        return
     grid = _grid(chosen, experiment, chosen.models)
     if chosen.dry_run:
         _list(grid, experiment)
-    elif chosen.commands:
-        _print_commands(experiment, chosen)
     else:
         _quiet()
         experiment.run(grid, force=chosen.force, alone=chosen.only is None)

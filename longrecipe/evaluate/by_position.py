@@ -37,11 +37,13 @@ def losses_by_document(
     """
     rows = []
     for name, values in losses.items():
-        for kind, kept in ((ALL, np.ones(values.shape, dtype=bool)), (LONG_CONTEXT, chosen)):
-            for start, end in itertools.pairwise(edges) if kept is not None else ():
+        kinds = {ALL: np.ones(values.shape, dtype=bool)} | ({} if chosen is None else {LONG_CONTEXT: chosen})
+        for kind, kept in kinds.items():
+            counted = np.where(kept, values, 0.0)
+            for start, end in itertools.pairwise(edges):
                 # Column t - 1 is token t; the first token has no loss.
                 part = slice(max(start, 1) - 1, end - 1)
-                counts, sums = kept[:, part].sum(axis=1), np.where(kept, values, 0.0)[:, part].sum(axis=1)
+                counts, sums = kept[:, part].sum(axis=1), counted[:, part].sum(axis=1)
                 rows += [
                     (name, kind, i, start, end, counts[i], sums[i] / counts[i]) for i in np.flatnonzero(counts).tolist()
                 ]

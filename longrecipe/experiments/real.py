@@ -25,7 +25,7 @@ from longrecipe.stats import Triple
 
 REAL = "real"
 BASE, RULE = "base", "RoPE rule alone"
-# The least perplexity of short text that the base may have, in percent of a trained model's.
+# The largest perplexity of a trained model on short text, as a share of the base's.
 MOST_PERPLEXITY = 1.03
 # Long text that has to be fetched first, see docs/experiments.md; 8 facts are asked one by one about one reading.
 DEFAULTS = {"scale": "small", "profile": "cpu", "text": "long-text"}
@@ -66,7 +66,7 @@ def joined(table: str) -> pd.DataFrame:
     for run in sorted(finished(REAL), key=lambda run: (run.params.method != "none", label(run))):
         rows = run.table(table)
         names = rows["stage"].where(rows["stage"] != "merged", label(run))
-        frames.append(rows.assign(model=names, seed=run.params.seed, window=run.params.window))
+        frames.append(rows.assign(model=names, seed=run.params.seed))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["model", "seed"])
 
 
@@ -85,13 +85,18 @@ def recall() -> pd.DataFrame:
     return 100 * rows.pivot_table("mean", ["seed", "document"], "model")
 
 
+def perplexities() -> pd.Series:
+    """The perplexity of each model at the shortest length, the mean over seeds."""
+    rows = joined("scores")
+    return rows[rows["task"] == "perplexity"].groupby("model")["mean"].mean()
+
+
 def table() -> pd.DataFrame:
     """A row for each model: its loss to the window and beyond it, minus that of the RoPE rule, recall, perplexity."""
-    found, at_target, short = losses(), recall(), joined("scores")
+    found = losses()
     if not len(found):
         return pd.DataFrame()
-    window, rows = window_of_base(), {}
-    perplexity = short[short["task"] == "perplexity"].groupby("model")["mean"].mean()
+    at_target, perplexity, window, rows = recall(), perplexities(), window_of_base(), {}
     for name in found["model"].unique():
         of = found[found["model"] == name]
         apart = evaluate.loss_difference(found, name, RULE, window)
@@ -118,8 +123,7 @@ def claims() -> Claims:
 
 
 def _claims() -> Iterator[Claim]:
-    found, at_target, window = losses(), recall(), window_of_base()
-    short = joined("scores").query("task == 'perplexity'").groupby("model")["mean"].mean()
+    found, at_target, perplexity, window = losses(), recall(), perplexities(), window_of_base()
     trained = [name for name in found["model"].unique() if name not in (BASE, RULE)]
     weighted = {name: plain for name in trained for plain in trained if name.startswith(f"{plain}, ")}
     pairs = [(name, RULE, "training lowers the loss") for name in trained]
@@ -133,7 +137,7 @@ def _claims() -> Iterator[Claim]:
         yield Claim(f"{name}: recall at T is at least that of {other}", at_least(points, 0), words, limits)
     for name in trained:
         text = f"{name}: perplexity is at most {MOST_PERPLEXITY - 1:.0%} above the base's"
-        share = short[name] / short[BASE]
+        share = perplexity[name] / perplexity[BASE]
         yield Claim(text, at_most((share,) * 3, MOST_PERPLEXITY), f"{share - 1:.1%}", main=False)
 
 
@@ -178,8 +182,7 @@ def _over_documents(values: pd.Series) -> Triple:
 
 def window_of_base() -> int:
     """W, the window of the base, in tokens; 0 without runs."""
-    rows = joined("losses")
-    return int(rows["window"].max()) if len(rows) else 0
+    return max((run.params.window for run in finished(REAL)), default=0)
 
 
 EXPERIMENT = Experiment(

@@ -15,6 +15,8 @@ _OPTIMIZERS = {
     "adamw_8bit": "adamw_torch_8bit",
     "adamw_4bit": "adamw_torch_4bit",
 }
+# Those of torchao.
+_LOW_BIT = ("adamw_8bit", "adamw_4bit")
 
 
 def weights_dtype(setup: Setup) -> torch.dtype:
@@ -41,7 +43,7 @@ def trainer_options(setup: Setup) -> dict[str, Any]:
     it, most updates would be lost: at a learning rate of 5e-5 they are smaller than half of bfloat16's last digit.
     """
     options: dict[str, Any] = {"optim": _OPTIMIZERS[setup.optimizer]}
-    if setup.optimizer in ("adamw_8bit", "adamw_4bit"):
+    if setup.optimizer in _LOW_BIT:
         options["optim_args"] = f"bf16_stochastic_round={not setup.fp32_weights}"
     if setup.checkpointing:
         kept = {"use_reentrant": False} | ({"offload": True} if setup.offload_activations else {})
@@ -51,12 +53,12 @@ def trainer_options(setup: Setup) -> dict[str, Any]:
 
 def check_installed(setup: Setup) -> None:
     """Raise ValueError if a setup needs a package that is not installed, or if its options are incompatible."""
-    if setup.optimizer in ("adamw_8bit", "adamw_4bit") and importlib.util.find_spec("torchao") is None:
+    if setup.optimizer in _LOW_BIT and importlib.util.find_spec("torchao") is None:
         raise ValueError(
             f"optimizer = {setup.optimizer!r} needs torchao, which is not installed: pip install "
             "'longrecipe[gpu]', or use adamw_fp32 with fp32_weights."
         )
-    if setup.optimizer in ("adamw_8bit", "adamw_4bit") and fsdp_is_asked():
+    if setup.optimizer in _LOW_BIT and fsdp_is_asked():
         # torchao 0.18: its low-bit moments lose their dtype when they are sharded, and the first step fails.
         raise ValueError(
             f"optimizer = {setup.optimizer!r} with FSDP2: torchao's low-bit moments cannot be sharded. Use adamw_fp32 "
