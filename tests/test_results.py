@@ -354,7 +354,7 @@ def test_collect_works_without_results(clone, params):
     assert len(committed.read()) == 1 and "0.500" in unpadded((results_dir() / "README.md").read_text())
 
 
-@pytest.mark.parametrize("name", ["runs.csv", "scores.parquet", "gains.parquet"])
+@pytest.mark.parametrize("name", ["runs.csv", "settings.json", "scores.parquet", "gains.parquet"])
 @pytest.mark.parametrize("how", ["missing", "empty", "cut"])
 def test_damaged_committed_table_is_named_with_the_fix(name, how, copied):
     path = results_dir() / name

@@ -18,13 +18,13 @@ _INTRODUCTION = """\
 `longrecipe results` writes this page from the finished runs; do not edit it. All rows are measured. The
 [glossary](../docs/glossary.md) explains the terms.
 
-`runs.csv` has a row per run: its settings, seed, commit, versions, device and seconds. The parquet files have the rows
-of all runs, by experiment and run: `scores` (by stage, text length and task), `training` (seconds, tokens and FLOPs of
-each stage), `depths` (scores by depth of the fact), `gains` (of the merged model over the RoPE rule alone), `losses`
-(by document and position) and `documents` (scores by document) of a real model, `rankings`, `shares`, `stability` and
-`densities` (token analysis), `coverage` (positions) and `benchmarks` (each prompt of standard benchmarks). `paper/`
-quotes the paper's numbers, `resources/` has the measured costs of training, `published_speeds.csv` quotes those of
-other projects, and `figures/` has the figures of the notebooks.
+`runs.csv` has a row per run: its settings (those that differ from `settings.json`), seed, commit, versions, device and
+seconds. The parquet files have the rows of all runs, by experiment and run: `scores` (by stage, text length and task),
+`training` (seconds, tokens and FLOPs of each stage), `depths` (scores by depth of the fact), `gains` (of the merged
+model over the RoPE rule alone), `losses` (by document and position) and `documents` (scores by document) of a real
+model, `rankings`, `shares`, `stability` and `densities` (token analysis), `coverage` (positions) and `benchmarks` (each
+prompt of standard benchmarks). `paper/` quotes the paper's numbers, `resources/` has the measured costs of training,
+`published_speeds.csv` quotes those of other projects, and `figures/` has the figures of the notebooks.
 """
 _RUNS = """
 ## Runs of notebook 03

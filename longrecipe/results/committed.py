@@ -1,7 +1,11 @@
-"""The tables of results/: runs.csv with a row per run, and a parquet file per table with the rows of all runs."""
+"""The tables of results/: runs.csv with a row per run, and a parquet file per table with the rows of all runs.
+
+A run's settings in runs.csv are those that differ from settings.json, which has the most frequent value of each.
+"""
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +14,11 @@ import pandas as pd
 
 from longrecipe.results.run import EXPERIMENTS, TABLES, Run, complete, empty, typed
 from longrecipe.system.errors import reason
-from longrecipe.system.files import new_file, write_text
+from longrecipe.system.files import new_file, read_json, write_json, write_text
 from longrecipe.system.paths import results_dir
 
-_INDEX = "runs.csv"
-_FILES = (_INDEX, *(f"{name}.parquet" for name in TABLES))
+_INDEX, _USUAL = "runs.csv", "settings.json"
+_FILES = (_INDEX, _USUAL, *(f"{name}.parquet" for name in TABLES))
 _FIX = "restore it with `git checkout -- results`"
 
 
@@ -33,8 +37,9 @@ def _read(folder: Path, states: tuple) -> list[Run]:
     # A commit may look like a number.
     index = read_csv(path, dtype={"git_commit": str}, keep_default_na=False)
     groups = {name: _by_run(folder / f"{name}.parquet") for name in TABLES}
+    usual = read_json(folder / _USUAL, _FIX)
     try:
-        runs = [_run(row, groups) for row in index.to_dict("records")]
+        runs = [_run(row, groups, usual) for row in index.to_dict("records")]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} or a table next to it is damaged ({reason(error)}); {_FIX}.") from error
     known = {(run.experiment, run.name) for run in runs}
@@ -54,7 +59,11 @@ def _by_run(path: Path) -> dict[tuple[str, str], pd.DataFrame]:
     return {key: rows.reset_index(drop=True) for key, rows in groups}
 
 
-def _run(row: Mapping[str, Any], groups: Mapping[str, Mapping[tuple[str, str], pd.DataFrame]]) -> Run:
+def _run(
+    row: Mapping[str, Any],
+    groups: Mapping[str, Mapping[tuple[str, str], pd.DataFrame]],
+    usual: Mapping[str, Any],
+) -> Run:
     """The run of a row of runs.csv. Raises ValueError if a table has not as many rows of it as are recorded."""
     key, tables = (row["experiment"], row["run"]), {}
     for name, n_rows in json.loads(row["rows"]).items():
@@ -65,7 +74,7 @@ def _run(row: Mapping[str, Any], groups: Mapping[str, Mapping[tuple[str, str], p
         Run(
             experiment=row["experiment"],
             name=row["run"],
-            settings=json.loads(row["settings"]),
+            settings=usual | json.loads(row["settings"]),
             full=row["full"],
             seconds=row["seconds"],
             git_commit=row["git_commit"],
@@ -87,11 +96,22 @@ def write(runs: Sequence[Run]) -> None:
         table = pd.concat(own, ignore_index=True) if own else empty(name).assign(experiment="", run="")
         with new_file(folder / f"{name}.parquet") as temporary:
             table[["experiment", "run", *columns]].to_parquet(temporary, index=False, compression="zstd")
-    write_text(folder / _INDEX, pd.DataFrame(map(_about, runs)).to_csv(index=False, lineterminator="\n"))
+    # All settings are written, so that a later change of a default leaves them as they were.
+    settings = [run.params.model_dump(mode="json") for run in runs]
+    usual = {name: _most_frequent([each[name] for each in settings]) for name in (settings[0] if settings else ())}
+    differ = [{name: value for name, value in each.items() if value != usual[name]} for each in settings]
+    write_json(folder / _USUAL, usual)
+    index = [_about(run) | {"settings": json.dumps(each)} for run, each in zip(runs, differ, strict=True)]
+    write_text(folder / _INDEX, pd.DataFrame(index).to_csv(index=False, lineterminator="\n"))
+
+
+def _most_frequent(values: Sequence[Any]) -> Any:
+    """The most frequent of these values, which may be lists; of several, the first."""
+    return json.loads(Counter(map(json.dumps, values)).most_common(1)[0][0])
 
 
 def _about(run: Run) -> dict[str, Any]:
-    """The row of a run in runs.csv. Its settings are complete, so that a later change of a default leaves them."""
+    """The row of a run in runs.csv, without its settings."""
     p = run.params
     return {
         "experiment": run.experiment,
@@ -102,7 +122,6 @@ def _about(run: Run) -> dict[str, Any]:
         "anchors": json.dumps(run.anchors),
         "rows": json.dumps({name: len(table) for name, table in run.tables.items()}),
         **{name: json.dumps(getattr(run, name)) for name in ("device", "packages")},
-        "settings": json.dumps(p.model_dump(mode="json")),
     }
 
 
