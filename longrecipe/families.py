@@ -131,5 +131,14 @@ FAMILIES: dict[str, Family] = {
         mini={"head_dim": 32, "rms_norm_eps": 1.0e-6},
     ),
 }
+# What planted facts of the mini models can have as values.
+FACT_VALUES = ("numbers", "words")
+
+
+def mini_name(family: str, fact_values: str = "numbers") -> str:
+    """The name of a family's mini model that recalls facts with such values: `llama3`, or `llama3-words`."""
+    return family if fact_values == "numbers" else f"{family}-{fact_values}"
+
+
 # Those of the paper's Table 1, which its experiments and costs are about.
 OF_THE_PAPER = tuple(name for name, family in FAMILIES.items() if family.table1)

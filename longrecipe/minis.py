@@ -1,59 +1,37 @@
-"""Make the mini models: a tokenizer, a curriculum and a training loop.
+"""Make the mini models: their tokenizer, their training by `curriculum`, and their cards.
 
-Models this small do not learn key-value recall from text, but with a curriculum they learn it in minutes. Phase A
-trains on key-value pairs only: 2, then 4, 8 and 16, the next as soon as recall passes 0.95. Phase B trains on English
-text with planted facts.
+A model that recalls words is made from one that recalls numbers, by phase B of the curriculum with words as values.
 """
 
 import json
 import logging
-import math
 import platform
+import textwrap
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from longrecipe.claims import Claim, Claims, interval, judge, number
-from longrecipe.data.corpus import Corpus
+from longrecipe.curriculum import LOWER, Curriculum, CurriculumError, pretrain
 from longrecipe.data.english import load_english, reference_texts
-from longrecipe.data.facts import FactFormat, fact_format, short_sample
-from longrecipe.data.samples import IGNORE
-from longrecipe.families import MINI_VOCABULARY, MINI_WINDOW
-from longrecipe.models.loading import autocast_dtype, new_mini, save
+from longrecipe.data.facts import fact_format
+from longrecipe.families import MINI_VOCABULARY, MINI_WINDOW, mini_name
+from longrecipe.models.loading import load, new_mini, save
 from longrecipe.system.errors import DivergedError
 from longrecipe.system.files import write_text
 
 log = logging.getLogger(__name__)
-_LOWER = "lower muon_learning_rate and adamw_learning_rate of Curriculum"
 
 
-@dataclass(frozen=True)
-class Curriculum:
-    """Settings to train a mini model, with learning rates of Muon (matrices) and AdamW (embeddings, norms)."""
-
-    pairs: tuple[int, ...] = (2, 4, 8, 16)
-    pass_mark: float = 0.95
-    level_steps_at_most: int = 300
-    attempts: int = 8
-    pair_tokens_per_step: int = 4096
-    text_steps: int = 1500
-    text_tokens_per_step: int = 6144
-    muon_learning_rate: float = 0.02
-    adamw_learning_rate: float = 3.0e-3
-    text_rate_share: float = 0.5
-
-
-class CurriculumError(RuntimeError):
-    """Phase A did not reach its pass mark within its steps: the model did not learn key-value recall."""
+# A model that recalls numbers learns to recall words.
+WORDS = Curriculum(pairs=(), text_steps=300)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -73,22 +51,32 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="<s>", model_max_length=MINI_WINDOW)
 
 
-def make_mini(model: str, folder: Path, *, seed: int = 0, settings: Curriculum | None = None) -> pd.DataFrame:
+def make_mini(
+    model: str,
+    folder: Path,
+    *,
+    seed: int = 0,
+    settings: Curriculum | None = None,
+    fact_values: str = "numbers",
+) -> pd.DataFrame:
     """Train a mini model and its tokenizer from scratch, and save them to folder (safetensors, float16 weights).
 
     `training.json` in the folder records how the model was made. If phase A does not learn recall, it starts again with
     another initialisation. Takes 20 minutes on two cores for llama3, and up to 54 for the others (their `training.json`
-    says how long). Returns the log of the last attempt, one row per step.
+    says how long). With fact_values words, the model that ships learns them in 300 steps more (WORDS), 4 minutes.
+    Returns the log of the last attempt, one row per step.
 
     Raises ValueError for an unknown architecture, CurriculumError if no attempt learns recall, and DivergedError if
     training diverges. Nothing is written then.
     """
-    settings = settings or Curriculum()
+    is_new = fact_values == "numbers"
+    settings = settings or (Curriculum() if is_new else WORDS)
     tokenizer = build_tokenizer()
-    text, facts = load_english(tokenizer), fact_format(tokenizer)
+    text, facts = load_english(tokenizer), fact_format(tokenizer, fact_values)
     start = time.perf_counter()
     for attempt in range(settings.attempts):
-        network, rng = new_mini(model, seed + 1000 * attempt), np.random.default_rng(seed + 1000 * attempt)
+        rng = np.random.default_rng(seed + 1000 * attempt)
+        network = new_mini(model, seed + 1000 * attempt) if is_new else load(model)
         try:
             rows = pretrain(network, text, facts, rng=rng, settings=settings)
             break
@@ -101,10 +89,11 @@ def make_mini(model: str, folder: Path, *, seed: int = 0, settings: Curriculum |
     frame = pd.DataFrame(rows)
     network = network.to(torch.float16)
     if not all(weight.isfinite().all() for weight in network.parameters()):
-        raise DivergedError(f"the trained weights exceed the range of float16; {_LOWER}.")
+        raise DivergedError(f"the trained weights exceed the range of float16; {LOWER}.")
     save(network, tokenizer, folder)
     record = {
         "model": model,
+        "fact_values": fact_values,
         "seed": seed,
         "attempts": attempt + 1,
         "curriculum": asdict(settings),
@@ -129,20 +118,31 @@ def card(training: Mapping, numbers: Mapping, *, n_parameters: int, rope_theta: 
     # Not recorded at first; those runs had two threads.
     steps, settings, threads = training["steps"], training["curriculum"], training.get("threads", 2)
     cores = "1 CPU core" if threads == 1 else f"{threads} CPU cores"
+    # Not recorded at first; those models recall numbers.
+    values = training.get("fact_values", "numbers")
+    text = f"steps of {settings['text_tokens_per_step']} tokens of English with planted facts"
+    made = f"from random weights (seed {training['seed']}, attempt {training['attempts']}) in two phases: "
+    made += f"{steps.get('A')} steps on key-value pairs alone, then {steps['B']} {text}."
+    again = "`-p retrain True`"
+    if values != "numbers":
+        made = f"from mini {training['model']}, which recalls numbers, by {steps['B']} {text} whose values are "
+        made += f"{values} (seed {training['seed']})."
+        again = f"`-p fact_values {values} -p retrain True`"
+    how = (
+        f"**How it was made**: {made} Muon trains the matrices, AdamW the rest. This took {training['seconds']} s on "
+        f"{cores}. Weights are stored as float16. `training.json` has all settings, and {again} for "
+        "`notebooks/00_mini_models.ipynb` makes the model again."
+    )
     return f"""---
 license: apache-2.0
 library_name: transformers
 ---
-# Mini {training["model"]}
+# Mini {mini_name(training["model"], values)}
 
 A language model of {n_parameters / 1e6:.2f}M parameters with a window of {MINI_WINDOW} tokens. longrecipe extends it in
 minutes on a CPU. RoPE base {rope_theta:g}. It is made for experiments, not for use as a language model.
 
-**How it was made**: from random weights (seed {training["seed"]}, attempt {training["attempts"]}) in two phases:
-{steps["A"]} steps on key-value pairs alone, then {steps["B"]} steps of {settings["text_tokens_per_step"]} tokens of
-English with planted facts. Muon trains the matrices, AdamW the rest. This took {training["seconds"]} s on {cores}.
-Weights are stored as float16. `training.json` has all settings, and `-p retrain True` for
-`notebooks/00_mini_models.ipynb` makes the model again.
+{textwrap.fill(how, 120, break_on_hyphens=False)}
 
 **Tokenizer**: load it with `PreTrainedTokenizerFast`. `AutoTokenizer` chooses a class by the architecture, which may
 split text differently.
@@ -173,115 +173,3 @@ def claims(numbers: Mapping) -> Claims:
         Claim(text, judge(holds), number(cell["mean"], 3), interval((cell["mean"], cell["low"], cell["high"]), 3))
         for text, cell, holds in judged
     )
-
-
-def pair_batch(
-    facts: FactFormat, n_pairs: int, n_tokens: int, *, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """A batch of phase A: each row has n_pairs pairs of key and value, then 2 * n_pairs pairs drawn from them.
-
-    Returns ids and labels, both int64 [rows, 6 * n_pairs], of about n_tokens in all. Only values of repeated pairs have
-    labels, the others are -100.
-    """
-    rows = max(1, n_tokens // (6 * n_pairs))
-    keys = np.stack([rng.choice(facts.keys, size=n_pairs, replace=False) for _ in range(rows)])
-    values = rng.choice(facts.values, size=(rows, n_pairs))
-    order = np.concatenate([np.tile(np.arange(n_pairs), (rows, 1)), rng.integers(0, n_pairs, (rows, 2 * n_pairs))], 1)
-    ids = np.stack([np.take_along_axis(table, order, axis=1) for table in (keys, values)], axis=2).reshape(rows, -1)
-    labels = np.full_like(ids, IGNORE)
-    labels[:, 2 * n_pairs + 1 :: 2] = ids[:, 2 * n_pairs + 1 :: 2]
-    return ids, labels
-
-
-def pretrain(
-    network: PreTrainedModel,
-    corpus: Corpus,
-    facts: FactFormat,
-    *,
-    rng: np.random.Generator,
-    settings: Curriculum | None = None,
-) -> list[dict]:
-    """Train a network with the curriculum, in place. Returns the log, a dict per step.
-
-    Raises CurriculumError if phase A does not pass within its step limit, and DivergedError at the first loss or
-    gradient that is not finite.
-    """
-    settings = settings or Curriculum()
-    own_head = not network.config.tie_word_embeddings
-    inputs, head = network.get_input_embeddings(), network.get_output_embeddings()
-    if own_head:
-        # Phase A ties them anyway: with separate output weights, none of seven attempts learned recall.
-        head.weight = inputs.weight
-    optimizers, rows = _Optimizers(network, settings), []
-    network.train()
-    with tqdm(desc="phase A, pairs") as bar:
-        for n_pairs in settings.pairs:
-            accuracy, first = 0.0, len(rows)
-            while accuracy < settings.pass_mark:
-                if len(rows) - first == settings.level_steps_at_most:
-                    raise CurriculumError(
-                        f"{n_pairs} pairs: recall {accuracy:.2f} after {settings.level_steps_at_most} steps, below the "
-                        f"pass mark of {settings.pass_mark}. Try another seed, or raise level_steps_at_most."
-                    )
-                ids, labels = pair_batch(facts, n_pairs, settings.pair_tokens_per_step, rng=rng)
-                step = len(rows) + 1
-                loss, share = optimizers.step(ids, labels, rate_share=min(1.0, step / 50), name=f"phase A, step {step}")
-                accuracy = 0.9 * accuracy + 0.1 * share
-                rows.append({"phase": "A", "pairs": n_pairs, "loss": loss, "accuracy": accuracy})
-                bar.update()
-            log.info("phase A: %d pairs learned after %d steps", n_pairs, len(rows))
-    if own_head:
-        head.weight = torch.nn.Parameter(inputs.weight.detach().clone())
-        optimizers = _Optimizers(network, settings)
-    for i in tqdm(range(settings.text_steps), desc="phase B, text"):
-        done = i / settings.text_steps
-        length = MINI_WINDOW // 4 if done < 0.15 else MINI_WINDOW // 2 if done < 0.35 else MINI_WINDOW
-        count = settings.text_tokens_per_step // length
-        ids = np.stack([short_sample(corpus.train, facts, length, rng=rng) for _ in range(count)])
-        rate_share = settings.text_rate_share * (1 - 0.95 * done)
-        loss, _ = optimizers.step(ids, ids, rate_share=rate_share, name=f"phase B, step {i + 1}")
-        rows.append({"phase": "B", "length": length, "loss": loss})
-    network.eval()
-    return rows
-
-
-class _Optimizers:
-    """Muon for the matrices of a network, AdamW for the rest (embeddings, norms)."""
-
-    def __init__(self, network: PreTrainedModel, settings: Curriculum):
-        # Muon is defined for hidden matrices only (Jordan 2024).
-        matrices = [p for n, p in network.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
-        inside = set(map(id, matrices))
-        others = [p for p in network.parameters() if id(p) not in inside]
-        self.network = network
-        self.dtype = autocast_dtype()
-        self.optimizers = [
-            (torch.optim.Muon(matrices, lr=1.0, weight_decay=0.0, momentum=0.95), settings.muon_learning_rate),
-            (torch.optim.AdamW(others, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0), settings.adamw_learning_rate),
-        ]
-
-    def step(self, ids: np.ndarray, labels: np.ndarray, *, rate_share: float, name: str) -> tuple[float, float]:
-        """One training step on a batch, at a share of the learning rates; returns loss and accuracy.
-
-        ids, labels: int64 [rows, n]; name: of the step, for the error. Raises DivergedError.
-        """
-        x, y = torch.from_numpy(ids), torch.from_numpy(labels)[:, 1:]
-        with torch.autocast("cpu", dtype=self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.network(x, attention_mask=torch.ones_like(x), use_cache=False).logits[:, :-1].float()
-        loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORE)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-            muon, adamw = (f"{rate * rate_share:.3g}" for _, rate in self.optimizers)
-            raise DivergedError(
-                f"{name}: loss {loss.item():g}, gradient norm {norm.item():g} at learning rates {muon} (Muon) and "
-                f"{adamw} (AdamW); {_LOWER}."
-            )
-        for optimizer, rate in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * rate_share
-            optimizer.step()
-            optimizer.zero_grad()
-        counted = y != IGNORE
-        accuracy = (logits.argmax(-1) == y)[counted].float().mean()
-        return loss.item(), accuracy.item()

@@ -9,19 +9,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import longrecipe.minis as module
+from longrecipe import curriculum
+from longrecipe.curriculum import Curriculum, CurriculumError, pair_batch, pretrain
 from longrecipe.data.facts import fact_format
+from longrecipe.data.samples import IGNORE
 from longrecipe.data.sentences import token_strings
 from longrecipe.families import FAMILIES, MINI_VOCABULARY, MINI_WINDOW
-from longrecipe.minis import (
-    IGNORE,
-    Curriculum,
-    CurriculumError,
-    build_tokenizer,
-    card,
-    make_mini,
-    pair_batch,
-    pretrain,
-)
+from longrecipe.minis import build_tokenizer, card, make_mini
 from longrecipe.models.loading import load, new_mini
 from longrecipe.system.errors import DivergedError
 
@@ -110,7 +104,7 @@ def test_every_architecture_learns_recall_with_tied_weights_and_keeps_its_own(mo
     settings = replace(QUICK, pairs=(1,), pair_tokens_per_step=96, level_steps_at_most=200, text_steps=3)
     network, seen = new_mini(model, seed=0), []
 
-    class Watched(module._Optimizers):
+    class Watched(curriculum._Optimizers):
         def step(self, ids, labels, **options):
             inputs, head = self.network.get_input_embeddings().weight, self.network.get_output_embeddings().weight
             before = inputs.detach().clone(), head.detach().clone()
@@ -121,7 +115,7 @@ def test_every_architecture_learns_recall_with_tied_weights_and_keeps_its_own(mo
             seen.append(("B" if ids is labels else "A", inputs is head, *equal))
             return found
 
-    monkeypatch.setattr(module, "_Optimizers", Watched)
+    monkeypatch.setattr(curriculum, "_Optimizers", Watched)
     log = pretrain(network, corpus, facts, rng=np.random.default_rng(0), settings=settings)
     assert [row["phase"] for row in log] == [phase for phase, *_ in seen]
     assert {each[1:] for each in seen if each[0] == "A"} == {(True, True, True)}
@@ -181,6 +175,28 @@ def test_saved_model_records_how_it_was_made(quick_parts, monkeypatch, make_tiny
     network, expected = load(tmp_path / "made"), make_tiny(quick_parts[1]).half().float()
     assert network.dtype == torch.float32
     assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in expected.state_dict().items())
+
+
+def test_mini_that_recalls_words_is_made_from_the_one_that_ships(quick_parts, monkeypatch, make_tiny, tmp_path):
+    started, formats = [], []
+    monkeypatch.setattr(module, "load", lambda model: started.append(model) or make_tiny(0))
+
+    def quick_pretrain(network, text, facts, **options):
+        formats.append(facts)
+        assert options["settings"] == Curriculum(pairs=(), text_steps=300)
+        return [{"phase": "B", "length": 64, "loss": 3.0}]
+
+    monkeypatch.setattr(module, "pretrain", quick_pretrain)
+    make_mini("llama3", tmp_path / "made", seed=7, fact_values="words")
+    assert started == ["llama3"] and quick_parts == []
+    keys, values = (set(ids.tolist()) for ids in (formats[0].keys, formats[0].values))
+    assert not keys & values and abs(len(keys) - len(values)) <= 1
+    training = json.loads((tmp_path / "made" / "training.json").read_text())
+    assert training["fact_values"] == "words" and training["steps"] == {"B": 1}
+    cells = {256: {"mean": 0.9, "prompts": 800}}
+    text = card(training, {"recall": cells, "perplexity": 23.456}, n_parameters=918_656, rope_theta=500_000.0)
+    assert "# Mini llama3-words" in text and "from mini llama3, which recalls numbers, by 1 steps" in text
+    assert "`-p fact_values words -p retrain True`" in text
 
 
 def test_no_successful_attempt_is_an_error_and_writes_nothing(quick_parts, monkeypatch, tmp_path):

@@ -249,7 +249,8 @@ SHIPPED = sorted(folder.name for folder in mini_model_dir("").iterdir() if folde
 
 
 def test_every_family_has_a_shipped_mini_model():
-    assert set(SHIPPED) == set(FAMILIES)
+    # One recalls facts whose values are words.
+    assert set(SHIPPED) == {*FAMILIES, "llama3-words"}
 
 
 @pytest.mark.parametrize("model", SHIPPED)
@@ -258,7 +259,7 @@ def test_shipped_models_are_small_and_complete(model):
     assert not [path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pkl", ".pickle")]
     assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) < 3_000_000
     network, tokenizer = load(model), load_tokenizer(model)
-    assert network.num_parameters() == new_mini(model, seed=0).num_parameters()
+    assert network.num_parameters() == new_mini(model.removesuffix("-words"), seed=0).num_parameters()
     # The one that the models were trained with, whatever AutoTokenizer makes of the architecture.
     assert (
         tokenizer("Note: some text 42.\n\n")["input_ids"]

@@ -90,14 +90,15 @@ def training_memory(
 ) -> Memory:
     r"""Memory of one GPU that trains all weights of a model on samples of n tokens.
 
-    With N parameters, B samples at a time, s shards and p sequence shards, in bytes:
-    weights 2 N / s (6 N / s in mixed precision); gradients 2 N / s (4 N / s in float32); optimizer as its moments need;
-    checkpoints $2 L H n B / p$; block: `activation_bytes`, plus gradients at its widest point, the MLP ($6 F + 4 H$),
-    and with split samples the keys and values of all parts with their gradients ($8 k d$ per token of the sample);
-    logits: without the fused loss V in bfloat16, twice in float32 (upcast, softmax), and the gradient, 12 V per token;
-    with it V in bfloat16 and float32, 6 V per token of one chunk, the head's gradient in float32, 4 V H, and the
-    gradient of the last hidden states, 2 H per token. Sharded weights are gathered for two blocks at a time, as the
-    next block is prefetched. PyTorch rounds each offloaded input up to a power of two.
+    With N parameters, B samples at a time, s shards and p sequence shards, in bytes: weights 2 N / s (6 N / s in mixed
+    precision); gradients 2 N / s (4 N / s in float32); optimizer as its moments need; checkpoints $2 L H n B / p$, or
+    $4 L H n B$ in mixed precision on one GPU; block: `activation_bytes`, plus gradients at its widest point, in the
+    MLP: those of gate, up and their product instead of the product itself, and that of the output ($4 F + 2 H$), and
+    with split samples the keys and values of all parts with their gradients ($8 k d$ per token of the sample); logits:
+    without the fused loss V in bfloat16, twice in float32 (upcast, softmax), and the gradient, 12 V per token; with it
+    V in bfloat16 and float32, 6 V per token of one chunk, the head's gradient in float32, 4 V H, and the gradient of
+    the last hidden states, 2 H per token. Sharded weights are gathered for two blocks at a time, as the next block is
+    prefetched. PyTorch rounds each offloaded input up to a power of two. `cost.trace` checks all this on real shapes.
 
     If a step has one batch, the backward pass makes the gradients while it frees the kept inputs. The peak is at its
     start, with all inputs and the gradient of the head, or at its end, with one input and all gradients but that of
@@ -110,9 +111,12 @@ def training_memory(
     here = n_tokens * batch_size / setup.sequence_parallel
     per_block = n.blocks / c.num_hidden_layers
     gathered = 0.0 if setup.shards == 1 else 2 * 2.0 * per_block + 2.0 * n.embeddings
-    kept = 2.0 * c.hidden_size if setup.checkpointing else activation_bytes(c)
+    # Under autocast the inputs of blocks are float32, and FSDP2's mixed precision makes them bfloat16.
+    wide = 4.0 if setup.fp32_weights and setup.shards == 1 else 2.0
+    kept = wide * c.hidden_size if setup.checkpointing else activation_bytes(c)
     checkpoints = c.num_hidden_layers * kept * here
-    on_gpu = min(2, c.num_hidden_layers) * kept * here if setup.offload_activations else checkpoints
+    # If they are offloaded, one input is being copied from the host.
+    on_gpu = kept * here if setup.offload_activations else checkpoints
     per_weight = 4.0 if setup.fp32_weights or setup.fp32_accumulation else 2.0
     gradients = per_weight * n.total / setup.shards
     if not accumulated:
@@ -120,7 +124,7 @@ def training_memory(
         of_embeddings = per_weight * n.embeddings / setup.shards if n.own_head else 0.0
         ends = (gradients - of_embeddings, kept * here), (of_head, on_gpu)
         gradients, on_gpu = max(ends, key=sum)
-    width = 6.0 * mlp_width(c) + 4.0 * c.hidden_size
+    width = 4.0 * mlp_width(c) + 2.0 * c.hidden_size
     block = (activation_bytes(c) if setup.checkpointing else 0.0) * here + width * here
     if setup.sequence_parallel > 1:
         block += 8.0 * key_value_heads(c) * head_dim(c) * n_tokens * batch_size
@@ -134,7 +138,6 @@ def training_memory(
         weights=(6.0 if setup.fp32_weights else 2.0) * n.total / setup.shards + gathered,
         gradients=gradients,
         optimizer=0.0 if setup.offload_optimizer else moments,
-        # If they are offloaded, two inputs are being copied to and from the host.
         checkpoints=on_gpu,
         block=block,
         logits=logits,

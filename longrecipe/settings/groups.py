@@ -51,11 +51,6 @@ class Run(Group):
         "cache's folder trackers/ or where its own environment variables say; needs its package",
     )
 
-    @property
-    def source(self) -> str:
-        """What the model is loaded from: weights if given, else the model's own name."""
-        return self.weights or self.model
-
 
 class Text(Group):
     """The long text that all stages read."""
@@ -81,7 +76,7 @@ class Text(Group):
         "harder text; 0: every number belongs to a fact",
     )
     fact_values: Literal["numbers", "words"] = Field(
-        "numbers", description="values of planted facts, at scale mini only; words: harder text"
+        "numbers", description="values of planted facts, at scale mini only; words: harder text, for llama3 only"
     )
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from longrecipe.families import FAMILIES
+from longrecipe.families import FAMILIES, mini_name
 from longrecipe.models.loading import folder_of
 from longrecipe.settings.errors import checked
 from longrecipe.settings.notebook import given_in
@@ -20,7 +20,8 @@ class MiniParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
     model: str = Field(min_length=1, description=f"{', '.join(FAMILIES)}; or a folder of one, without retrain")
-    retrain: bool = Field(False, description="train the model again, from random weights")
+    fact_values: Literal["numbers", "words"] = Field("numbers", description="values of the facts that it recalls")
+    retrain: bool = Field(False, description="train the model again")
     seed: int = Field(0, ge=0, lt=2**31, strict=True, description="of the retraining")
     out_dir: str | None = Field(None, min_length=1, description="of a retrained model; None: cache/mini/<model>")
 
@@ -29,7 +30,7 @@ class MiniParams(BaseModel):
         if self.retrain and self.model not in FAMILIES:
             raise ValueError(f"model = {self.model!r}: mini architectures are {', '.join(FAMILIES)}")
         try:
-            check_writable(self.folder, "out_dir") if self.retrain else folder_of(self.model)
+            check_writable(self.folder, "out_dir") if self.retrain else self.folder
         except OSError as error:
             raise ValueError(str(error)) from error
         return self
@@ -37,9 +38,10 @@ class MiniParams(BaseModel):
     @property
     def folder(self) -> Path:
         """The folder of the model, or of the retrained model. Raises FileNotFoundError if there is no such model."""
+        name = mini_name(self.model, self.fact_values) if self.model in FAMILIES else self.model
         if not self.retrain:
-            return folder_of(self.model)
-        return user_path(self.out_dir) if self.out_dir else cache_dir() / "mini" / self.model
+            return folder_of(name)
+        return user_path(self.out_dir) if self.out_dir else cache_dir() / "mini" / name
 
 
 def mini_from_notebook(namespace: Mapping[str, Any]) -> MiniParams:

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from pydantic import model_validator
 
+from longrecipe.families import mini_name
 from longrecipe.settings.bench import Bench
 from longrecipe.settings.group import Group, kinds_of
 from longrecipe.settings.groups import Analysis, Extend, Merge, Replay, Run, Text
@@ -47,6 +48,12 @@ ADDED: dict[str, Any] = {
 # and target_length, so these come before it.
 class Params(Bench, Measure, Memory, Merge, Replay, Analysis, Extend, Text, Run):
     """Every setting of a run, by name; the defaults are the default run. Raises pydantic's ValidationError."""
+
+    @property
+    def source(self) -> str:
+        """What the model is loaded from: weights if given, else the model's own name; at scale mini, the mini model
+        that recalls facts with the values of this run."""
+        return self.weights or (mini_name(self.model, self.fact_values) if self.scale == "mini" else self.model)
 
     @property
     def short_length(self) -> int:

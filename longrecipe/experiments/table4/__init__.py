@@ -9,7 +9,17 @@ from longrecipe.experiments.table4.figures import (
 )
 from longrecipe.experiments.table4.measured import gpu_claims, gpu_rates, gpu_readings, gpu_steps, speeds
 from longrecipe.experiments.table4.steps import mini_ratios, mini_steps, step_times
-from longrecipe.experiments.table4.tables import CARDS, by_length, longest, memory, prices, ratios, shown, table_4
+from longrecipe.experiments.table4.tables import (
+    CARDS,
+    by_length,
+    longest,
+    memory,
+    prices,
+    ratios,
+    shown,
+    table_4,
+    traces,
+)
 from longrecipe.experiments.table4.verdicts import claims
 
 __all__ = [
@@ -35,4 +45,5 @@ __all__ = [
     "speeds",
     "step_times",
     "table_4",
+    "traces",
 ]

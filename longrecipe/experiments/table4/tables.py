@@ -16,6 +16,7 @@ from longrecipe.claims import NOT_MEASURED
 from longrecipe.cost import DEVICES, GB, SAVINGS
 from longrecipe.cost.question import Question
 from longrecipe.cost.record import measured_cell
+from longrecipe.cost.trace import trace
 from longrecipe.experiments import quoted
 from longrecipe.experiments.scores import NAMES
 from longrecipe.families import FAMILIES
@@ -62,6 +63,19 @@ def memory(question: Question, record: Mapping | None = None) -> pd.DataFrame:
         rows[name] |= {"peak": row["peak"], "host": row["host"]}
         rows[name] |= {"peak, one batch": one.allocated / GB, "measured, one batch": measured}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setup")
+
+
+def traces(question: Question) -> pd.DataFrame:
+    """GB at the peak of a step of many batches, without the runtime, modelled and traced (`cost.trace`): the default
+    setup of every family, and each other setup of SAVINGS for the model asked for."""
+    rows, asked = {}, [(name, "as set up") for name in question.families if name != question.model]
+    for model, name in [*((question.model, name) for name in SAVINGS), *asked]:
+        config, setup = models.config_of(model, question.scale), replace(Setup(), **SAVINGS[name])
+        modelled = cost.training_memory(config, question.n_tokens, setup).allocated
+        traced = trace(config, question.n_tokens, setup).peak
+        off = 100 * (modelled / traced - 1)
+        rows[model, name] = {"traced": traced / GB, "modelled": modelled / GB, "modelled, % more": off}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "setup"])
 
 
 def table_4(record: Mapping | None = None) -> pd.DataFrame:

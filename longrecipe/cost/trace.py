@@ -1,0 +1,146 @@
+"""The peak memory and the FLOPs of a training step, traced on tensors without content.
+
+The step runs with the real shapes and the kit's own loss, checkpointing and sums of gradients, but on PyTorch's fake
+tensors, which have sizes and no data. So a step of an 8B model takes seconds, and needs neither a GPU nor memory.
+"""
+
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from unittest import mock
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from longrecipe.cost.flops import counts
+from longrecipe.cost.memory import OPTIMIZER_BYTES
+from longrecipe.settings.memory import Setup
+from longrecipe.train.accumulation import Float32Gradients
+from longrecipe.train.loss import fuse_loss
+from longrecipe.train.options import weights_dtype
+
+_KERNEL = torch.ops.aten._scaled_dot_product_flash_attention
+_ATTENTION = "traced_attention"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a traced step takes.
+
+    peak: bytes that PyTorch allocates at the peak, with the optimizer's moments. matrices, attention: the FLOPs of all
+    matrix products and of attention, executed, with both halves of the causal mask.
+    """
+
+    peak: float
+    matrices: float
+    attention: float
+
+
+def trace(config: PreTrainedConfig, n_tokens: int, setup: Setup | None = None, *, n_batches: int = 2) -> Trace:
+    """Trace the batches of a training step that updates all weights, each of one sample, on one GPU.
+
+    The update itself is not traced: the moments are modelled, and low-bit and fused optimizers need little more. Nor
+    is what the kernels use inside. Operators run as on a CPU, which differs from a GPU in none of the shapes.
+
+    Args: config: of the model; n_tokens: of a sample; setup: None means the defaults of Setup; n_batches: whose
+    gradients are summed.
+    Raises ValueError for setups of several GPUs.
+    """
+    setup = setup or Setup()
+    if setup.shards > 1 or setup.sequence_parallel > 1:
+        raise ValueError("a trace is that of one GPU: set shards and sequence_parallel to 1.")
+    network, traced = _network(config, setup), _Traced()
+    with FakeTensorMode(allow_non_fake_inputs=True), _offload_traced():
+        network = _set_up(network.to_empty(device="cpu").train(), setup)
+        for tensor in (*network.parameters(), *network.buffers()):
+            traced.add(tensor)
+        sums = Float32Gradients(network) if setup.fp32_accumulation else None
+        ids = torch.zeros(1, n_tokens, dtype=torch.int64)
+        options = {"dtype": torch.bfloat16, "enabled": setup.fp32_weights}
+        with traced:
+            for _ in range(n_batches):
+                with torch.autocast("cpu", **options):
+                    loss = network(input_ids=ids, position_ids=ids, labels=ids, use_cache=False).loss
+                loss.backward()
+                del loss
+            if sums:
+                sums.restore()
+    attention = sum(count for operator, count in traced.flops.items() if "attention" in operator)
+    moments = 0.0 if setup.offload_optimizer else OPTIMIZER_BYTES[setup.optimizer] * counts(config).total
+    return Trace(traced.peak + moments, matrices=traced.flops.total() - attention, attention=attention)
+
+
+def _network(config: PreTrainedConfig, setup: Setup) -> PreTrainedModel:
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=weights_dtype(setup), attn_implementation=_ATTENTION)
+
+
+def _set_up(network: PreTrainedModel, setup: Setup) -> PreTrainedModel:
+    if setup.fused_loss:
+        fuse_loss(network, setup.loss_chunk)
+    if setup.checkpointing:
+        network.activation_checkpointing_enable({"use_reentrant": False}, offload=setup.offload_activations)
+    return network
+
+
+def _attention(module, *inputs, scaling=None, **options):
+    """Attention as the GPU kernels compute it: it keeps the output and the log-sums, and no weights."""
+    query, key, value = inputs[:3]
+    out = _KERNEL(query, key, value, 0.0, True, False, scale=scaling)[0]
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(_ATTENTION, _attention)
+
+
+class _Traced(TorchDispatchMode):
+    """Count the bytes of all storages that are in memory, now and at the most, and the FLOPs of each operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.flops: Counter[str] = Counter()
+        self._known: set[int] = set()
+
+    def add(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.remove(key)
+        self.now -= size
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        for each in tree_leaves(out):
+            if isinstance(each, torch.Tensor):
+                self.add(each)
+        if (flops := flop_registry.get(func._overloadpacket)) is not None:
+            self.flops[str(func._overloadpacket)] += flops(*args, **kwargs, out_val=out)
+        return out
+
+
+class _InHostMemory(torch.autograd.graph.saved_tensors_hooks):
+    """Keep only the shape of what is saved for the backward pass, as if its content were in the host's memory."""
+
+    def __init__(self, **options: object):
+        super().__init__(lambda saved: (saved.shape, saved.dtype), lambda kept: torch.empty(kept[0], dtype=kept[1]))
+
+
+@contextmanager
+def _offload_traced() -> Iterator[None]:
+    # On a CPU, PyTorch's own hooks would keep the tensors where they are.
+    with mock.patch("transformers.modeling_utils.save_on_cpu", _InHostMemory):
+        yield
