@@ -161,7 +161,7 @@ def test_warnings_of_torchao_stay_out_of_outputs():
 
 # Unknown names and impossible values: the cell after the parameters raises.
 REFUSED = [
-    ("00_mini_models", {"retrian": True}, "Did you mean 'retrain'? Allowed are model, retrain"),
+    ("00_mini_models", {"retrian": True}, "Did you mean 'retrain'? Allowed are model, fact_values, retrain"),
     ("03_train", {"method": "nope"}, f"allowed are {', '.join(METHODS)}"),
     ("03_train", {"ratio": 1.7}, "ratio = 1.7"),
     ("03_train", {"model": "gpt5"}, "mini: llama3"),
