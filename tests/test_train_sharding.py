@@ -2,7 +2,9 @@
 
 import json
 import os
+import socket
 import subprocess
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -107,20 +109,32 @@ def launch(warm_python):
     return partial(run_with_accelerate, warm_python)
 
 
-def run_with_accelerate(python, kind, folder, stage, *, stop_after=-1):
+def run_with_accelerate(python, kind, folder, stage, *, stop_after=-1, machines=1):
+    """machines: 2 starts a launcher with one process for each of two machines, which are both this one."""
     if kind == "zero3":
         pytest.importorskip("deepspeed")
     script = folder / "process.py"
     script.write_text(PROCESS)
     settings = json.dumps(stage.__dict__ | {"setup": stage.setup.__dict__ | {"shards": 2}})
     words = [python, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS[kind])]
-    words += ["--num_processes", "2", "--main_process_port", "0", str(script), str(folder), settings]
+    words += ["--num_processes", "2", "--num_machines", str(machines)]
+    last = [str(script), str(folder), settings, str(stop_after)]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": paths, "PYTHON_EXEC": python, "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(
-        [*words, str(stop_after)], capture_output=True, text=True, env=environment, cwd=folder, timeout=TIMEOUT
-    )
-    assert done.returncode == 0, done.stderr[-8000:]
+    with ExitStack() as stack:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1] if machines > 1 else 0
+        started = []
+        for rank in range(machines):
+            where = ["--machine_rank", str(rank), "--main_process_ip", "127.0.0.1", "--main_process_port", str(port)]
+            options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+            one = subprocess.Popen([*words, *where, *last], env=environment, cwd=folder, **options)
+            started.append(stack.enter_context(one))
+            stack.callback(one.kill)
+        for one in started:
+            _, errors = one.communicate(timeout=TIMEOUT)
+            assert one.returncode == 0, errors[-8000:]
 
 
 def prepared(make_tiny, random_rows, folder, tied=False):
@@ -171,12 +185,12 @@ def test_sharded_processes_train_the_same_model_as_one(kind, tied, change, launc
 
 
 @pytest.mark.slow
-def test_the_settings_for_eight_gpus_train_the_same_model_as_one(launch, make_tiny, random_rows, tmp_path):
+def test_the_settings_for_eight_gpus_train_the_same_model_on_two_machines(launch, make_tiny, random_rows, tmp_path):
     setup = Setup.of(load_params("llama3", "paper", "gpus8"), shards=1)
     assert setup.optimizer == "adamw_fp32" and setup.checkpointing and setup.fused_loss
     stage = replace(STAGE, setup=setup)
     alone = run_alone(prepared(make_tiny, random_rows, tmp_path), tmp_path, stage)
-    launch("fsdp2", tmp_path, stage)
+    launch("fsdp2", tmp_path, stage, machines=2)
     assert_same(alone, tmp_path)
 
 
