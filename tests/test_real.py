@@ -13,6 +13,8 @@ from longrecipe.results.run import typed
 LOSSES = {"RoPE rule alone": (2.1, 3.0), "none": (2.05, 2.9), "anchor": (2.0, 2.8)}
 RECALL = {"RoPE rule alone": 0.25, "none": 0.5, "anchor": 0.5}
 PERPLEXITY = {"base": 10.0, "RoPE rule alone": 11.0, "none": 10.2, "anchor": 10.4}
+# How much they differ between documents, whose mean is the number above.
+SPREAD = {"RoPE rule alone": 0.0, "none": 0.01, "anchor": 0.02}
 PLAIN, ANCHOR = "LongRecipe, 12 samples", "LongRecipe, 12 samples, anchor 9"
 
 
@@ -23,11 +25,12 @@ def made(stages, **changes):
     for document in range(6):
         level = rng.normal()
         for stage, name in stages.items():
+            spread = SPREAD.get(name, 0.0) * (document - 2.5)
             if stage == "base":  # which is only measured on short text
                 continue
             for (start, end), loss in zip(((0, 8192), (8192, 16384)), LOSSES[name], strict=True):
-                rows.append((stage, "all", document, start, end, end - max(start, 1), loss + level))
-            said += [(stage, "multi-key", n, document, RECALL[name], 16) for n in (2048, 16384)]
+                rows.append((stage, "all", document, start, end, end - max(start, 1), loss + level + spread))
+            said += [(stage, "multi-key", n, document, RECALL[name] + spread, 16) for n in (2048, 16384)]
     tables = {
         "losses": pd.DataFrame(rows, columns=list(results.TABLES["losses"])),
         "documents": pd.DataFrame(said, columns=list(results.TABLES["documents"])),
@@ -54,11 +57,7 @@ def three(monkeypatch):
 def test_models_are_compared_on_the_same_documents(three):
     table = real.table()
     assert table.index.tolist() == ["RoPE rule alone", PLAIN, ANCHOR]
-    assert table["minus RoPE rule's"].tolist() == [
-        "",
-        "-0.100 [-0.100, -0.100]",
-        "-0.200 [-0.200, -0.200]",
-    ]
+    assert table["minus RoPE rule's"].str.split().str[0].tolist()[1:] == ["-0.100", "-0.200"]
     assert table["recall at T"].str.split().str[0].tolist() == ["25.0", "50.0", "50.0"]
     assert table["of the base's"].tolist() == ["110.0%", "102.0%", "104.0%"]
     verdicts = {claim.text: claim.verdict for claim in real.claims()}
@@ -68,7 +67,7 @@ def test_models_are_compared_on_the_same_documents(three):
         f"{ANCHOR}: training lowers the loss beyond 8,192 tokens": "holds",
         f"{ANCHOR}: recall at T is at least that of RoPE rule alone": "holds",
         f"{ANCHOR}: weights lower the loss beyond 8,192 tokens": "holds",
-        f"{ANCHOR}: recall at T is at least that of {PLAIN}": "holds",
+        f"{ANCHOR}: recall at T is at least that of {PLAIN}": "not settled",
         f"{PLAIN}: perplexity is at most 3% above the base's": "holds",
         f"{ANCHOR}: perplexity is at most 3% above the base's": "does not hold",
     }
@@ -80,7 +79,7 @@ def test_seeds_of_one_setting_are_averaged_by_document(three, monkeypatch):
     other = made({"merged": "anchor"}, method="longrecipe", seed=1)
     runs = [*real.finished(real.REAL), other]
     monkeypatch.setattr(real, "finished", lambda store: runs)
-    assert real.table().loc[PLAIN, "minus RoPE rule's"] == "-0.150 [-0.150, -0.150]"
+    assert real.table().loc[PLAIN, "minus RoPE rule's"].startswith("-0.150 [")
 
 
 def test_nothing_is_compared_without_runs(monkeypatch):

@@ -81,7 +81,11 @@ def loss_difference(
 
 
 def over_documents(values: np.ndarray, seed: int = 0) -> Triple:
-    """The mean of a value of each document with its 95 % bootstrap interval; NaN for fewer than LEAST_DOCUMENTS."""
-    if len(values) < LEAST_DOCUMENTS:
+    """The mean of a value of each document with its 95 % bootstrap interval.
+
+    There is no interval (NaN) for fewer than LEAST_DOCUMENTS documents, or if all have the same value, which says
+    nothing about further documents.
+    """
+    if len(values) < LEAST_DOCUMENTS or np.ptp(values) < 1e-9:
         return float(values.mean()), np.nan, np.nan
     return bootstrap(values.astype(np.float64), np.random.default_rng(seed))
