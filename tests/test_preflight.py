@@ -20,7 +20,7 @@ from longrecipe import cost, models, recipe
 from longrecipe import settings as params
 from longrecipe.cli import main
 from longrecipe.data import hubtext
-from longrecipe.recipe import disk, preflight
+from longrecipe.recipe import disk, durations, preflight
 from longrecipe.settings import Setup
 from longrecipe.train.memory import setup_of
 
@@ -382,3 +382,19 @@ def test_sliding_windows_are_an_error(tmp_path, tokenizer):
     folder = model_of(MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=128), tmp_path / "model", tokenizer)
     with pytest.raises(ValueError, match="sliding window of 128 tokens in every layer"):
         preflight.check(settings(folder))
+
+
+def test_tagging_that_takes_longer_than_a_night_is_refused():
+    def check(**changes):
+        durations.check_tagging(params.load("llama3", "paper", **changes))
+
+    # 9,984 documents of 128,000 tokens.
+    with pytest.raises(ValueError, match=r"hanta would tag 9,984 documents .* in 20 hours .*'textblob' \(1\.5 hours\)"):
+        check(token_types="pos")
+    with pytest.raises(ValueError, match=r"textblob would tag 99,840 documents .* Use token_types = 'class' or"):
+        check(token_types="pos", tagger="textblob", n_documents=99_840)
+    # Quicker, without parts of speech, and without a token analysis.
+    check(token_types="pos", tagger="textblob")
+    check(token_types="class")
+    check(token_types="pos", method="pose")
+    durations.check_tagging(params.load("smollm2", "small"))

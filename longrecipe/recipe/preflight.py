@@ -9,19 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from longrecipe import cost, evaluate, models, train
+from longrecipe import evaluate, models, train
 from longrecipe.evaluate.tasks import fact_counts, needles, passkey
 from longrecipe.merge import COMPUTED, check_rule
 from longrecipe.models.checkpoint import Checkpoint, few, load_tensor, read_checkpoint
 from longrecipe.models.rope import extend_config
-from longrecipe.positions import find
 from longrecipe.recipe import benchmarks
 from longrecipe.recipe.context_scores import needs_probe
 from longrecipe.recipe.disk import check_disk
+from longrecipe.recipe.durations import check_days, check_tagging
 from longrecipe.recipe.export import check_out
 from longrecipe.recipe.run_text import check_text
 from longrecipe.settings import Params
@@ -33,8 +32,6 @@ from longrecipe.train.loss import fuse_loss, logit_changes
 from longrecipe.train.memory import setup_of
 
 log = logging.getLogger(__name__)
-# A fast CPU's FLOP per second, and the longest training on a CPU in days: longer ones were surely started by mistake.
-_CPU_FLOPS, _MOST_DAYS = 2.0e11, 1.0
 _ADVICE = "save it again with transformers (from_pretrained, then save_pretrained)"
 
 
@@ -102,6 +99,7 @@ def check_training(p: Params, config: PreTrainedConfig) -> None:
     """Raise ValueError if a package is missing, or if training would take days or more disk than there is, and OSError
     if its files cannot be written."""
     check_days(p, config)
+    check_tagging(p)
     setup = setup_of(p)
     check_installed(setup)
     if p.eval_steps and setup.shards > 1:
@@ -113,23 +111,6 @@ def check_training(p: Params, config: PreTrainedConfig) -> None:
     train.check_tracker(p.report_to)
     check_writable(cache_dir(), "cache ($LONGRECIPE_CACHE)")
     check_disk(p, config)
-
-
-def check_days(p: Params, config: PreTrainedConfig) -> None:
-    """Raise ValueError if there is no GPU and stages 1 and 2 would take over a day without one (modelled)."""
-    if torch.cuda.is_available() or find(p.method).positions is None:
-        return
-    long = p.extend_steps * p.extend_batch_size + p.replay_long_share * p.replay_steps * p.replay_batch_size
-    short = (1 - p.replay_long_share) * p.replay_steps * p.replay_batch_size
-    flops = cost.training_flops(config, long * p.train_length, p.train_length)
-    flops += cost.training_flops(config, short * p.short_length, p.short_length)
-    days = flops / _CPU_FLOPS / 86400
-    if days > _MOST_DAYS:
-        raise ValueError(
-            f"{p.model} at scale {p.scale!r}, target_length = {p.target_length}: training would take {days:.0f} days "
-            "without a GPU (modelled). Use a GPU, a shorter target_length or fewer steps (smollm2 has -p profile cpu); "
-            "the token analysis and the positions (notebooks 01 and 02) work here."
-        )
 
 
 def check_weights(p: Params, config: PreTrainedConfig, trains: bool = True) -> None:

@@ -16,7 +16,7 @@ from longrecipe.tokens.context import (
 from longrecipe.tokens.kept import Kept, densities, keep
 from longrecipe.tokens.ranking import Analysis, binned, claims, rank, saved_claims
 from longrecipe.tokens.scores import SCORES, Scored, check_plain_logits, next_token_scores, read_scores, score_documents
-from longrecipe.tokens.taggers import UNIVERSAL, TaggerError
+from longrecipe.tokens.taggers import TAGGED_PER_SECOND, UNIVERSAL, TaggerError
 from longrecipe.tokens.types import (
     CLASSES,
     TYPES,
@@ -30,6 +30,7 @@ from longrecipe.tokens.types import (
 __all__ = [
     "CLASSES",
     "SCORES",
+    "TAGGED_PER_SECOND",
     "TYPES",
     "UNIVERSAL",
     "Analysis",
