@@ -131,8 +131,6 @@ FAMILIES: dict[str, Family] = {
         mini={"head_dim": 32, "rms_norm_eps": 1.0e-6},
     ),
 }
-# What planted facts of the mini models can have as values.
-FACT_VALUES = ("numbers", "words")
 
 
 def mini_name(family: str, fact_values: str = "numbers") -> str:

@@ -24,6 +24,7 @@ from longrecipe.train import (
     trainer_options,
     weights_dtype,
 )
+from longrecipe.train.low_bit import without_zero
 from longrecipe.train.stage import _on_gpu
 
 STAGE = Stage("extend", steps=3, batch_size=4, learning_rate=1.0e-2, precision="fp32")
@@ -126,6 +127,28 @@ def test_float32_sums_of_96_batches_are_more_exact_than_bfloat16(make_tiny, rand
     # float32 sums are rounded once to bfloat16, by 0.4 % at most; 96 roundings give several times this error.
     size = sum(total.norm() ** 2 for total in exact) ** 0.5
     assert errors[1] / size < 0.003 and errors[0] > 3 * errors[1], [float(e / size) for e in errors]
+
+
+def test_update_of_a_weight_without_gradient_is_small_with_moments_of_8_bits(monkeypatch):
+    optim = pytest.importorskip("torchao.optim")
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    # The first gradient of one value is small in its block, and its next one is 0: a token that does not occur again.
+    first = torch.full((4096,), 0.1)
+    first[0] = 1e-5
+    weights = []
+    for make in (without_zero(optim.AdamW8bit), optim.AdamW8bit, torch.optim.AdamW):
+        weight = torch.nn.Parameter(torch.zeros(4096))
+        optimizer = make([weight], lr=0.01, weight_decay=0.0)
+        for gradient in (first, torch.zeros(4096)):
+            weight.grad = gradient.clone()
+            optimizer.step()
+        weights.append(weight.detach())
+    safe, plain, exact = weights
+    # Both updates have the size of the learning rate, and torchao's second one is far larger.
+    assert plain[0].abs() > 0.2 and exact.abs().max() < 0.02
+    torch.testing.assert_close(safe[1:], exact[1:], rtol=0.02, atol=0)
+    assert safe.abs().max() < 0.02
+    assert without_zero(optim.AdamW4bit) is optim.AdamW4bit
 
 
 def test_bfloat16_weights_stay_bfloat16(make_tiny, random_rows, tmp_path):

@@ -4,6 +4,7 @@ The step runs with the real shapes and the kit's own loss, checkpointing and sum
 tensors, which have sizes and no data. So a step of an 8B model takes seconds, and needs neither a GPU nor memory.
 """
 
+import copy
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ def trace(config: PreTrainedConfig, n_tokens: int, setup: Setup | None = None, *
     """Trace the batches of a training step that updates all weights, each of one sample, on one GPU.
 
     The update itself is not traced: the moments are modelled, and low-bit and fused optimizers need little more. Nor
-    is what the kernels use inside. Operators run as on a CPU, which differs from a GPU in none of the shapes.
+    is what the kernels use inside. Operators run as on a CPU; the shapes on a GPU are the same.
 
     Args: config: of the model; n_tokens: of a sample; setup: None means the defaults of Setup; n_batches: whose
     gradients are summed.
@@ -78,7 +79,8 @@ def trace(config: PreTrainedConfig, n_tokens: int, setup: Setup | None = None, *
 
 def _network(config: PreTrainedConfig, setup: Setup) -> PreTrainedModel:
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=weights_dtype(setup), attn_implementation=_ATTENTION)
+        options = {"dtype": weights_dtype(setup), "attn_implementation": _ATTENTION}
+        return AutoModelForCausalLM.from_config(copy.deepcopy(config), **options)
 
 
 def _set_up(network: PreTrainedModel, setup: Setup) -> PreTrainedModel:

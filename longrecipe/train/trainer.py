@@ -20,6 +20,7 @@ from longrecipe.train.accumulation import Float32Gradients
 from longrecipe.train.checkpoints import SHARD_SIZE
 from longrecipe.train.divergence import StopAtNonFinite
 from longrecipe.train.loss import fuse_loss, weigh_loss
+from longrecipe.train.low_bit import without_zero
 from longrecipe.train.options import trainer_options
 from longrecipe.train.sequence_parallel import SplitCollator, check_splittable, make_context, reading_order
 from longrecipe.train.sequence_parallel_check import SplitAttention
@@ -134,6 +135,11 @@ class StageTrainer(Trainer):
         self.kl_weight, self.skip_weight = kl_weight, skip_weight
         self.original = None if original is None else original.to(self.args.device).requires_grad_(False)
         self.gradients = Float32Gradients(self.model) if fp32_accumulation else None
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args, model=None):
+        optimizer, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        return without_zero(optimizer), options
 
     def training_step(self, *args, **kwargs):
         loss = super().training_step(*args, **kwargs)
