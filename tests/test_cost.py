@@ -181,6 +181,15 @@ class TestMemory:
             assert getattr(after, part) < 0.75 * getattr(before, part), part
             assert after.peak < before.peak or part == "logits"
 
+    def test_kept_outputs_of_attention_cost_memory_and_save_time(self):
+        setups = Setup(), Setup(keep_attention=True)
+        plain, kept = (training_memory(LLAMA, 38400, setup) for setup in setups)
+        # 32 heads of 128 in bfloat16, and a log-sum each in float32, in 32 blocks.
+        assert kept.checkpoints - plain.checkpoints == 32 * 32 * (2 * 128 + 4) * 38400
+        assert kept.peak - plain.peak == kept.checkpoints - plain.checkpoints
+        slow, fast = (cost.step_seconds(LLAMA, 38400, cost.DEVICES["H100 80 GB"], setup=setup) for setup in setups)
+        assert fast.attention == pytest.approx(0.75 * slow.attention) and fast.linear == slow.linear
+
     def test_offloaded_parts_are_in_host_memory(self):
         here, away = (training_memory(LLAMA, 38400, Setup(offload_activations=x, offload_optimizer=x)) for x in (0, 1))
         assert here.host == 0 and away.optimizer == 0

@@ -497,6 +497,11 @@ def test_changed_settings_are_checked():
             {"fused_loss": True, "checkpointing": False, "offload_activations": True, "replay_kl_weight": 0},
             r"offload_activations = True: .* set checkpointing as well\.\n\(settings from llama3\.yaml\)",
         ),
+        ({"keep_attention": True}, r"keep_attention = True: without checkpointing, everything is kept"),
+        (
+            {"keep_attention": True, "checkpointing": True, "attention": "eager"},
+            r"keep_attention = True with attention = 'eager': .* set attention to auto",
+        ),
         ({"optimizer": "sgd"}, r"optimizer = 'sgd': .*'adamw_fp32', 'adamw_bf16'"),
         ({"samples_at_once": 0}, r"samples_at_once = 0: "),
         ({"replay_kl_weight": -0.5}, r"replay_kl_weight = -0\.5: .*greater than or equal to 0 .*paper: 0"),

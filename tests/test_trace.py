@@ -12,6 +12,8 @@ from longrecipe.settings import Setup
 SHAPES = [(model, n, {}) for model in ("llama3", "mistral", "qwen2") for n in (24_000, 38_400)]
 SAVINGS = [
     {"offload_activations": True},
+    {"keep_attention": True},
+    {"keep_attention": True, "offload_activations": True},
     {"fp32_accumulation": True},
     {"fused_loss": False},
     {"loss_chunk": 1024},
@@ -54,6 +56,9 @@ def test_modelled_flops_are_those_of_a_traced_step(model):
     last = c.num_hidden_layers * c.hidden_size * mlp_width(c)
     assert again.matrices - traced.matrices == 2 * n * (counts(config).blocks - vectors - last)
     assert again.attention == traced.attention * 9 / 7
+    # But not attention if its outputs are kept.
+    kept = trace(config, n, Setup(keep_attention=True), n_batches=1)
+    assert (kept.matrices, kept.attention) == (again.matrices, traced.attention)
 
 
 def test_setups_of_several_gpus_cannot_be_traced():

@@ -49,6 +49,7 @@ def trained(make_tiny, rows, folder, *, stage=STAGE, dtype=torch.float32):
     "change",
     [
         {"setup": replace(PLAIN, checkpointing=True)},
+        {"setup": replace(PLAIN, checkpointing=True, keep_attention=True)},
         {"setup": replace(PLAIN, fused_loss=True, loss_chunk=7)},
         {"accumulation": 2},
         {"accumulation": 4},

@@ -92,13 +92,14 @@ def training_memory(
 
     With N parameters, B samples at a time, s shards and p sequence shards, in bytes: weights 2 N / s (6 N / s in mixed
     precision); gradients 2 N / s (4 N / s in float32); optimizer as its moments need; checkpoints $2 L H n B / p$, or
-    $4 L H n B$ in mixed precision on one GPU; block: `activation_bytes`, plus gradients at its widest point, in the
-    MLP: those of gate, up and their product instead of the product itself, and that of the output ($4 F + 2 H$), and
-    with split samples the keys and values of all parts with their gradients ($8 k d$ per token of the sample); logits:
-    without the fused loss V in bfloat16, twice in float32 (upcast, softmax), and the gradient, 12 V per token; with it
-    V in bfloat16 and float32, 6 V per token of one chunk, the head's gradient in float32, 4 V H, and the gradient of
-    the last hidden states, 2 H per token. Sharded weights are gathered for two blocks at a time, as the next block is
-    prefetched. PyTorch rounds each offloaded input up to a power of two. `cost.trace` checks all this on real shapes.
+    $4 L H n B$ in mixed precision on one GPU, and $(2 d + 4) L h n B / p$ for outputs of attention; block:
+    `activation_bytes`, plus gradients at its widest point, in the MLP: those of gate, up and their product instead of
+    the product itself, and that of the output ($4 F + 2 H$), and with split samples the keys and values of all parts
+    with their gradients ($8 k d$ per token of the sample); logits: without the fused loss V in bfloat16, twice in
+    float32 (upcast, softmax), and the gradient, 12 V per token; with it V in bfloat16 and float32, 6 V per token of one
+    chunk, the head's gradient in float32, 4 V H, and the gradient of the last hidden states, 2 H per token. Sharded
+    weights are gathered for two blocks at a time, as the next block is prefetched. PyTorch rounds each offloaded input
+    up to a power of two. `cost.trace` checks all this on real shapes.
 
     If a step has one batch, the backward pass makes the gradients while it frees the kept inputs. The peak is at its
     start, with all inputs and the gradient of the head, or at its end, with one input and all gradients but that of
@@ -114,15 +115,16 @@ def training_memory(
     # Under autocast the inputs of blocks are float32, and FSDP2's mixed precision makes them bfloat16.
     wide = 4.0 if setup.fp32_weights and setup.shards == 1 else 2.0
     kept = wide * c.hidden_size if setup.checkpointing else activation_bytes(c)
-    checkpoints = c.num_hidden_layers * kept * here
+    outputs = c.num_attention_heads * (2.0 * head_dim(c) + 4.0) if setup.keep_attention else 0.0
+    checkpoints = c.num_hidden_layers * (kept + outputs) * here
     # If they are offloaded, one input is being copied from the host.
-    on_gpu = kept * here if setup.offload_activations else checkpoints
+    on_gpu = (kept + c.num_hidden_layers * outputs) * here if setup.offload_activations else checkpoints
     per_weight = 4.0 if setup.fp32_weights or setup.fp32_accumulation else 2.0
     gradients = per_weight * n.total / setup.shards
     if not accumulated:
         of_head = per_weight * (n.own_head or n.embeddings) / setup.shards
         of_embeddings = per_weight * n.embeddings / setup.shards if n.own_head else 0.0
-        ends = (gradients - of_embeddings, kept * here), (of_head, on_gpu)
+        ends = (gradients - of_embeddings, (kept + outputs) * here), (of_head, on_gpu)
         gradients, on_gpu = max(ends, key=sum)
     width = 4.0 * mlp_width(c) + 2.0 * c.hidden_size
     block = (activation_bytes(c) if setup.checkpointing else 0.0) * here + width * here

@@ -86,7 +86,8 @@ def step_seconds(
 ) -> Seconds:
     r"""Modelled seconds of one optimizer step on samples of n tokens.
 
-    linear and attention: FLOPs (`flops_per_token`, with recomputation) over the rates of the device. traffic: every
+    linear and attention: FLOPs (`flops_per_token`, with recomputation) over the rates of the device; attention is not
+    computed again if its outputs are kept. traffic: every
     activation is moved four times (written and read in both passes), or five times with recomputation: $5 L n$ times
     `activation_bytes` over the bandwidth. offload: offloaded inputs are copied twice, over the host bandwidth.
     optimizer: reads and writes weights, gradients and moments once per step.
@@ -97,15 +98,16 @@ def step_seconds(
     here = n_tokens * batch_size * batches / setup.sequence_parallel
     one = flops_per_token(c, n_tokens)
     again = 4 / 3 if setup.checkpointing else 1.0
+    attention_again = 1.0 if setup.keep_attention else again
     moved = (5.0 if setup.checkpointing else 4.0) * c.num_hidden_layers * activation_bytes(c)
     kept = 0.0
     if setup.offload_activations:
         on_gpu = replace(setup, offload_activations=False)
-        kept = training_memory(c, n_tokens, on_gpu, batch_size=batch_size).checkpoints
+        kept = training_memory(c, n_tokens, replace(on_gpu, keep_attention=False), batch_size=batch_size).checkpoints
     states = 2 * OPTIMIZER_BYTES[setup.optimizer] + (14.0 if setup.fp32_weights else 6.0)
     return Seconds(
         linear=(one.linear * again + one.head) * here / device.matmul_flops,
-        attention=one.attention * again * here / device.attention_flops,
+        attention=one.attention * attention_again * here / device.attention_flops,
         traffic=moved * here / device.bandwidth,
         offload=2 * kept * batches / device.host_bandwidth,
         optimizer=states * counts(c).total / setup.shards / device.bandwidth,

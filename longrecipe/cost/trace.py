@@ -25,6 +25,7 @@ from longrecipe.settings.memory import Setup
 from longrecipe.train.accumulation import Float32Gradients
 from longrecipe.train.loss import fuse_loss
 from longrecipe.train.options import weights_dtype
+from longrecipe.train.savings import keep_attention
 
 _KERNEL = torch.ops.aten._scaled_dot_product_flash_attention
 _ATTENTION = "traced_attention"
@@ -86,6 +87,8 @@ def _network(config: PreTrainedConfig, setup: Setup) -> PreTrainedModel:
 def _set_up(network: PreTrainedModel, setup: Setup) -> PreTrainedModel:
     if setup.fused_loss:
         fuse_loss(network, setup.loss_chunk)
+    if setup.keep_attention:
+        keep_attention(network)
     if setup.checkpointing:
         network.activation_checkpointing_enable({"use_reentrant": False}, offload=setup.offload_activations)
     return network

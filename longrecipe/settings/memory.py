@@ -36,6 +36,9 @@ class Memory(Group):
     offload_activations: bool = Field(
         False, description="move the inputs that checkpointing keeps to the host's memory"
     )
+    keep_attention: bool = Field(
+        False, description="checkpointing keeps the outputs of attention, too, and computes less again"
+    )
     fused_loss: bool = Field(
         False, description="compute the loss in chunks, so that the logits of all tokens are never in memory"
     )
@@ -45,6 +48,11 @@ class Memory(Group):
     @model_validator(mode="after")
     def _can_be_set_up(self) -> "Memory":
         Setup.of(self)
+        if self.keep_attention and self.attention == "eager":
+            raise ValueError(
+                "keep_attention = True with attention = 'eager': it keeps what attention kernels return, and eager "
+                "attention has none; set attention to auto, or keep_attention to false."
+            )
         return self
 
 
@@ -64,6 +72,7 @@ class Setup:
     checkpointing: bool = True
     offload_activations: bool = False
     offload_optimizer: bool = False
+    keep_attention: bool = False
     fused_loss: bool = True
     loss_chunk: int = 4096
     shards: int = 1
@@ -75,6 +84,10 @@ class Setup:
         for name in ("loss_chunk", "shards", "sequence_parallel"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be 1 or more.")
+        if self.keep_attention and not self.checkpointing:
+            raise ValueError(
+                "keep_attention = True: without checkpointing, everything is kept; set checkpointing as well."
+            )
         if self.offload_activations and not self.checkpointing:
             raise ValueError(
                 "offload_activations = True: it moves the inputs that checkpointing keeps; set checkpointing as well."

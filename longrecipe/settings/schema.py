@@ -41,6 +41,7 @@ ADDED: dict[str, Any] = {
     "distractors": 0.0,
     "fact_values": "numbers",
     "replay_skip_weight": 0.0,
+    "keep_attention": False,
 }
 
 

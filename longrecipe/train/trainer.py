@@ -22,6 +22,7 @@ from longrecipe.train.divergence import StopAtNonFinite
 from longrecipe.train.loss import fuse_loss, weigh_loss
 from longrecipe.train.low_bit import without_zero
 from longrecipe.train.options import trainer_options
+from longrecipe.train.savings import keep_attention
 from longrecipe.train.sequence_parallel import SplitCollator, check_splittable, make_context, reading_order
 from longrecipe.train.sequence_parallel_check import SplitAttention
 from longrecipe.train.settings import Stage
@@ -210,6 +211,8 @@ def stage_trainer(
         fuse_loss(network, stage.setup.loss_chunk)
     elif WEIGHTS in dataset.column_names:
         weigh_loss(network)
+    if stage.setup.keep_attention:
+        keep_attention(network)
     # Before the arguments: if they ask for ZeRO-3, transformers shards every model it loads from then on.
     base = original() if stage.needs_original else None
     device = device_kind()

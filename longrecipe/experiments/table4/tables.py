@@ -67,10 +67,11 @@ def memory(question: Question, record: Mapping | None = None) -> pd.DataFrame:
 
 def traces(question: Question) -> pd.DataFrame:
     """GB at the peak of a step of many batches, without the runtime, modelled and traced (`cost.trace`): the default
-    setup of every family, and each other setup of SAVINGS for the model asked for."""
+    setup of every family, and for the model asked for those of SAVINGS and one that keeps outputs of attention."""
+    setups = SAVINGS | {"outputs of attention kept": {"keep_attention": True}}
     rows, asked = {}, [(name, "as set up") for name in question.families if name != question.model]
-    for model, name in [*((question.model, name) for name in SAVINGS), *asked]:
-        config, setup = models.config_of(model, question.scale), replace(Setup(), **SAVINGS[name])
+    for model, name in [*((question.model, name) for name in setups), *asked]:
+        config, setup = models.config_of(model, question.scale), replace(Setup(), **setups[name])
         modelled = cost.training_memory(config, question.n_tokens, setup).allocated
         traced = trace(config, question.n_tokens, setup).peak
         off = 100 * (modelled / traced - 1)
