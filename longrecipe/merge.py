@@ -29,7 +29,9 @@ from longrecipe.system.files import new_folder
 HEAD = "lm_head.weight"
 RULES = ("uniform", "spare_qk")
 LAYOUTS = ("tuned", "original")
-_QK = re.compile(r"\b[qk]_proj\.")
+_QK_PROJ = re.compile(r"\b[qk]_proj\.")
+# With the norms that some families (Qwen3) have behind the projections.
+_QK = re.compile(r"\b[qk]_(proj|norm|layernorm)\.")
 # Buffers in old checkpoints, which transformers computes from the configuration.
 COMPUTED = re.compile(r"\.rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$")
 
@@ -107,7 +109,7 @@ def merge_weights(
         folder: an empty folder that exists.
         weight: lambda1, the share of the original, within [0, 1]; 0.5 in the paper.
         rule: `uniform`, the paper's rule, averages all tensors. `spare_qk`, our rule, keeps the tuned query and key
-            projections. RoPE only rotates queries and keys, so these projections are tuned to one RoPE base, and
+            projections and their norms. RoPE only rotates queries and keys, so these are tuned to one RoPE base, and
             averaging weights trained with different bases fits neither.
         layout: the model, `tuned` or `original`, whose dtypes, file names and distribution of tensors over files the
             result has.
@@ -191,14 +193,13 @@ def check_rule(original_dir: str | os.PathLike, rule: str) -> None:
 
 
 def _query_key_names(model: Checkpoint) -> list[str]:
-    """The names of the tensors of the query and key projections."""
-    names = [name for name in model.files if _QK.search(name)]
-    if not names:
+    """The names of the tensors of the query and key projections, and of their norms."""
+    if not any(map(_QK_PROJ.search, model.files)):
         raise MergeError(
             f"{model.folder} has no tensors named q_proj or k_proj, which merge_rule = 'spare_qk' does not average; "
             "set merge_rule to 'uniform'"
         )
-    return names
+    return [name for name in model.files if _QK.search(name)]
 
 
 def _write(

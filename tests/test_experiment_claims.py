@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from longrecipe.claims import FAILS, HOLDS, NOT_MEASURED, OPEN, at_most
-from longrecipe.experiments import figure2, fronts, judging, table1, table2, table3, weights
+from longrecipe.experiments import figure2, fronts, judging, rates, table1, table2, table3, weights
 from longrecipe.experiments.scores import GENERAL
 
 SEEDS = 4
@@ -206,3 +206,29 @@ def test_seconds_of_flt_are_scaled_from_its_few_steps_by_seed():
     assert found[2:4].tolist() == pytest.approx([100 * 100 / (120 + 880), 100 * 100 / (240 + 1760)])
     # Seeds without FLT, and runs of another sweep, have no share.
     assert found.drop([2, 3]).isna().all()
+
+
+def test_goals_of_weighted_recipes_are_judged_by_score_compute_and_perplexity():
+    rows = frame({"whole": 70, weights.FIFTH_WEIGHTED: 71, weights.SHORT_USUAL: 66})
+    tflop = {"whole": 1000.0, weights.FIFTH_WEIGHTED: 140.0, weights.SHORT_USUAL: 120.0}
+    rows = rows.assign(**{weights.FLOPS: rows["name"].map(tflop), "perplexity kept": 99.0})
+    found = weights.goals(rows, "whole", " here")
+    ours, short = weights.FIFTH_WEIGHTED, weights.SHORT_USUAL
+    assert verdicts(found) == {
+        f"NIAH(M) here: {ours} is at least as good as whole": HOLDS,
+        f"all training here: {ours} takes at most 15 % of FLT's FLOPs": HOLDS,
+        f"perplexity kept here: {ours} has at least 97 %": HOLDS,
+        f"NIAH(M) here: {short} is at most 2 points below whole": FAILS,
+        f"all training here: {short} takes at most 10 % of FLT's FLOPs": FAILS,
+        f"perplexity kept here: {short} has at least 97 %": HOLDS,
+    }
+    # Without FLT only perplexity can be judged.
+    assert len(weights.goals(rows[rows["name"] != "whole"], "whole")) == 2
+
+
+def test_rates_of_every_method_are_compared_on_one_seed():
+    found = rates.table("llama3", 4096)
+    assert list(found.columns) == ["0.0005", "0.001", "0.002"] and found.notna().all(axis=None)
+    usual = weights.compared("llama3", 4096).query("seed == 0").set_index("name")["NIAH(M)"]
+    assert found["0.001"].to_dict() == usual[list(rates.SEARCHED)].to_dict()
+    assert rates.table("llama3", 2560).isna().all(axis=None)

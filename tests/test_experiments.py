@@ -14,11 +14,11 @@ from longrecipe.experiments import EXPERIMENTS, runner
 from longrecipe.experiments.protocols import FULL, LEAN, MERGES
 from longrecipe.experiments.scores import CONTIGUOUS
 
-TABLE1, TABLE2, TABLE3, FIGURE2, FRONTS, STEPS, WEIGHTS, CONTROL, REAL = EXPERIMENTS.values()
+TABLE1, TABLE2, TABLE3, FIGURE2, FRONTS, STEPS, WEIGHTS, RATES, CONTROL, REAL = EXPERIMENTS.values()
 
 
 def test_every_experiment_has_the_name_of_its_module():
-    names = ["table1", "table2", "table3", "figure2", "fronts", "steps", "weights", "control", "real"]
+    names = ["table1", "table2", "table3", "figure2", "fronts", "steps", "weights", "rates", "control", "real"]
     assert list(EXPERIMENTS) == names
     assert all(name == each.name for name, each in EXPERIMENTS.items())
 
@@ -91,7 +91,8 @@ def test_weights_compares_both_recipes_with_and_without_weights(own_root):
     found = settings_of(WEIGHTS.grid(seeds=[7]), "method", "ratio", "extend_steps", "loss_weight")
     assert found[:4] == [("longrecipe", ratio, 60, weight) for ratio in (0.2, 0.15) for weight in ("none", "anchor")]
     # With about the compute of the first recipe: 12 long steps, and all 60 short ones.
-    assert found[4:] == [("flt", 0.3, 6, "none"), ("flt", 0.3, 6, "anchor"), ("pose", 0.2, 60, "anchor")]
+    assert found[4:7] == [("flt", 0.3, 6, "none"), ("flt", 0.3, 6, "anchor"), ("pose", 0.2, 60, "anchor")]
+    assert found[7:] == [("longrecipe", 0.2, 60, weight) for weight in ("shift", "longce", "helm")]
     few = WEIGHTS.grid(seeds=[7])[4]
     assert (few.replay_long_steps, few.replay_steps - few.replay_long_steps) == (6, 60)
     grid = WEIGHTS.grid()
@@ -102,15 +103,22 @@ def test_weights_compares_both_recipes_with_and_without_weights(own_root):
     assert {p.seed for p in WEIGHTS.grid("qwen2")} == {0, 1, 2}
 
 
-def test_control_trains_on_other_numbers(own_root):
-    grid = CONTROL.grid(seeds=[1])
-    assert {(p.distractors, p.fact_values) for p in grid} == {(1.0, "numbers")}
-    assert settings_of(grid, "method", "loss_weight") == [
-        ("none", "none"),
-        ("flt", "none"),
-        ("longrecipe", "none"),
-        ("longrecipe", "anchor"),
-    ]
+def test_control_trains_on_three_harder_texts(own_root):
+    found = settings_of(CONTROL.grid(seeds=[1]), "distractors", "fact_values", "method", "ratio", "loss_weight")
+    runs = [("none", 0.3, "none"), ("longrecipe", 0.2, "none"), ("longrecipe", 0.2, "anchor")]
+    texts = [(1.0, "numbers"), (3.0, "numbers"), (0.0, "words")]
+    assert found[:9] == [(*text, *each) for text in texts for each in runs]
+    assert found[9:] == [(*texts[0], "flt", 0.3, "none"), (*texts[0], "longrecipe", 0.15, "anchor")]
+
+
+def test_rates_searches_every_method_alike_on_one_seed(own_root):
+    grid = RATES.grid("llama3")
+    assert {p.seed for p in grid} == {0} and {p.loss_weight for p in grid} == {"anchor"}
+    found = settings_of(grid, "method", "extend_learning_rate", "replay_learning_rate")
+    assert found == [(method, rate, rate) for method in ("longrecipe", "pose", "flt") for rate in (0.0005, 0.002)]
+    # With the usual rate they are runs of weights.
+    usual = {p.model_copy(update={"extend_learning_rate": 0.001, "replay_learning_rate": 0.001}) for p in grid}
+    assert len(usual) == 3 and usual <= set(WEIGHTS.grid())
 
 
 def test_runs_that_two_grids_need_are_the_same_run(own_root):

@@ -281,6 +281,15 @@ def test_layout_original_keeps_its_files_and_dtypes(tmp_path, rule):
         merge_weights(original, tuned, out, layout="both")
 
 
+@pytest.mark.parametrize("norm", ["q_norm", "k_norm", "q_layernorm"])
+def test_norms_of_queries_and_keys_stay_tuned_with_their_projections(norm, tmp_path):
+    names = [f"model.layers.0.self_attn.{each}.weight" for each in ("q_proj", norm, "v_proj")]
+    names += ["model.layers.0.input_layernorm.weight"]
+    folders = [by_hand(tmp_path / str(i), {name: torch.full((2,), float(i)) for name in names}) for i in range(2)]
+    merged = tensors_of(merge(*folders, tmp_path / "out", rule="spare_qk"))
+    assert [merged[name][0].item() for name in names] == [1.0, 1.0, 0.5, 0.5]
+
+
 def test_values_beyond_float16_are_an_error(tmp_path):
     original = by_hand(tmp_path / "original", {"w": torch.tensor([1.0, 2.0], dtype=torch.float16)})
     tuned = by_hand(tmp_path / "tuned", {"w": torch.tensor([2.0e5, 1.0])})

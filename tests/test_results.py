@@ -261,11 +261,8 @@ def test_committed_readme_lists_every_run(copied):
         model, length = row["model"], row.get("target") or row.get("T, tokens")
         if "weights" in row:
             if row["name"] != "RoPE rule alone":
-                key = (
-                    model,
-                    length,
-                    *(row[name] for name in ("name", "ratio", "steps", "weights", "analysis", "text", "RoPE")),
-                )
+                names = ("name", "ratio", "steps", "weights", "analysis", "text", "RoPE", "learning rates")
+                key = (model, length, *(row.get(name) for name in names))
                 seeds["beyond"][key] = int(row["seeds"])
         elif "step" in row:
             seeds["steps"][model, length, row["name"]] = int(row["seeds"])

@@ -1,4 +1,4 @@
-"""What this kit adds to the paper: the runs of `weights` and `control`, in one long table."""
+"""What this kit adds to the paper: the runs of `weights`, `rates` and `control`, in one long table."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,6 +19,7 @@ CHEAP_ANALYSIS = {"probe_length": 512, "analysis_documents": 12}
 COLUMNS = ["NIAH(M)", "recall", *GENERAL[:2], "analysis and stage 1 seconds", "training seconds", "training TFLOP"]
 _VARIED = ("ratio", "extend_steps", "n_documents", "replay_steps", "replay_long_share", "loss_weight", "distractors")
 _VARIED += ("loss_weight_strength", "fact_values", "rope_rule", "rope_factor", *CHEAP_ANALYSIS)
+RATES = ("extend_learning_rate", "replay_learning_rate")
 
 
 def rows() -> pd.DataFrame:
@@ -27,7 +28,7 @@ def rows() -> pd.DataFrame:
     Runs that differ from their params file in other settings than these experiments vary are left out, and so are runs
     whose base (method none on the same text) has not been measured.
     """
-    return _rows(scores.usual(BEYOND, *_VARIED))
+    return _rows(scores.usual(BEYOND, *_VARIED, *RATES))
 
 
 def published(model: str, target: int) -> pd.DataFrame:
@@ -37,30 +38,33 @@ def published(model: str, target: int) -> pd.DataFrame:
     return _rows([run for p in grid if (run := find(p, scores.GRID)) is not None])
 
 
-def section(table: pd.DataFrame) -> pd.DataFrame:
-    """Runs of one experiment over seeds, for results/README.md; no rows for none."""
+def section(table: pd.DataFrame, *more: str) -> pd.DataFrame:
+    """Runs of one experiment over seeds, for results/README.md; no rows for none. more: further columns that tell them
+    apart."""
     if not len(table):
         return table
-    by = ["model", "target", "name", "ratio", "steps", "weights", "analysis", "text", "RoPE"]
+    by = ["model", "target", "name", "ratio", "steps", "weights", "analysis", "text", "RoPE", *more]
     return over_seeds(final(table).sort_values(["model", "text", "RoPE"], kind="stable"), by, COLUMNS)
 
 
 def on_text(table: pd.DataFrame, model: str | None = None, target: int | None = None, *, usual: bool) -> pd.DataFrame:
-    """The rows with the paper's RoPE rule on the usual text, or on harder text; of one model and target if given."""
+    """The rows with the paper's RoPE rule and the usual learning rates on the usual text, or on harder text; of one
+    model and target if given."""
     if not len(table):
         return table
-    table = table[((table["text"] == "usual") == usual) & (table["RoPE"] == "ntk")]
+    table = table[((table["text"] == "usual") == usual) & (table["RoPE"] == "ntk") & (table["learning rates"] == "")]
     return table if model is None else table[(table["model"] == model) & (table["target"] == target)]
 
 
 def about(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What tells runs of these experiments apart, from settings that differ from the defaults of a mini run.
 
-    These are steps of stage 1 and long steps of replay, loss weights, text, RoPE rule, and whether the token analysis
-    is the usual one instead of CHEAP_ANALYSIS.
+    These are steps of stage 1 and long steps of replay, loss weights, text, RoPE rule, whether the token analysis is
+    the usual one instead of CHEAP_ANALYSIS, and learning rates other than the usual ones.
     """
     p = Params(**settings)
-    trained = p.method != "none"
+    trained, rates = p.method != "none", [getattr(p, name) for name in RATES]
+    is_usual = rates == [Params.model_fields[name].default for name in RATES]
     return {
         "ratio": 1.0 if p.method == "flt" else p.ratio,
         "steps": f"{p.extend_steps} + {p.replay_long_steps}" if trained else "",
@@ -68,6 +72,7 @@ def about(settings: Mapping[str, Any]) -> dict[str, Any]:
         "text": _text(p),
         "RoPE": p.rope_rule if p.rope_factor is None else f"{p.rope_rule}, factor {p.rope_factor:g}",
         "analysis": "" if all(getattr(p, name) == each for name, each in CHEAP_ANALYSIS.items()) else "usual analysis",
+        "learning rates": "" if is_usual else " + ".join(f"{rate:g}" for rate in rates),
     }
 
 

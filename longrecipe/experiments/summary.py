@@ -60,8 +60,9 @@ _BEYOND = """
 ## Beyond the paper
 
 Runs of this kit's own recipes (notebook 08), in percent as above. *steps* are those of stage 1 and the long steps of
-replay, *weights* the scheme of the loss weights and its strength, *text* what makes the text harder. Unless
-*analysis* says otherwise, the token analysis takes about a quarter of the usual one's time.
+replay, *weights* the scheme of the loss weights and its strength, *text* what makes the text harder, *learning rates*
+those of stage 1 and replay. Unless *analysis* says otherwise, the token analysis takes about a quarter of the usual
+one's time.
 """
 _REAL = """
 ## A real model
@@ -167,7 +168,12 @@ def _paper_tables() -> dict[str, pd.DataFrame]:
 
 def _own_tables() -> dict[str, pd.DataFrame]:
     """The tables of this kit's own experiments, by title."""
-    return _tables({beyond.BEYOND: _repeated(beyond.rows())})
+    rows = beyond.rows()
+    if not len(rows):
+        return {}
+    # Learning rates are searched on one seed.
+    is_searched = rows["learning rates"] != ""
+    return _tables({beyond.BEYOND: pd.concat([_repeated(rows[~is_searched]), rows[is_searched]])})
 
 
 def _tables(rows: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

@@ -18,6 +18,8 @@ from longrecipe.stats import seed_interval
 
 # A recall of the base at the target that counts as none, percent; the most of FLT's seconds, percent.
 MOST_OF_BASE, MOST_SECONDS = 5.0, 17.0
+# What LongRecipe's scores are compared with: (one, other, points), as in `judging.compared`.
+AGAINST = (("LongRecipe", "FLT", -judging.WITHIN), ("LongRecipe", "RPES", 0.0), ("LongRecipe", "PoSE", 0.0))
 METHODS = ("none", "flt", "rpes", "pose", "longrecipe")
 NAMED = tuple(NAMES[method] for method in METHODS)
 
@@ -58,14 +60,13 @@ def claims(rows: pd.DataFrame, steps: Mapping[int, float]) -> Claims:
         rows: `scores.final`.
         steps: by target, the seconds of one LongRecipe step in percent of FLT's, from one benchmark; no interval.
     """
-    against = [("LongRecipe", "FLT", -judging.WITHIN), ("LongRecipe", "RPES", 0.0), ("LongRecipe", "PoSE", 0.0)]
     found, share = [], f"at most {MOST_SECONDS:g} % of FLT's seconds"
     for target, frame in rows.groupby("target", sort=False):
         where, longest = f" at T = {target}", target == rows["target"].max()
         base = seed_interval(frame.loc[frame["name"] == "base", "recall"].tolist())
         for column in ("NIAH(M)", "RULER-like"):
             main = longest and column == "NIAH(M)"
-            found += judging.compared(frame, against, column, main=main, where=where)
+            found += judging.compared(frame, AGAINST, column, main=main, where=where)
         if target in steps:
             text, known = f"training step{where}: LongRecipe takes {share}", (steps[target],) * 3
             step = Claim(text, at_most(known, MOST_SECONDS), f"{steps[target]:.1f} %, one benchmark", main=longest)

@@ -1,13 +1,12 @@
 """Loss weights at equal compute: whether impactful tokens belong in the loss. This kit's own experiment."""
 
-from collections.abc import Collection
-
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
 from longrecipe import plots
-from longrecipe.claims import Claims, at_least, at_most
+from longrecipe.claims import Claim, Claims, at_least, at_most
+from longrecipe.data.weights import SCHEMES
 from longrecipe.experiments import beyond, judging
 from longrecipe.experiments.beyond import CHEAP_ANALYSIS
 from longrecipe.experiments.experiment import Experiment
@@ -20,6 +19,7 @@ from longrecipe.settings import Params
 FIFTH = CHEAP_ANALYSIS | {"method": "longrecipe", "ratio": 0.2, "extend_steps": 60, "n_documents": 480}
 SHORT = FIFTH | {"ratio": 0.15, "replay_steps": 100, "replay_long_share": 0.45}
 ANCHORS = {"loss_weight": "anchor"}
+OTHERS = tuple({"loss_weight": scheme} for scheme in SCHEMES if scheme != "anchor")
 # FLT with about as much compute as the first recipe: 12 of its 100 long steps, and all 60 short steps of replay.
 FEW = CHEAP_ANALYSIS | {
     "method": "flt",
@@ -77,7 +77,11 @@ FEW_PLAIN, FEW_WEIGHTED = (named(NAMES["flt"], **recipe) for recipe in (FEW, FEW
 POSE_WEIGHTED = named(NAMES["pose"], **POSE | ANCHORS)
 # The same with the token analysis of the paper's tables, which finds numbers on Mistral, too.
 USUAL_ANALYSIS = {name: Params.model_fields[name].default for name in CHEAP_ANALYSIS}
-FIFTH_USUAL = named(NAMES["longrecipe"], **FIFTH | ANCHORS | USUAL_ANALYSIS)
+FIFTH_USUAL, SHORT_USUAL = (
+    named(NAMES["longrecipe"], **recipe | ANCHORS | USUAL_ANALYSIS) for recipe in (FIFTH, SHORT)
+)
+# The first recipe with other weights than those of anchors.
+OTHER_SCHEMES = [named(NAMES["longrecipe"], **FIFTH | scheme) for scheme in OTHERS]
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -118,11 +122,33 @@ def claims(rows: pd.DataFrame, where: str = "", *, main: bool = True) -> Claims:
         where: what follows each claim, such as the name of the model.
         main: whether the goals are main claims.
     """
-    flt, published = NAMES["flt"], NAMES["longrecipe"]
+    published = NAMES["longrecipe"]
     have = set(rows["name"]) if len(rows) else set()
+    pairs = [(FIFTH_WEIGHTED, published), (SHORT_WEIGHTED, published), (FIFTH_WEIGHTED, FIFTH_PLAIN)]
+    # With about the same compute.
+    pairs += [(FIFTH_WEIGHTED, each) for each in (FEW_PLAIN, FEW_WEIGHTED, POSE_WEIGHTED)]
+    pairs += [(SHORT_WEIGHTED, SHORT_PLAIN)]
+    pairs += [pair for each in OTHER_SCHEMES for pair in ((FIFTH_WEIGHTED, each), (each, FIFTH_PLAIN))]
+    others = [(one, other, 0.0) for one, other in pairs if {one, other} <= have]
+    return Claims(
+        [*goals(rows, NAMES["flt"], where, main=main), *judging.compared(rows, others, main=False, where=where)]
+    )
+
+
+def goals(rows: pd.DataFrame, flt: str, where: str = "", *, main: bool = True) -> list[Claim]:
+    """The goals of the weighted recipes: a score near FLT's, little compute, and the base's perplexity.
+
+    Args:
+        rows: a row for each run; goals whose runs have not finished are left out.
+        flt: the name of training on whole samples in rows.
+        where: what follows each claim, such as the name of the model.
+        main: whether they are main claims.
+    """
+    have = set(rows["name"]) if len(rows) else set()
+    recipes = [(name, 0.0, MOST_OF_FIFTH) for name in (FIFTH_WEIGHTED, FIFTH_USUAL)]
+    recipes += [(name, BELOW_SHORT, MOST_OF_SHORT) for name in (SHORT_WEIGHTED, SHORT_USUAL)]
     found = []
-    goals = [(name, 0.0, MOST_OF_FIFTH) for name in (FIFTH_WEIGHTED, FIFTH_USUAL)]
-    for name, below, most in (*goals, (SHORT_WEIGHTED, BELOW_SHORT, MOST_OF_SHORT)):
+    for name, below, most in recipes:
         if {name, flt} <= have:
             found += judging.compared(rows, [(name, flt, -below)], main=main, where=where)
             took = judging.share(rows, name, flt, column=FLOPS)
@@ -136,31 +162,21 @@ def claims(rows: pd.DataFrame, where: str = "", *, main: bool = True) -> Claims:
             kept = judging.mean(rows, name, "perplexity kept")
             text = f"perplexity kept{where}: {name} has at least {LEAST_KEPT:g} %"
             found.append(judging.level(text, kept, at_least(kept, LEAST_KEPT), main=main))
-    pairs = [(FIFTH_WEIGHTED, published), (SHORT_WEIGHTED, published), (FIFTH_WEIGHTED, FIFTH_PLAIN)]
-    # With about the same compute.
-    pairs += [(FIFTH_WEIGHTED, each) for each in (FEW_PLAIN, FEW_WEIGHTED, POSE_WEIGHTED)]
-    pairs += [(SHORT_WEIGHTED, SHORT_PLAIN), *((FIFTH_WEIGHTED, each) for each in _other_schemes(have))]
-    others = [(one, other, 0.0) for one, other in pairs if {one, other} <= have]
-    return Claims([*found, *judging.compared(rows, others, main=False, where=where)])
-
-
-def _other_schemes(names: Collection[str]) -> list[str]:
-    """The labels of the longer recipe with other weights than those of anchors."""
-    ours = (FIFTH_WEIGHTED, FIFTH_USUAL)
-    return [name for name in sorted(names) if name.startswith(f"{FIFTH_PLAIN}, ") and name not in ours]
+    return found
 
 
 def figure(found: pd.DataFrame, x: str = SHARE, y: str = "NIAH(M)") -> Figure:
     """A score over what all training took: hollow markers without weights, filled ones with weights.
 
     Args:
-        found: `table`; scores below LEAST_SHOWN are not drawn.
+        found: `table`; scores below LEAST_SHOWN and other schemes than anchors are not drawn.
     """
     with plt.rc_context(plots.STYLE):
         figure, axis = plt.subplots(figsize=(plots.WIDTH_INCHES, 5.2))
         axis.set(xscale="log", xlabel=f"{x} (token analysis, stage 1 and replay)", ylabel=f"{y} at the target, percent")
-        # The recipe of Table 1 with 20 % is nearly that with more steps.
-        drawn = found[(found[y, "mean"] >= LEAST_SHOWN) & (found.index != f"{NAMES['longrecipe']}, 20 %")]
+        # The recipe of Table 1 with 20 % is nearly that with more steps, and other schemes have their own table.
+        left_out = [f"{NAMES['longrecipe']}, 20 %", *OTHER_SCHEMES]
+        drawn = found[(found[y, "mean"] >= LEAST_SHOWN) & ~found.index.isin(left_out)]
         for name, row in drawn.iterrows():
             method = name.split(",")[0]
             is_weighted, is_left = "steps, " in name, "steps" in name and name != FEW_PLAIN
@@ -218,6 +234,7 @@ EXPERIMENT = Experiment(
         FEW,
         FEW | ANCHORS,
         POSE | ANCHORS,
+        *(FIFTH | scheme for scheme in OTHERS),
     ),
     protocol=BEYOND,
     section=section,

@@ -290,5 +290,6 @@ class Merge(Group):
     merge_weight: float = Field(0.25, ge=0, le=1, description="weight of the original model; paper: 0.5")
     merge_rule: Literal["uniform", "spare_qk"] = Field(
         "spare_qk",
-        description="uniform: average all tensors, as in the paper; spare_qk: all but the query and key projections",
+        description="uniform: average all tensors, as in the paper; spare_qk: all but the query and key projections "
+        "and their norms",
     )
