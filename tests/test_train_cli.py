@@ -130,7 +130,7 @@ def refused(capsys, *words):
 
 def test_run_that_does_not_fit_exits_1_with_settings_that_fit(capsys):
     said = refused(capsys, "check", "--params", PAPER, "--gpu-gb", "24", "--host-gb", "64")
-    assert "38,400 tokens need about 62 GB on the GPU" in said and "These would fit: 4 such GPUs" in said
+    assert "38,400 tokens need about 60 GB on the GPU" in said and "These would fit: 4 such GPUs" in said
     words = ["-p", "offload_activations", "false", "--gpu-gb", "68", "--host-gb", "64"]
     said = refused(capsys, "check", "--params", PAPER, *words)
     assert "on this GPU with checkpointing = True, offload_activations = True" in said

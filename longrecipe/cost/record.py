@@ -1,7 +1,6 @@
 """What `longrecipe cost` measured, read from results/resources."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,8 @@ def measured_cell(record: Mapping | None, key: str, setup: Setup, **wanted: Any)
     """A value that a record measured with a setup and the wanted settings (model, n_tokens, ...), or why there is none:
     not measured, out of memory, failed."""
     for case in record["cases"].values() if record else ():
-        if case["setup"] == asdict(setup) and all(case[name] == value for name, value in wanted.items()):
+        # Older records lack settings that were added later.
+        if Setup(**case["setup"]) == setup and all(case[name] == value for name, value in wanted.items()):
             found = case["measured"]
             if key in found:
                 return found[key]
