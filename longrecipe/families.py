@@ -5,7 +5,7 @@ A new family is one entry of `FAMILIES`, its settings in `params/`, and its mini
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
 
@@ -133,7 +133,11 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def mini_name(family: str, fact_values: str = "numbers") -> str:
+# What the planted facts of the mini models can have as values.
+FactValues = Literal["numbers", "words"]
+
+
+def mini_name(family: str, fact_values: FactValues = "numbers") -> str:
     """The name of a family's mini model that recalls facts with such values: `llama3`, or `llama3-words`."""
     return family if fact_values == "numbers" else f"{family}-{fact_values}"
 

@@ -35,24 +35,31 @@ CASES = {
 FOUR = {"four": replace(CASES["savings"], kl_weight=0.0), "four-kl": CASES["kl"]}
 N_LONG, N_SHORT = 38, 30  # neither is a multiple of four
 
-PROCESS = """
+# The start of a script whose stages are interrupted at a batch: imports, and a collator that stops there.
+INTERRUPTED = """
 import json, sys
+from functools import partial
 from pathlib import Path
 import torch
+import torch.distributed as dist
 from longrecipe.settings import Setup
 from longrecipe.models.loading import load
 from longrecipe.positions import METHODS
 from longrecipe.data.samples import Collator, load_from_disk
-from longrecipe.train import Stage, run_stage
+from longrecipe.train import Stage, StageTrainer, run_stage, weights_dtype
 
 class Stopped(Collator):
-    calls = 0
+    calls, last = 0, 4
     def __call__(self, rows):
         self.calls += 1
-        if self.calls == 4:
+        if self.calls == self.last:
             raise KeyboardInterrupt
         return super().__call__(rows)
 
+"""
+PROCESS = (
+    INTERRUPTED
+    + """
 root, cases = Path(sys.argv[1]), json.loads(sys.argv[2])
 data, seen = load_from_disk(str(root / "data")), {}
 make, original = lambda: load(root / "start"), lambda: load(root / "original")
@@ -69,6 +76,7 @@ for name, settings in cases.items():
 if torch.distributed.get_rank() == 0:
     (root / "seen.json").write_text(json.dumps(seen))
 """
+)
 GUARD = """
 import json, sys
 from pathlib import Path

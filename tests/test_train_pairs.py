@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import load_from_disk
 from safetensors.torch import load_file
-from test_train_context import launch, prepared  # noqa: F401, fixtures
+from test_train_context import INTERRUPTED, launch, prepared  # noqa: F401, fixtures
 from test_train_sharding import ROOT, SAVING, ZERO3, a_trainer
 
 from longrecipe.data.samples import Collator
@@ -27,26 +27,11 @@ OPTIMIZERS = {
 REFUSED = {("adamw_8bit", "FSDP2"), ("adamw_4bit", "FSDP2")}
 REFUSED |= {(optimizer, "ZeRO-3") for optimizer in OPTIMIZERS if optimizer != "adamw_fp32"}
 TRAINED = [(optimizer, way) for optimizer in OPTIMIZERS for way in WAYS[:2]]
-PROCESS = """
-import json, sys
-from functools import partial
-from pathlib import Path
-import torch
-import torch.distributed as dist
-from longrecipe.settings import Setup
-from longrecipe.models.loading import load
-from longrecipe.positions import METHODS
-from longrecipe.data.samples import Collator, load_from_disk
-from longrecipe.train import Stage, StageTrainer, run_stage, weights_dtype
-
-class Stopped(Collator):
-    calls = 0
-    def __call__(self, rows):
-        self.calls += 1
-        if self.calls == 7:
-            raise KeyboardInterrupt
-        return super().__call__(rows)
-
+PROCESS = (
+    INTERRUPTED
+    + """
+# Two batches make a step, and there is a checkpoint after the second step.
+Stopped.last = 7
 plain = StageTrainer.train
 
 def train(self, *args, **options):
@@ -77,6 +62,7 @@ for name, settings in cases.items():
 if dist.get_rank() == 0:
     (root / "found.json").write_text(json.dumps(found))
 """
+)
 
 
 def stage_of(optimizer, way):

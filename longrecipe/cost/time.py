@@ -87,10 +87,10 @@ def step_seconds(
     r"""Modelled seconds of one optimizer step on samples of n tokens.
 
     linear and attention: FLOPs (`flops_per_token`, with recomputation) over the rates of the device; attention is not
-    computed again if its outputs are kept. traffic: every
-    activation is moved four times (written and read in both passes), or five times with recomputation: $5 L n$ times
-    `activation_bytes` over the bandwidth. offload: offloaded inputs are copied twice, over the host bandwidth.
-    optimizer: reads and writes weights, gradients and moments once per step.
+    computed again if its outputs are kept. traffic: every activation is moved four times (written and read in both
+    passes), or five times with recomputation: $5 L n$ times `activation_bytes` over the bandwidth. offload: offloaded
+    inputs are copied twice, over the host bandwidth. optimizer: reads and writes weights, gradients and moments once
+    per step.
 
     Args: batch_size: samples at a time; batches: of this size in a step.
     """
@@ -102,8 +102,8 @@ def step_seconds(
     moved = (5.0 if setup.checkpointing else 4.0) * c.num_hidden_layers * activation_bytes(c)
     kept = 0.0
     if setup.offload_activations:
-        on_gpu = replace(setup, offload_activations=False)
-        kept = training_memory(c, n_tokens, replace(on_gpu, keep_attention=False), batch_size=batch_size).checkpoints
+        inputs = replace(setup, offload_activations=False, keep_attention=False)
+        kept = training_memory(c, n_tokens, inputs, batch_size=batch_size).checkpoints
     states = 2 * OPTIMIZER_BYTES[setup.optimizer] + (14.0 if setup.fp32_weights else 6.0)
     return Seconds(
         linear=(one.linear * again + one.head) * here / device.matmul_flops,

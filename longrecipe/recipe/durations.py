@@ -1,4 +1,4 @@
-"""What would take too long: it is refused before any work."""
+"""Refuse training and tagging that take too long, before any work."""
 
 import torch
 from transformers import PreTrainedConfig

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from longrecipe.data.weights import SCHEMES
+from longrecipe.families import FactValues
 from longrecipe.positions import METHODS, find
 from longrecipe.settings.group import Group, Precision
 
@@ -75,7 +76,7 @@ class Text(Group):
         description="numbers in the text that belong to no fact, for each statement of a fact, at scale mini only: "
         "harder text; 0: every number belongs to a fact",
     )
-    fact_values: Literal["numbers", "words"] = Field(
+    fact_values: FactValues = Field(
         "numbers", description="values of planted facts, at scale mini only; words: harder text, for llama3 only"
     )
 

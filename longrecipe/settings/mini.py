@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from longrecipe.families import FAMILIES, mini_name
+from longrecipe.families import FAMILIES, FactValues, mini_name
 from longrecipe.models.loading import folder_of
 from longrecipe.settings.errors import checked
 from longrecipe.settings.notebook import given_in
@@ -20,7 +20,7 @@ class MiniParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
     model: str = Field(min_length=1, description=f"{', '.join(FAMILIES)}; or a folder of one, without retrain")
-    fact_values: Literal["numbers", "words"] = Field("numbers", description="values of the facts that it recalls")
+    fact_values: FactValues = Field("numbers", description="values of the facts that it recalls")
     retrain: bool = Field(False, description="train the model again")
     seed: int = Field(0, ge=0, lt=2**31, strict=True, description="of the retraining")
     out_dir: str | None = Field(None, min_length=1, description="of a retrained model; None: cache/mini/<model>")
