@@ -27,16 +27,15 @@ def section(table: pd.DataFrame) -> pd.DataFrame:
 def table(model: str, target: int, column: str = "NIAH(M)") -> pd.DataFrame:
     """A score of seed SEED by method and peak learning rate, the same in stage 1 and replay; NaN if a run has not
     finished."""
-    found = pd.DataFrame(index=pd.Index(SEARCHED, name="name"), columns=[f"{rate:g}" for rate in RATES], dtype=float)
+    shown = {beyond.about(dict.fromkeys(beyond.RATES, rate))["learning rates"]: f"{rate:g}" for rate in RATES}
     rows = beyond.rows()
     if not len(rows):
-        return found
+        return pd.DataFrame(index=pd.Index(SEARCHED, name="name"), columns=list(shown.values()), dtype=float)
     rows = final(rows[(rows["model"] == model) & (rows["target"] == target) & (rows["seed"] == SEED)])
-    for row in rows[(rows["text"] == "usual") & (rows["RoPE"] == "ntk")].to_dict("records"):
-        rates = {float(rate) for rate in row["learning rates"].split(" + ") if rate} or {USUAL}
-        if (name := weights.label(row)) in found.index and len(rates) == 1:
-            found.loc[name, f"{rates.pop():g}"] = row[column]
-    return found
+    rows = rows[(rows["text"] == "usual") & (rows["RoPE"] == "ntk")]
+    rows = rows.assign(name=[weights.label(row) for row in rows.to_dict("records")])
+    found = rows.pivot(index="name", columns="learning rates", values=column)
+    return found.reindex(index=list(SEARCHED), columns=list(shown)).set_axis(list(shown.values()), axis=1)
 
 
 EXPERIMENT = Experiment(
