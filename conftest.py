@@ -1,6 +1,8 @@
 """What pytest's own files cannot say: paths of the repository, a cache of its own, and the order of files."""
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -29,7 +31,7 @@ LONGEST = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Point nbval at the sanitize file, keep kernels in the repository, and give all workers one empty cache."""
+    """Point nbval at the sanitize file, keep kernels in the repository, and give all workers empty caches."""
     if hasattr(config.option, "nbval_sanitize_with"):
         config.option.nbval_sanitize_with = config.option.nbval_sanitize_with or str(ROOT / "tests/nbval_sanitize.cfg")
     os.environ.setdefault("LONGRECIPE_ROOT", str(ROOT))
@@ -38,6 +40,10 @@ def pytest_configure(config: pytest.Config) -> None:
         cache = tempfile.TemporaryDirectory(prefix="longrecipe-cache-", ignore_cleanup_errors=True)
         config.add_cleanup(cache.cleanup)
         os.environ["LONGRECIPE_CACHE"] = cache.name
+        # The user's list of fonts may lack those of this environment: matplotlib then warns in notebooks. It also warns
+        # if making the list takes over 5 seconds, so the list is made before the first kernel starts.
+        os.environ["MPLCONFIGDIR"] = str(Path(cache.name, "matplotlib"))
+        subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=True)
 
 
 @pytest.hookimpl(tryfirst=True)
