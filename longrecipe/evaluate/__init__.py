@@ -8,7 +8,6 @@ documents.
 from longrecipe.evaluate.association import association
 from longrecipe.evaluate.by_position import (
     ALL,
-    LEAST_DOCUMENTS,
     LONG_CONTEXT,
     loss_by_position,
     loss_difference,
@@ -21,7 +20,7 @@ from longrecipe.evaluate.perplexity import copying, perplexity
 from longrecipe.evaluate.questions import Document, Question
 from longrecipe.evaluate.reader import Reader, to_read
 from longrecipe.evaluate.report import Report, paired, report
-from longrecipe.evaluate.scoring import ask, cell, hits, interval
+from longrecipe.evaluate.scoring import ask, cell, document_scores, hits, interval
 from longrecipe.evaluate.tasks import (
     NIAH_M,
     NOISE,
@@ -41,7 +40,6 @@ from longrecipe.evaluate.worked import Worked, worked, worked_table
 
 __all__ = [
     "ALL",
-    "LEAST_DOCUMENTS",
     "LONG_CONTEXT",
     "NIAH_M",
     "NOISE",
@@ -62,6 +60,7 @@ __all__ = [
     "cell",
     "common_words",
     "copying",
+    "document_scores",
     "hits",
     "interval",
     "key_tokens",

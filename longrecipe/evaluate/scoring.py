@@ -88,11 +88,15 @@ def says(text: str, answer: str) -> bool:
 def interval(frame: pd.DataFrame, rng: np.random.Generator, *, level: float = 0.95, draws: int = 2000) -> stats.Triple:
     """Mean score and its percentile bootstrap interval over documents. Returns mean, low, high.
 
-    Prompts about one document share its text, so only documents are independent. The mean is that of the tasks' means;
-    a document is drawn with all its tasks. Every document must have been asked every task of the frame.
+    Prompts about one document share its text, so only documents are independent. Every document must have been asked
+    every task of the frame.
     """
-    scores = frame.groupby(["document", "task"])["score"].mean().unstack().mean(axis=1, skipna=False).to_numpy()
-    return stats.bootstrap(scores, rng, level, draws=draws)
+    return stats.bootstrap(document_scores(frame), rng, level, draws=draws)
+
+
+def document_scores(frame: pd.DataFrame) -> np.ndarray:
+    """The score of each document, float [D]: the mean of its tasks' means, NaN if it was not asked every task."""
+    return frame.groupby(["document", "task"])["score"].mean().unstack().mean(axis=1, skipna=False).to_numpy()
 
 
 def cell(frame: pd.DataFrame, rng: np.random.Generator) -> dict[str, float]:

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 
-import numpy as np
 import pandas as pd
 
 from longrecipe.claims import Claim, Claims, at_least, difference, judge, number
 from longrecipe.claims import interval as interval_text
-from longrecipe.evaluate import LEAST_DOCUMENTS, NIAH_M, Report, interval, paired
+from longrecipe.evaluate import NIAH_M, Report, document_scores, over_documents, paired
 from longrecipe.results.lookup import find_committed
 from longrecipe.results.rows import depth_rows, score_rows
 from longrecipe.settings import Params
@@ -73,18 +72,14 @@ def gain(one: Report | None, other: Report | None) -> pd.DataFrame:
     """How much better one model reads than another, by measure and text length: the mean difference over the documents
     that both read, its 95 % bootstrap interval, and the number of documents. No rows if one was not measured (None).
 
-    There is no interval (NaN) for fewer than LEAST_DOCUMENTS documents, or if all have the same difference, which says
-    nothing about further documents.
+    There is no interval (NaN) for few documents, or if all have the same difference: see `evaluate.over_documents`.
     """
     rows = []
     prompts = paired(one, other) if one and other else pd.DataFrame(columns=["task", "length"])
     for measure, tasks in MEASURES.items():
         for length, each in prompts[prompts["task"].isin(tasks)].groupby("length"):
-            mean, low, high = interval(each, np.random.default_rng(0))
-            count = each["document"].nunique()
-            if count < LEAST_DOCUMENTS or low == high:
-                low, high = np.nan, np.nan
-            rows.append((measure, length, mean, low, high, count))
+            scores = document_scores(each)
+            rows.append((measure, length, *over_documents(scores), len(scores)))
     columns = ["measure", "length", "gain", "low", "high", "documents"]
     return pd.DataFrame(rows, columns=columns).set_index(["measure", "length"])
 
