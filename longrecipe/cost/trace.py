@@ -23,9 +23,8 @@ from longrecipe.cost.flops import counts
 from longrecipe.cost.memory import OPTIMIZER_BYTES
 from longrecipe.settings.memory import Setup
 from longrecipe.train.accumulation import Float32Gradients
-from longrecipe.train.loss import fuse_loss
 from longrecipe.train.options import weights_dtype
-from longrecipe.train.savings import keep_attention
+from longrecipe.train.savings import save_memory
 
 _KERNEL = torch.ops.aten._scaled_dot_product_flash_attention
 _ATTENTION = "traced_attention"
@@ -59,7 +58,9 @@ def trace(config: PreTrainedConfig, n_tokens: int, setup: Setup | None = None, *
         raise ValueError("a trace is that of one GPU: set shards and sequence_parallel to 1.")
     network, traced = _network(config, setup), _Traced()
     with FakeTensorMode(allow_non_fake_inputs=True), _offload_traced():
-        network = _set_up(network.to_empty(device="cpu").train(), setup)
+        network = save_memory(network.to_empty(device="cpu").train(), setup)
+        if setup.checkpointing:
+            network.activation_checkpointing_enable({"use_reentrant": False}, offload=setup.offload_activations)
         for tensor in (*network.parameters(), *network.buffers()):
             traced.add(tensor)
         sums = Float32Gradients(network) if setup.fp32_accumulation else None
@@ -82,16 +83,6 @@ def _network(config: PreTrainedConfig, setup: Setup) -> PreTrainedModel:
     with torch.device("meta"):
         options = {"dtype": weights_dtype(setup), "attn_implementation": _ATTENTION}
         return AutoModelForCausalLM.from_config(copy.deepcopy(config), **options)
-
-
-def _set_up(network: PreTrainedModel, setup: Setup) -> PreTrainedModel:
-    if setup.fused_loss:
-        fuse_loss(network, setup.loss_chunk)
-    if setup.keep_attention:
-        keep_attention(network)
-    if setup.checkpointing:
-        network.activation_checkpointing_enable({"use_reentrant": False}, offload=setup.offload_activations)
-    return network
 
 
 def _attention(module, *inputs, scaling=None, **options):

@@ -1,9 +1,24 @@
-"""Checkpointing of blocks that also keeps what attention computes."""
+"""A network that saves memory: its fused loss, and checkpointing that also keeps what attention computes."""
 
 from functools import partial
 
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import PreTrainedModel
+
+from longrecipe.settings.memory import Setup
+from longrecipe.train.loss import fuse_loss
+
+
+def save_memory(network: PreTrainedModel, setup: Setup) -> PreTrainedModel:
+    """Give a network the fused loss and the checkpointing of a setup. Changes the network and returns it.
+
+    Checkpointing itself is turned on by `PreTrainedModel.activation_checkpointing_enable`, as Trainer does.
+    """
+    if setup.fused_loss:
+        fuse_loss(network, setup.loss_chunk)
+    if setup.keep_attention:
+        keep_attention(network)
+    return network
 
 
 def keep_attention(network: PreTrainedModel) -> PreTrainedModel:

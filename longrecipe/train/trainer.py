@@ -19,10 +19,10 @@ from longrecipe.system.processes import is_main, n_processes
 from longrecipe.train.accumulation import Float32Gradients
 from longrecipe.train.checkpoints import SHARD_SIZE
 from longrecipe.train.divergence import StopAtNonFinite
-from longrecipe.train.loss import fuse_loss, weigh_loss
+from longrecipe.train.loss import weigh_loss
 from longrecipe.train.low_bit import without_zero
 from longrecipe.train.options import trainer_options
-from longrecipe.train.savings import keep_attention
+from longrecipe.train.savings import save_memory
 from longrecipe.train.sequence_parallel import SplitCollator, check_splittable, make_context, reading_order
 from longrecipe.train.sequence_parallel_check import SplitAttention
 from longrecipe.train.settings import Stage
@@ -207,12 +207,9 @@ def stage_trainer(
     parts = stage.setup.sequence_parallel
     if parts > 1:
         check_splittable(network)
-    if stage.setup.fused_loss:
-        fuse_loss(network, stage.setup.loss_chunk)
-    elif WEIGHTS in dataset.column_names:
+    save_memory(network, stage.setup)
+    if WEIGHTS in dataset.column_names and not stage.setup.fused_loss:
         weigh_loss(network)
-    if stage.setup.keep_attention:
-        keep_attention(network)
     # Before the arguments: if they ask for ZeRO-3, transformers shards every model it loads from then on.
     base = original() if stage.needs_original else None
     device = device_kind()
