@@ -22,7 +22,7 @@ from longrecipe.claims import Claim, Claims, interval, judge, number
 from longrecipe.curriculum import LOWER, Curriculum, CurriculumError, pretrain
 from longrecipe.data.english import load_english, reference_texts
 from longrecipe.data.facts import fact_format
-from longrecipe.families import MINI_VOCABULARY, MINI_WINDOW, mini_name
+from longrecipe.families import MINI_VOCABULARY, MINI_WINDOW, FactValues, mini_name
 from longrecipe.models.loading import load, new_mini, save
 from longrecipe.system.errors import DivergedError
 from longrecipe.system.files import write_text
@@ -57,7 +57,7 @@ def make_mini(
     *,
     seed: int = 0,
     settings: Curriculum | None = None,
-    fact_values: str = "numbers",
+    fact_values: FactValues = "numbers",
 ) -> pd.DataFrame:
     """Train a mini model and its tokenizer from scratch, and save them to folder (safetensors, float16 weights).
 
