@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Before tests import transformers, as it silences what torchao then writes.
+import longrecipe  # noqa: F401
+
 ROOT = Path(__file__).resolve().parent
 # Before torch is imported: workers and kernels with several threads each take them from one another, and other numbers
 # of threads sum in other orders.

@@ -11,6 +11,7 @@ from longrecipe.cost.cases import Case, Resuming, gpu_cases, mini_cases
 from longrecipe.cost.record import record_of
 from longrecipe.settings import Setup
 from longrecipe.train import PLAIN
+from longrecipe.train.options import missing_compiler
 
 RATES = '{"matmul_flops": 1.0}\n'
 CASE = Case("llama3", "mini", "longrecipe", 512, PLAIN, batch_size=1, steps=3)
@@ -56,8 +57,8 @@ def test_dry_run_measures_each_kind_with_mini_models(capsys, tmp_path, monkeypat
     record = json.loads(capsys.readouterr().out)
     assert all(case["scale"] == "mini" for part in ("cases", "readings", "resumes") for case in record[part].values())
     assert record["rates"]["matmul_flops"] > 0
-    plain, summed = (case["measured"] for case in record["cases"].values())
-    assert plain["seconds_per_step"] > 0 and summed["seconds_per_step"] > 0
+    assert [case["setup"]["compile"] for case in record["cases"].values()] == [False, not missing_compiler()]
+    assert all(case["measured"]["seconds_per_step"] > 0 for case in record["cases"].values())
     (read,), (resumed,) = (record[part].values() for part in ("readings", "resumes"))
     assert read["measured"]["seconds"] > 0 and read["measured"]["answer_seconds"] > 0
     assert resumed["measured"]["resumed_from"] in (4, 8)

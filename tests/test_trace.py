@@ -3,8 +3,7 @@
 import pytest
 
 from longrecipe import models
-from longrecipe.cost import counts, flops_per_token, training_memory
-from longrecipe.cost.memory import mlp_width
+from longrecipe.cost import flops_per_token, traffic_bytes, training_memory
 from longrecipe.cost.trace import trace
 from longrecipe.settings import Setup
 
@@ -27,10 +26,11 @@ SAVINGS = [
 @pytest.mark.parametrize(
     ("model", "n_tokens", "change"), [*SHAPES, *(("llama3", 38_400, change) for change in SAVINGS)], ids=str
 )
-def test_modelled_peak_is_that_of_a_traced_step(model, n_tokens, change):
+def test_modelled_peak_and_traffic_are_those_of_a_traced_step(model, n_tokens, change):
     config, setup = models.config_of(model, "paper"), Setup(**change)
-    need = training_memory(config, n_tokens, setup)
-    assert need.allocated == pytest.approx(trace(config, n_tokens, setup).peak, rel=0.03)
+    need, traced = training_memory(config, n_tokens, setup), trace(config, n_tokens, setup)
+    assert need.allocated == pytest.approx(traced.peak, rel=0.03)
+    assert traffic_bytes(config, n_tokens, setup, batches=2) == pytest.approx(traced.traffic, rel=0.005)
 
 
 def test_modelled_peak_of_one_batch_is_that_of_a_traced_step():
@@ -52,15 +52,17 @@ def test_modelled_flops_are_those_of_a_traced_step(model):
     # The kernels compute the scores again in the backward pass, 7 products instead of 6; both halves are counted.
     assert traced.attention == n * one.attention * 2 * 7 / 6
     # Checkpointing repeats the forward pass of each block up to its last matrix.
-    again = trace(config, n, n_batches=1)
-    last = c.num_hidden_layers * c.hidden_size * mlp_width(c)
-    assert again.matrices - traced.matrices == 2 * n * (counts(config).blocks - vectors - last)
+    again, more = trace(config, n, n_batches=1), flops_per_token(config, n, checkpointing=True)
+    assert again.matrices - traced.matrices == n * (more.recompute - one.attention / 3 - 2 * vectors)
     assert again.attention == traced.attention * 9 / 7
     # But not attention if its outputs are kept.
     kept = trace(config, n, Setup(keep_attention=True), n_batches=1)
     assert (kept.matrices, kept.attention) == (again.matrices, traced.attention)
 
 
-def test_setups_of_several_gpus_cannot_be_traced():
-    with pytest.raises(ValueError, match="shards and sequence_parallel to 1"):
-        trace(models.config_of("llama3", "paper"), 1000, Setup(shards=8))
+@pytest.mark.parametrize(
+    ("change", "message"), [({"shards": 8}, "shards and sequence_parallel to 1"), ({"compile": True}, "only eager")]
+)
+def test_setups_of_several_gpus_or_compiled_ones_cannot_be_traced(change, message):
+    with pytest.raises(ValueError, match=message):
+        trace(models.config_of("llama3", "paper"), 1000, Setup(**change))

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from longrecipe.data.samples import Collator, store
 from longrecipe.positions import METHODS
@@ -21,6 +22,7 @@ from longrecipe.train import (
     check_installed,
     options,
     run_stage,
+    savings,
     trainer_options,
     weights_dtype,
 )
@@ -29,6 +31,8 @@ from longrecipe.train.stage import _on_gpu
 
 STAGE = Stage("extend", steps=3, batch_size=4, learning_rate=1.0e-2, precision="fp32")
 BF16 = Setup(optimizer="adamw_bf16", checkpointing=False, fused_loss=False)
+
+COMPILER = pytest.mark.skipif(options.missing_compiler() is not None, reason=f"needs {options.missing_compiler()}")
 
 
 def trained(make_tiny, rows, folder, *, stage=STAGE, dtype=torch.float32):
@@ -54,6 +58,7 @@ def trained(make_tiny, rows, folder, *, stage=STAGE, dtype=torch.float32):
         {"accumulation": 2},
         {"accumulation": 4},
         {"accumulation": 4, "setup": replace(PLAIN, checkpointing=True, fused_loss=True, fp32_accumulation=True)},
+        pytest.param({"setup": replace(PLAIN, checkpointing=True, keep_attention=True, compile=True)}, marks=COMPILER),
     ],
     ids=str,
 )
@@ -69,6 +74,24 @@ def test_savings_train_the_same_model(change, weighted, make_tiny, random_rows, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"checkpointing": True}, {"checkpointing": True, "keep_attention": True}, {"fused_loss": True}],
+    ids=str,
+)
+def test_compiled_blocks_train_the_same_model(change, make_tiny, random_rows, tmp_path, monkeypatch):
+    compiled, setup = CompileCounterWithBackend("aot_eager"), replace(PLAIN, **change)
+    monkeypatch.setattr(savings, "COMPILER", compiled)
+    plain, wanted = trained(make_tiny, random_rows(12), tmp_path / "plain", stage=replace(STAGE, setup=setup))
+    stage = replace(STAGE, setup=replace(setup, compile=True))
+    got, weights = trained(make_tiny, random_rows(12), tmp_path / "compiled", stage=stage)
+    # One graph for all blocks, which has all of their operations.
+    assert compiled.frame_count == 1
+    assert got.losses == plain.losses
+    for name in wanted:
+        assert torch.equal(weights[name], wanted[name]), name
+
+
 def test_saved_model_has_no_trace_of_memory_options(make_tiny, random_rows, tmp_path):
     for use_cache in (True, False):
         dataset = store(random_rows(12), tmp_path / f"data-{use_cache}")
@@ -190,6 +213,12 @@ def test_missing_package_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=re.escape("pip install 'longrecipe[gpu]'")):
         check_installed(Setup())
+
+
+def test_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match=r"'no-such-compiler' is not found: .* or set compile to False"):
+        check_installed(replace(PLAIN, compile=True))
 
 
 def test_fused_loss_with_kl_weight_is_an_error():

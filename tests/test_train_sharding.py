@@ -43,8 +43,9 @@ from longrecipe.settings import Setup
 from longrecipe.models.loading import load
 from longrecipe.positions import METHODS
 from longrecipe.data.samples import Collator, load_from_disk
-from longrecipe.train import Stage, StageTrainer, run_stage, weights_dtype
+from longrecipe.train import Stage, StageTrainer, run_stage, savings, weights_dtype
 
+savings.COMPILER = "aot_eager"
 root, settings, stop_after = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
 plain_state, plain_step, is_sharded, cut = AcceleratorState.__init__, StageTrainer.training_step, set(), []
 
@@ -173,15 +174,16 @@ def assert_same(alone, folder, loss=1e-5, weights=1e-4):
         ("fsdp2", False, {"setup": SAVING}),
         ("fsdp2", True, KL),
         ("fsdp2", False, {"setup": replace(SAVING, sequence_parallel=2)}),
+        ("fsdp2", False, {"setup": replace(SAVING, compile=True)}),
         ("zero3", False, {"setup": SAVING}),
         ("zero3", True, KL),
     ],
-    ids=["fsdp2-savings", "fsdp2-kl-tied", "fsdp2-split", "zero3-savings", "zero3-kl-tied"],
+    ids=["fsdp2-savings", "fsdp2-kl-tied", "fsdp2-split", "fsdp2-compiled", "zero3-savings", "zero3-kl-tied"],
 )
 @pytest.mark.slow
 def test_sharded_processes_train_the_same_model_as_one(kind, tied, change, launch, make_tiny, random_rows, tmp_path):
     stage = replace(STAGE, **change)
-    by_one = replace(stage, setup=replace(stage.setup, sequence_parallel=1))
+    by_one = replace(stage, setup=replace(stage.setup, sequence_parallel=1, compile=False))
     alone = run_alone(prepared(make_tiny, random_rows, tmp_path, tied), tmp_path, by_one)
     launch(kind, tmp_path, stage)
     assert_same(alone, tmp_path)

@@ -1,7 +1,7 @@
 """The cost of training, computed from the configuration of a model: operations, memory, time and disk."""
 
 from longrecipe.cost.disk import disk_bytes
-from longrecipe.cost.flops import Counts, Flops, counts, flops_per_token, training_flops
+from longrecipe.cost.flops import Counts, Flops, counts, flops_per_token, key_value_heads, training_flops
 from longrecipe.cost.memory import (
     GB,
     OPTIMIZER_BYTES,
@@ -9,11 +9,11 @@ from longrecipe.cost.memory import (
     Memory,
     activation_bytes,
     check_fits,
-    key_value_heads,
     training_memory,
 )
 from longrecipe.cost.plan import BATCH, LONGEST, SAVINGS, TRIED, gpu_hours, gpus_needed, longest_sample
 from longrecipe.cost.time import DEVICES, Device, Seconds, device_of, mfu, step_seconds
+from longrecipe.cost.traffic import traffic_bytes
 
 __all__ = [
     "BATCH",
@@ -41,6 +41,7 @@ __all__ = [
     "longest_sample",
     "mfu",
     "step_seconds",
+    "traffic_bytes",
     "training_flops",
     "training_memory",
 ]

@@ -12,6 +12,7 @@ from longrecipe.families import OF_THE_PAPER
 from longrecipe.models.rope import head_dim
 from longrecipe.settings.memory import Setup
 from longrecipe.train import PLAIN
+from longrecipe.train.options import missing_compiler
 
 # As in the paper: 30 % of the tokens of the target.
 RATIO = 0.3
@@ -148,8 +149,8 @@ def mini_cases(lengths: Iterable[int] = (256, 512, 1024, 2048, 4096, 8192)) -> l
 
 def gpu_cases(gpu_bytes: float) -> list[Measured]:
     """The paper's models, the most informative cases first: the setup of params/paper, which offloads activations, then
-    without offload, to 80k, with float32 sums, and for the other models; reading 128k; a kill and a resume; then each
-    saving switched off and whole samples.
+    without offload, with compiled blocks and kept outputs of attention, to 80k, with float32 sums, and for the other
+    models; reading 128k; a kill and a resume; then each saving switched off and whole samples.
 
     Cases that need far more memory than there is, according to the cost model, are left out (`cost.TRIED`).
     """
@@ -159,6 +160,9 @@ def gpu_cases(gpu_bytes: float) -> list[Measured]:
     cases: list[Measured] = [
         paper,
         usual,
+        replace(usual, setup=Setup(compile=True)),
+        replace(usual, setup=Setup(keep_attention=True)),
+        replace(usual, setup=Setup(keep_attention=True, compile=True)),
         replace(usual, target_length=81920),
         Reading("llama3", "paper", 131072),
         Resuming("mistral", "paper", 65536),
@@ -175,13 +179,14 @@ def gpu_cases(gpu_bytes: float) -> list[Measured]:
 def dry_cases() -> list[Measured]:
     """The kinds of `gpu_cases` with mini models, so that the same code runs anywhere in about a minute.
 
-    Without a GPU nothing is offloaded, and without torchao moments have 16 bits.
+    Without a GPU nothing is offloaded, without torchao moments have 16 bits, without a compiler nothing is compiled.
     """
     optimizer = "adamw_8bit" if find_spec("torchao") else "adamw_bf16"
     setup = Setup(optimizer=optimizer, offload_activations=torch.cuda.is_available())
     usual = Case("llama3", "mini", "longrecipe", 512, setup, steps=2)
-    summed = replace(usual, setup=replace(setup, fp32_accumulation=True))
-    return [usual, summed, Reading("llama3", "mini", 512, setup), Resuming("mistral", "mini", 512, setup)]
+    more = replace(setup, fp32_accumulation=True, keep_attention=True, compile=not missing_compiler())
+    reading, resuming = Reading("llama3", "mini", 512, setup), Resuming("mistral", "mini", 512, setup)
+    return [usual, replace(usual, setup=more), reading, resuming]
 
 
 def cases_of(what: str) -> list[Measured]:

@@ -38,6 +38,17 @@ def _counts(kind: type, settings: str) -> Counts:
     return Counts(network.num_parameters() - embeddings - own_head, embeddings, own_head)
 
 
+def key_value_heads(config: PreTrainedConfig) -> int:
+    """Number of key-value heads: all heads if the configuration has no other number, as in GPT-NeoX."""
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+
+
+def mlp_width(config: PreTrainedConfig) -> int:
+    """Width of the MLP: intermediate_size or its name in another family, else 4 times the hidden size."""
+    names = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim")
+    return next((width for name in names if (width := getattr(config, name, None))), 4 * config.hidden_size)
+
+
 @dataclass(frozen=True)
 class Flops:
     """Floating-point operations by purpose; a multiplication and an addition count as two.
@@ -70,22 +81,24 @@ def flops_per_token(config: PreTrainedConfig, length: int, checkpointing: bool =
 
     Forward, per token: linear $2 N_b$, head $2 V H$ and attention $4 L h d \cdot n / 2$, two products of length d for
     each head and each other token, halved by the causal mask (Chowdhery et al. 2022, arXiv 2204.02311, appendix B,
-    without this half). The backward pass takes twice as many. Checkpointing repeats the forward pass of the blocks:
-    $2 N_b + 2 L h d n$ more (Chen et al. 2016, arXiv 1604.06174). Recomputation inside the backward pass of a flash
-    kernel does not count, as usual.
+    without this half). The backward pass takes twice as many. Checkpointing repeats the forward pass of each block
+    (Chen et al. 2016, arXiv 1604.06174) up to its last matrix, whose output the backward pass does not need:
+    $2 N_b - 2 L F H + 2 L h d n$ more. Recomputation inside the backward pass of a flash kernel does not count, as
+    usual.
 
-    Args: config: L layers of h heads of width d, vocabulary V, hidden size H, N_b parameters of the blocks, norms
-    included; length: n, tokens of one sample. Skipped positions cost nothing, only the number of tokens matters.
+    Args: config: L layers of h heads of width d, vocabulary V, hidden size H, MLP of width F, N_b parameters of the
+    blocks, norms included; length: n, tokens of one sample. Skipped positions cost nothing, only the number of tokens
+    matters.
     Example: L 1, h 1, d 2, H 2, V 5, N_b 40, five tokens: linear 240, attention 60, head 60.
     """
     config = config.get_text_config()
-    blocks = counts(config).blocks
+    blocks, last = counts(config).blocks, config.num_hidden_layers * mlp_width(config) * config.hidden_size
     attention = config.num_hidden_layers * config.num_attention_heads * head_dim(config) * length
     return Flops(
         linear=6.0 * blocks,
         attention=6.0 * attention,
         head=6.0 * config.vocab_size * config.hidden_size,
-        recompute=2.0 * (blocks + attention) if checkpointing else 0.0,
+        recompute=2.0 * (blocks - last + attention) if checkpointing else 0.0,
     )
 
 

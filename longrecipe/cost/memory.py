@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 
 from transformers import PreTrainedConfig
 
-from longrecipe.cost.flops import counts
+from longrecipe.cost.flops import counts, key_value_heads, mlp_width
 from longrecipe.models.rope import head_dim
 from longrecipe.settings.memory import Setup
 
@@ -67,17 +67,6 @@ def activation_bytes(config: PreTrainedConfig) -> float:
     c = config.get_text_config()
     d, h, k = head_dim(c), c.num_attention_heads, key_value_heads(c)
     return 16.0 * c.hidden_size + 4.0 * h * d + 4.0 * k * d + 4.0 * h + 8.0 * mlp_width(c) + 8.0
-
-
-def key_value_heads(config: PreTrainedConfig) -> int:
-    """Number of key-value heads: all heads if the configuration has no other number, as in GPT-NeoX."""
-    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-
-
-def mlp_width(config: PreTrainedConfig) -> int:
-    """Width of the MLP: intermediate_size or its name in another family, else 4 times the hidden size."""
-    names = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim")
-    return next((width for name in names if (width := getattr(config, name, None))), 4 * config.hidden_size)
 
 
 def training_memory(

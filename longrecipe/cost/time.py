@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields, replace
 from transformers import PreTrainedConfig
 
 from longrecipe.cost.flops import counts, flops_per_token
-from longrecipe.cost.memory import GB, OPTIMIZER_BYTES, activation_bytes, training_memory
+from longrecipe.cost.memory import GB, OPTIMIZER_BYTES, training_memory
+from longrecipe.cost.traffic import traffic_bytes
 from longrecipe.settings.memory import Setup
 
 
@@ -87,28 +88,25 @@ def step_seconds(
     r"""Modelled seconds of one optimizer step on samples of n tokens.
 
     linear and attention: FLOPs (`flops_per_token`, with recomputation) over the rates of the device; attention is not
-    computed again if its outputs are kept. traffic: every activation is moved four times (written and read in both
-    passes), or five times with recomputation: $5 L n$ times `activation_bytes` over the bandwidth. offload: offloaded
-    inputs are copied twice, over the host bandwidth. optimizer: reads and writes weights, gradients and moments once
-    per step.
+    computed again if its outputs are kept. traffic: `traffic_bytes` over the bandwidth. offload: offloaded inputs are
+    copied twice, over the host bandwidth. optimizer: reads and writes weights, gradients and moments once per step.
 
     Args: batch_size: samples at a time; batches: of this size in a step.
     """
     setup, c = setup or Setup(), config.get_text_config()
     here = n_tokens * batch_size * batches / setup.sequence_parallel
-    one = flops_per_token(c, n_tokens)
-    again = 4 / 3 if setup.checkpointing else 1.0
-    attention_again = 1.0 if setup.keep_attention else again
-    moved = (5.0 if setup.checkpointing else 4.0) * c.num_hidden_layers * activation_bytes(c)
+    one = flops_per_token(c, n_tokens, setup.checkpointing)
+    of_attention = one.attention / 3 if setup.checkpointing else 0.0
+    linear_again, attention_again = one.recompute - of_attention, 0.0 if setup.keep_attention else of_attention
     kept = 0.0
     if setup.offload_activations:
         inputs = replace(setup, offload_activations=False, keep_attention=False)
         kept = training_memory(c, n_tokens, inputs, batch_size=batch_size).checkpoints
     states = 2 * OPTIMIZER_BYTES[setup.optimizer] + (14.0 if setup.fp32_weights else 6.0)
     return Seconds(
-        linear=(one.linear * again + one.head) * here / device.matmul_flops,
-        attention=one.attention * attention_again * here / device.attention_flops,
-        traffic=moved * here / device.bandwidth,
+        linear=(one.linear + one.head + linear_again) * here / device.matmul_flops,
+        attention=(one.attention + attention_again) * here / device.attention_flops,
+        traffic=traffic_bytes(c, n_tokens, setup, rows=batch_size, batches=batches) / device.bandwidth,
         offload=2 * kept * batches / device.host_bandwidth,
         optimizer=states * counts(c).total / setup.shards / device.bandwidth,
     )

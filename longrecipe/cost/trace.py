@@ -5,6 +5,7 @@ tensors, which have sizes and no data. So a step of an 8B model takes seconds, a
 """
 
 import copy
+import math
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from longrecipe.train.savings import save_memory
 
 _KERNEL = torch.ops.aten._scaled_dot_product_flash_attention
 _ATTENTION = "traced_attention"
+# Operators, besides views, that read and write nothing.
+_NO_KERNEL = {"detach", "empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view"}
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,14 @@ class Trace:
     """What a traced step takes.
 
     peak: bytes that PyTorch allocates at the peak, with the optimizer's moments. matrices, attention: the FLOPs of all
-    matrix products and of attention, executed, with both halves of the causal mask.
+    matrix products and of attention, executed, with both halves of the causal mask. traffic: bytes that all other
+    operators read and write.
     """
 
     peak: float
     matrices: float
     attention: float
+    traffic: float
 
 
 def trace(config: PreTrainedConfig, n_tokens: int, setup: Setup | None = None, *, n_batches: int = 2) -> Trace:
@@ -51,9 +56,11 @@ def trace(config: PreTrainedConfig, n_tokens: int, setup: Setup | None = None, *
 
     Args: config: of the model; n_tokens: of a sample; setup: None means the defaults of Setup; n_batches: whose
     gradients are summed.
-    Raises ValueError for setups of several GPUs.
+    Raises ValueError for setups of several GPUs and for compiled blocks, whose kernels do not exist before they run.
     """
     setup = setup or Setup()
+    if setup.compile:
+        raise ValueError("compile = True: only eager operators can be traced; a compiled step needs no more memory.")
     if setup.shards > 1 or setup.sequence_parallel > 1:
         raise ValueError("a trace is that of one GPU: set shards and sequence_parallel to 1.")
     network, traced = _network(config, setup), _Traced()
@@ -76,7 +83,8 @@ def trace(config: PreTrainedConfig, n_tokens: int, setup: Setup | None = None, *
                 sums.restore()
     attention = sum(count for operator, count in traced.flops.items() if "attention" in operator)
     moments = 0.0 if setup.offload_optimizer else OPTIMIZER_BYTES[setup.optimizer] * counts(config).total
-    return Trace(traced.peak + moments, matrices=traced.flops.total() - attention, attention=attention)
+    matrices = traced.flops.total() - attention
+    return Trace(traced.peak + moments, matrices=matrices, attention=attention, traffic=traced.moved)
 
 
 def _network(config: PreTrainedConfig, setup: Setup) -> PreTrainedModel:
@@ -96,11 +104,12 @@ AttentionInterface.register(_ATTENTION, _attention)
 
 
 class _Traced(TorchDispatchMode):
-    """Count the bytes of all storages that are in memory, now and at the most, and the FLOPs of each operator."""
+    """Count the bytes of all storages that are in memory, now and at the most; the FLOPs of each operator that has
+    any; and the bytes that the others move."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.moved = 0
         self.flops: Counter[str] = Counter()
         self._known: set[int] = set()
 
@@ -125,7 +134,17 @@ class _Traced(TorchDispatchMode):
                 self.add(each)
         if (flops := flop_registry.get(func._overloadpacket)) is not None:
             self.flops[str(func._overloadpacket)] += flops(*args, **kwargs, out_val=out)
+        elif func.namespace == "aten" and not (func.is_view or func._opname in _NO_KERNEL):
+            self.moved += sum(_nbytes(each) for each in tree_leaves((args, kwargs, out)))
         return out
+
+
+def _nbytes(value: object) -> int:
+    """The bytes of a tensor, each of those that it repeats (by `expand`) once; 0 if it is no tensor."""
+    if not isinstance(value, torch.Tensor):
+        return 0
+    sizes = (size for size, stride in zip(value.shape, value.stride(), strict=True) if stride)
+    return math.prod(sizes) * value.element_size()
 
 
 class _InHostMemory(torch.autograd.graph.saved_tensors_hooks):

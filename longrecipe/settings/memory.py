@@ -39,6 +39,9 @@ class Memory(Group):
     keep_attention: bool = Field(
         False, description="checkpointing keeps the outputs of attention, too, and computes less again"
     )
+    compile: bool = Field(
+        False, description="compile the blocks (torch.compile), so that norms, SiLU and residuals move less memory"
+    )
     fused_loss: bool = Field(
         False, description="compute the loss in chunks, so that the logits of all tokens are never in memory"
     )
@@ -73,6 +76,7 @@ class Setup:
     offload_activations: bool = False
     offload_optimizer: bool = False
     keep_attention: bool = False
+    compile: bool = False
     fused_loss: bool = True
     loss_chunk: int = 4096
     shards: int = 1

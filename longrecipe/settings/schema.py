@@ -42,6 +42,7 @@ ADDED: dict[str, Any] = {
     "fact_values": "numbers",
     "replay_skip_weight": 0.0,
     "keep_attention": False,
+    "compile": False,
 }
 
 

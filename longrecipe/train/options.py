@@ -1,11 +1,15 @@
 """Turn a memory setup (`Setup`) into arguments of transformers.Trainer."""
 
 import importlib.util
+import os
+import shutil
+import sys
 from typing import Any
 
 import torch
 
 from longrecipe.settings.memory import Setup
+from longrecipe.train import savings
 from longrecipe.train.sharding import fsdp_is_asked
 
 _OPTIMIZERS = {
@@ -73,8 +77,21 @@ def check_installed(setup: Setup) -> None:
         raise ValueError(
             "offload_activations = True needs a GPU to move activations from, and there is none: set it to False."
         )
+    if setup.compile and savings.COMPILER == "inductor" and (missing := missing_compiler()):
+        raise ValueError(f"compile = True needs {missing}, or set compile to False.")
     if setup.offload_optimizer:
         raise ValueError(
             "offload_optimizer = True is not supported here: set it to False, and turn the offloading on in "
             "accelerate's FSDP or DeepSpeed configuration."
         )
+
+
+def missing_compiler() -> str | None:
+    """The compiler that torch.compile would use and that is not found, with how to install it; None if all are here."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    compiler = os.environ.get("CXX", usual)
+    if not shutil.which(compiler):
+        return f"a C++ compiler, and {compiler!r} is not found: install it, name another one in $CXX"
+    if torch.cuda.is_available() and not importlib.util.find_spec("triton"):
+        return "Triton, which is not installed: pip install triton"
+    return None

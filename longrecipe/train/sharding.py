@@ -57,6 +57,11 @@ def configure_sharding(trainer: Trainer, setup: Setup, n_processes: int) -> None
             f"shards to {shards}, or {fix} with --num_processes {setup.shards}."
         )
     if trainer.is_deepspeed_enabled:
+        if setup.compile:
+            raise ValueError(
+                "compile = True with DeepSpeed: its hooks, which gather the weights, are not known to work in compiled "
+                "blocks. Set it to False, or use fsdp2.yaml."
+            )
         if not setup.fp32_weights or setup.optimizer != "adamw_fp32":
             raise ValueError(
                 f"optimizer = {setup.optimizer!r} with fp32_weights = {setup.fp32_weights}: DeepSpeed keeps and "

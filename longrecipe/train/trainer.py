@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from longrecipe.train.divergence import StopAtNonFinite
 from longrecipe.train.loss import weigh_loss
 from longrecipe.train.low_bit import without_zero
 from longrecipe.train.options import trainer_options
-from longrecipe.train.savings import save_memory
+from longrecipe.train.savings import compiled_blocks, save_memory
 from longrecipe.train.sequence_parallel import SplitCollator, check_splittable, make_context, reading_order
 from longrecipe.train.sequence_parallel_check import SplitAttention
 from longrecipe.train.settings import Stage
@@ -117,7 +118,8 @@ class StageTrainer(Trainer):
     them (see `loss.weighted_cross_entropy`). h are last hidden states: those of the original model at plain positions
     and of the model at skipped ones, the short-to-long term of LongReD (Dong et al. 2025, arXiv 2502.07365).
 
-    With fp32_accumulation, the gradients of the batches of a step are summed in float32.
+    With fp32_accumulation, the gradients of the batches of a step are summed in float32. With compile, the blocks are
+    compiled while it trains.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class StageTrainer(Trainer):
         kl_weight: float = 0.0,
         skip_weight: float = 0.0,
         fp32_accumulation: bool = False,
+        compile: bool = False,
         **options: Any,
     ):
         super().__init__(*args, **options)
@@ -136,11 +139,17 @@ class StageTrainer(Trainer):
         self.kl_weight, self.skip_weight = kl_weight, skip_weight
         self.original = None if original is None else original.to(self.args.device).requires_grad_(False)
         self.gradients = Float32Gradients(self.model) if fp32_accumulation else None
+        self.compile = compile
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args, model=None):
         optimizer, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
         return without_zero(optimizer), options
+
+    def train(self, *args, **kwargs):
+        # Later passes have other shapes, which would be compiled again.
+        with compiled_blocks(self.model) if self.compile else nullcontext():
+            return super().train(*args, **kwargs)
 
     def training_step(self, *args, **kwargs):
         loss = super().training_step(*args, **kwargs)
@@ -258,6 +267,7 @@ def stage_trainer(
         kl_weight=stage.kl_weight,
         skip_weight=stage.skip_weight,
         fp32_accumulation=stage.setup.fp32_accumulation,
+        compile=stage.setup.compile,
     )
     configure_sharding(trainer, stage.setup, n_processes())
     if context:

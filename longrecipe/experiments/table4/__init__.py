@@ -7,7 +7,7 @@ from longrecipe.experiments.table4.figures import (
     memory_parts,
     price,
 )
-from longrecipe.experiments.table4.measured import gpu_claims, gpu_rates, gpu_readings, gpu_steps, speeds
+from longrecipe.experiments.table4.measured import faster, gpu_claims, gpu_rates, gpu_readings, gpu_steps, speeds
 from longrecipe.experiments.table4.steps import mini_ratios, mini_steps, step_times
 from longrecipe.experiments.table4.tables import (
     CARDS,
@@ -27,6 +27,7 @@ __all__ = [
     "by_length",
     "claims",
     "cost_by_length",
+    "faster",
     "flop_parts",
     "gpu_claims",
     "gpu_rates",

@@ -66,16 +66,23 @@ def memory(question: Question, record: Mapping | None = None) -> pd.DataFrame:
 
 
 def traces(question: Question) -> pd.DataFrame:
-    """GB at the peak of a step of many batches, without the runtime, modelled and traced (`cost.trace`): the default
-    setup of every family, and for the model asked for those of SAVINGS and one that keeps outputs of attention."""
+    """A step of two batches, traced (`cost.trace`) and modelled: GB at the peak without the runtime, and TB that
+    kernels other than matrix products and attention move. The default setup of every family, and for the model asked
+    for those of SAVINGS and one that keeps outputs of attention."""
     setups = SAVINGS | {"outputs of attention kept": {"keep_attention": True}}
     rows, asked = {}, [(name, "as set up") for name in question.families if name != question.model]
     for model, name in [*((question.model, name) for name in setups), *asked]:
         config, setup = models.config_of(model, question.scale), replace(Setup(), **setups[name])
-        modelled = cost.training_memory(config, question.n_tokens, setup).allocated
-        traced = trace(config, question.n_tokens, setup).peak
-        off = 100 * (modelled / traced - 1)
-        rows[model, name] = {"traced": traced / GB, "modelled": modelled / GB, "modelled, % more": off}
+        traced = trace(config, question.n_tokens, setup)
+        need = cost.training_memory(config, question.n_tokens, setup).allocated
+        moved = cost.traffic_bytes(config, question.n_tokens, setup, batches=2)
+        rows[model, name] = {
+            "GB, traced": traced.peak / GB,
+            "GB, modelled": need / GB,
+            "modelled, % more": 100 * (need / traced.peak - 1),
+            "TB moved, traced": traced.traffic / 1e12,
+            "TB moved, modelled": moved / 1e12,
+        }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["model", "setup"])
 
 
