@@ -43,6 +43,8 @@ def test_helm_mixes_equal_weights_with_the_share_of_the_difference():
     np.testing.assert_allclose(helm_weights(LONG, SHORT, 0.5), [0.5, 1.0, 2.0, 0.5])
     np.testing.assert_allclose(helm_weights(LONG, SHORT, 0.75), [0.75, 1.0, 1.5, 0.75])
     assert helm_weights(LONG, LONG, 0.75).tolist() == [1, 1, 1, 1]
+    # The mean of these differences is 0 in float64, too.
+    assert helm_weights(np.array([0.0, 5e-324]), np.zeros(2), 0.0).tolist() == [1, 1]
 
 
 @given(st.lists(st.floats(-20, 20), min_size=2, max_size=30), st.floats(0, 1), st.floats(0, 50))

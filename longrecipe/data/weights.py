@@ -83,7 +83,8 @@ def helm_weights(long: np.ndarray, short: np.ndarray, strength: float) -> np.nda
     Example: differences of 0, 1, -3 and 0 with lambda = 0.5 give 0.5, 1, 2 and 0.5.
     """
     apart = np.abs(np.asarray(long, dtype=np.float64) - short)
-    flat = (apart.sum(axis=-1, keepdims=True) == 0).astype(np.float64)
+    # Smaller differences are none in float32, and their mean may be 0.
+    flat = (apart.max(axis=-1, keepdims=True) < np.finfo(np.float32).tiny).astype(np.float64)
     return (strength + (1 - strength) * _mean_one(apart + flat)).astype(np.float32)
 
 
