@@ -308,8 +308,8 @@ class TestTime:
         assert plain - compiled == pytest.approx(saved)
 
     def test_compiled_blocks_save_about_the_time_that_torchtitan_measured(self):
-        # Llama-3.1-8B on H100s of 2.4 TB/s, two samples of 8192: 5,762 tokens a second, 6,667 compiled (results of
-        # torchtitan's docs/performance.md). Its saving, in seconds for each token.
+        # Llama-3.1-8B on H100s of 2.4 TB/s, two samples of 8192: 5,762 tokens a second, 6,667 compiled
+        # (torchtitan, see results/published_speeds.csv). Its saving, in seconds for each token.
         measured = 1 / 5762 - 1 / 6667
         setups = (Setup(checkpointing=False, fused_loss=False, compile=x) for x in (False, True))
         device = replace(cost.DEVICES["H100 80 GB"], bandwidth=2.4e12)

@@ -92,6 +92,7 @@ def test_compiled_blocks_train_the_same_model(change, make_tiny, random_rows, tm
         assert torch.equal(weights[name], wanted[name]), name
 
 
+@pytest.mark.slow
 def test_saved_model_has_no_trace_of_memory_options(make_tiny, random_rows, tmp_path):
     for use_cache in (True, False):
         dataset = store(random_rows(12), tmp_path / f"data-{use_cache}")

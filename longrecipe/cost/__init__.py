@@ -11,13 +11,14 @@ from longrecipe.cost.memory import (
     check_fits,
     training_memory,
 )
-from longrecipe.cost.plan import BATCH, LONGEST, SAVINGS, TRIED, gpu_hours, gpus_needed, longest_sample
+from longrecipe.cost.plan import BATCH, FASTER, LONGEST, SAVINGS, TRIED, gpu_hours, gpus_needed, longest_sample
 from longrecipe.cost.time import DEVICES, Device, Seconds, device_of, mfu, step_seconds
 from longrecipe.cost.traffic import traffic_bytes
 
 __all__ = [
     "BATCH",
     "DEVICES",
+    "FASTER",
     "GB",
     "LONGEST",
     "OPTIMIZER_BYTES",

@@ -160,9 +160,7 @@ def gpu_cases(gpu_bytes: float) -> list[Measured]:
     cases: list[Measured] = [
         paper,
         usual,
-        replace(usual, setup=Setup(compile=True)),
-        replace(usual, setup=Setup(keep_attention=True)),
-        replace(usual, setup=Setup(keep_attention=True, compile=True)),
+        *(replace(usual, setup=Setup(**change)) for change in cost.FASTER.values()),
         replace(usual, target_length=81920),
         Reading("llama3", "paper", 131072),
         Resuming("mistral", "paper", 65536),

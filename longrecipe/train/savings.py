@@ -16,7 +16,7 @@ COMPILER = "inductor"
 
 
 @contextmanager
-def compiled_blocks(network: PreTrainedModel) -> Iterator[PreTrainedModel]:
+def compiled_blocks(network: PreTrainedModel) -> Iterator[None]:
     """Compile every block of the network by itself (regional compilation) while the context lasts.
 
     All blocks share the compiled code, which takes seconds to make for each shape of a batch. Compiled kernels round
@@ -27,7 +27,7 @@ def compiled_blocks(network: PreTrainedModel) -> Iterator[PreTrainedModel]:
     for block in blocks:
         block.compile(backend=COMPILER)
     try:
-        yield network
+        yield
     finally:
         for block in blocks:
             block._compiled_call_impl = None

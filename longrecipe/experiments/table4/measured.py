@@ -17,13 +17,12 @@ from longrecipe.settings.memory import Setup
 
 # How far modelled seconds and GB of a step may be from those measured.
 SECONDS_WITHIN, GB_WITHIN = 0.15, 0.05
-_FASTER = {
-    "as set up": {},
-    "attention kept": {"keep_attention": True},
-    "blocks compiled": {"compile": True},
-    "both": {"keep_attention": True, "compile": True},
+_NAMED = {
+    "offload_activations": "activations offloaded",
+    "fp32_accumulation": "float32 sums",
+    "keep_attention": "attention kept",
+    "compile": "blocks compiled",
 }
-_NAMED = {"offload_activations": "activations offloaded", "fp32_accumulation": "float32 sums"}
 _MEASURED = {
     "s": "seconds_per_step",
     "tokens/s": "tokens_per_second",
@@ -74,7 +73,7 @@ def faster(question: Question, record: Mapping | None) -> pd.DataFrame:
     device, n = cost.device_of(record) if record else question.device, question.n_tokens
     asked = {"model": question.model, "scale": question.scale, "n_tokens": n, "batch_size": 1}
     rows = {}
-    for name, change in _FASTER.items():
+    for name, change in {"as set up": {}, **cost.FASTER}.items():
         setup = Setup(**change)
         spent = cost.step_seconds(question.config, n, device, setup=setup)
         rows[name] = {
