@@ -30,7 +30,7 @@ from longrecipe.evaluate import (
     worked,
     worked_table,
 )
-from longrecipe.evaluate.reader import cache_name, read_apart
+from longrecipe.evaluate.reader import cache_name, read_apart, texts_at_once
 
 # reading once, asking often
 
@@ -63,6 +63,52 @@ def test_asking_equals_a_forward_pass_over_everything(tiny, texts, rng):
             logits = reader.ask(questions, last)
             assert logits.shape == (3, last, 1024)
             torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def sliding(window):
+    """A model whose layers see only the last tokens."""
+    small = {"vocab_size": 1024, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    return MistralForCausalLM(MistralConfig(**small, **heads, sliding_window=window)).eval()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_texts_that_are_read_in_parts_answer_as_together(monkeypatch, tiny, texts, rng, size):
+    questions = rng.integers(0, 1024, size=(3, 4))
+    with torch.inference_mode():
+        together = Reader(tiny, texts)
+        monkeypatch.setattr(sys.modules[Reader.__module__], "BATCH_TOKENS", size * texts.shape[1])
+        parts = Reader(tiny, texts)
+        for _ in range(2):
+            torch.testing.assert_close(parts.ask(questions), together.ask(questions), rtol=1e-4, atol=1e-4)
+            np.testing.assert_array_equal(parts.generate(questions, 3), together.generate(questions, 3))
+
+
+@pytest.mark.parametrize("window", [16, 100])
+def test_a_model_with_sliding_windows_is_asked_several_questions(monkeypatch, texts, rng, window):
+    network = sliding(window)
+    monkeypatch.setattr(sys.modules[Reader.__module__], "BATCH_TOKENS", 1)
+    with torch.inference_mode():
+        reader = Reader(network, texts)
+        for questions in rng.integers(0, 1024, size=(3, 3, 4)):
+            whole = np.concatenate([texts, questions], axis=1)
+            torch.testing.assert_close(reader.ask(questions), full_logits(network, whole), rtol=1e-4, atol=1e-4)
+            np.testing.assert_array_equal(reader.generate(questions, 3), greedy(network, whole, 3))
+
+
+def test_a_gpu_is_asked_about_as_many_texts_as_its_free_memory_holds(monkeypatch, tiny):
+    """Keys and values of 40,000 tokens take 40,000 * 2 * layers * heads * width * 4 bytes, 40 % of the free memory."""
+    c = tiny.config
+    text = 4 * 40_000 * 2 * c.num_hidden_layers * c.num_key_value_heads * (c.hidden_size // c.num_attention_heads)
+
+    class OnGpu:
+        config, dtype, device = c, torch.float32, torch.device("cuda")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(5.1 * text / 0.4), 10 * text))
+    assert texts_at_once(OnGpu(), 40_000) == 5
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 10 * text))
+    assert (texts_at_once(OnGpu(), 40_000), texts_at_once(OnGpu(), 4096)) == (1, 4)
+    assert (texts_at_once(tiny, 40_000), texts_at_once(tiny, 4096)) == (1, 4)
 
 
 def test_reader_uses_no_deprecated_argument(tiny, texts):
@@ -137,14 +183,12 @@ def test_prompts_read_apart_are_continued_as_each_alone(tiny, texts):
 
 
 def test_one_prompt_one_token_and_models_with_sliding_windows_are_not_read_apart(tiny, texts):
-    ids, small = torch.from_numpy(texts[:, :20]), {"vocab_size": 1024, "hidden_size": 16, "intermediate_size": 16}
-    small |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    ids = torch.from_numpy(texts[:, :20])
     assert read_apart(tiny, ids[:1], torch.ones_like(ids[:1]), 26) is None
     one = torch.ones_like(ids)
     one[0, :-1] = 0
     assert read_apart(tiny, ids, one, 26) is None
-    sliding = MistralForCausalLM(MistralConfig(**small, sliding_window=8))
-    assert read_apart(sliding, ids, torch.ones_like(ids), 26) is None
+    assert read_apart(sliding(8), ids, torch.ones_like(ids), 26) is None
 
 
 # perplexity

@@ -99,8 +99,9 @@ def make_oracle(wording, knows=lambda share: True, most=100):
     return Oracle
 
 
-def asked_by(monkeypatch, reader, wording, make, source, length=900, count=6, seed=0):
+def asked_by(monkeypatch, reader, wording, make, source, length=900, count=6, seed=0, batch_tokens=10_000):
     monkeypatch.setattr(scoring, "Reader", reader)
+    monkeypatch.setattr(scoring, "texts_at_once", lambda network, length: max(1, batch_tokens // length))
     rng = np.random.default_rng(seed)
     return ask(None, wording, make, source=source, length=length, n_documents=count, rng=rng)
 
@@ -128,9 +129,9 @@ def test_oracle_scores_1_and_model_without_knowledge_0(monkeypatch, wording, pro
 
 @pytest.mark.parametrize("batch_tokens", [1, 2000, 100_000])
 def test_scores_belong_to_their_document_and_depth(monkeypatch, wording, prose, batch_tokens):
-    monkeypatch.setattr(scoring, "BATCH_TOKENS", batch_tokens)
     later = make_oracle(wording, lambda share: share >= 0.5)
-    frame = asked_by(monkeypatch, later, wording, functools.partial(needles, n_keys=3), prose, count=11)
+    three = functools.partial(needles, n_keys=3)
+    frame = asked_by(monkeypatch, later, wording, three, prose, count=11, batch_tokens=batch_tokens)
     # The text of a prompt is shorter than its length, which counts the conversation: depths are shares of the text.
     placed = frame.dropna(subset="depth")
     assert placed["depth"].between(0, 1, inclusive="left").all() and placed["depth"].nunique() > 25
@@ -204,6 +205,7 @@ def test_longer_answers_count_as_whole_words_anywhere_in_the_continuation(monkey
             return wording.encode(said)[None]
 
     monkeypatch.setattr(scoring, "Reader", Says)
+    monkeypatch.setattr(scoring, "texts_at_once", lambda network, length: 1)
     question = make_question(wording, "any", "\nWhich?", answers)
     assert scores_of(None, wording, [np.arange(40)], [question]) == pytest.approx([score])
     assert asked == [question.n_tokens] and asked[0] == sum(map(len, question.answers)) + 8 * len(answers)

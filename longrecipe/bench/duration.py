@@ -6,9 +6,9 @@ from transformers import PreTrainedConfig
 
 from longrecipe.bench.ruler import RULER
 from longrecipe.bench.suites import MOST, SUITES, to_run
-from longrecipe.cost import Device, counts, flops_per_token, key_value_heads
+from longrecipe.cost import Device, counts, flops_per_token
 from longrecipe.evaluate.reader import BATCH_TOKENS as READ_TOKENS
-from longrecipe.models.rope import head_dim
+from longrecipe.models.rope import cached_width
 
 # A pass through the model takes at least this long, whatever its size: the time to start its kernels.
 _LEAST_SECONDS = 0.02
@@ -57,7 +57,7 @@ def seconds(
     """
     c = config.get_text_config()
     weights = weight_bytes * counts(c).total
-    width = 2 * c.num_hidden_layers * key_value_heads(c) * head_dim(c) * weight_bytes
+    width = cached_width(c) * weight_bytes
     total = 0.0
     for count, tokens, generated in prompts:
         batch = min(count, max(1, (BATCH_TOKENS[kind] if generated else READ_TOKENS) // (tokens + generated)))

@@ -1,7 +1,7 @@
 """The cost of training, computed from the configuration of a model: operations, memory, time and disk."""
 
 from longrecipe.cost.disk import disk_bytes
-from longrecipe.cost.flops import Counts, Flops, counts, flops_per_token, key_value_heads, training_flops
+from longrecipe.cost.flops import Counts, Flops, counts, flops_per_token, training_flops
 from longrecipe.cost.memory import (
     GB,
     OPTIMIZER_BYTES,
@@ -38,7 +38,6 @@ __all__ = [
     "flops_per_token",
     "gpu_hours",
     "gpus_needed",
-    "key_value_heads",
     "longest_sample",
     "mfu",
     "step_seconds",

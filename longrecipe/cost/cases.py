@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from longrecipe import cost, models, positions
 from longrecipe.families import OF_THE_PAPER
-from longrecipe.models.rope import head_dim
+from longrecipe.models.rope import cached_width
 from longrecipe.settings.memory import Setup
 from longrecipe.train import PLAIN
 from longrecipe.train.options import missing_compiler
@@ -83,8 +83,7 @@ class Reading(_OfModel):
     def modelled_bytes(self) -> float:
         """Memory that it needs on the GPU: weights, keys and values of all tokens, and one block's activations."""
         c = self.config.get_text_config()
-        cached = 4.0 * c.num_hidden_layers * cost.key_value_heads(c) * head_dim(c)
-        return 2.0 * cost.counts(c).total + (cached + cost.activation_bytes(c)) * self.n_tokens
+        return 2.0 * cost.counts(c).total + (2.0 * cached_width(c) + cost.activation_bytes(c)) * self.n_tokens
 
 
 @dataclass(frozen=True)

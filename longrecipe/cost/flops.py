@@ -38,11 +38,6 @@ def _counts(kind: type, settings: str) -> Counts:
     return Counts(network.num_parameters() - embeddings - own_head, embeddings, own_head)
 
 
-def key_value_heads(config: PreTrainedConfig) -> int:
-    """Number of key-value heads: all heads if the configuration has no other number, as in GPT-NeoX."""
-    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-
-
 def mlp_width(config: PreTrainedConfig) -> int:
     """Width of the MLP: intermediate_size or its name in another family, else 4 times the hidden size."""
     names = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim")

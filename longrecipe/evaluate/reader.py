@@ -18,9 +18,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from longrecipe.models.loading import autocast_dtype, device_kind
+from longrecipe.models.rope import cached_width
 
-# Tokens of one batch of texts: bounds memory at any length.
+# Tokens that are read in one forward pass: bounds memory at any length.
 BATCH_TOKENS = 16_384
+# Share of the free memory of a GPU for the keys and values of texts that are asked about together.
+_CACHED_SHARE = 0.4
 FLOAT32_SDPA = "float32_sdpa"
 
 
@@ -83,18 +86,48 @@ def _one_token(
     return torch.matmul(scores.softmax(-1).to(value.dtype), value).view(batch, 1, heads, width)
 
 
+def texts_at_once(network: PreTrainedModel, length: int) -> int:
+    """The number of texts of some length, in tokens, that a model is asked about together.
+
+    On a CPU they have BATCH_TOKENS together. On a GPU it is as many as the free memory has keys and values for, because
+    there a token of an answer takes about the same time for one text as for many.
+    """
+    count = max(1, BATCH_TOKENS // length)
+    if network.device.type != "cuda" or not _attends_to_all(network):
+        return count
+    size = length * cached_width(network.config.get_text_config()) * network.dtype.itemsize
+    return max(count, int(_CACHED_SHARE * torch.cuda.mem_get_info(network.device)[0] / size))
+
+
+def _attends_to_all(network: PreTrainedModel) -> bool:
+    """Whether all layers of a model attend to the whole text, so that caches of texts can be put together."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=network.config).layers)
+
+
 def cache_name(network: PreTrainedModel) -> str:
     """What a model calls its key-value cache. transformers 5.24 renamed it, and 5.40 removes the old name."""
     return "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
 
 
 class Reader:
-    """Texts of one length, ids int64 [B, n], that a model reads once, to ask many questions about them."""
+    """Texts of one length, ids int64 [B, n], that a model reads once, to ask many questions about them.
+
+    They are read in several forward passes if they have more than BATCH_TOKENS tokens (see `texts_at_once`).
+    """
 
     def __init__(self, network: PreTrainedModel, ids: np.ndarray):
-        self.network, self.cache = network, DynamicCache(config=network.config)
-        self.length, self._cache_name = ids.shape[1], cache_name(network)
+        self.network, self.length, self._cache_name = network, ids.shape[1], cache_name(network)
+        size = max(1, BATCH_TOKENS // self.length) if _attends_to_all(network) else len(ids)
+        self.cache = _joined([self._read(ids[start : start + size]) for start in range(0, len(ids), size)])
+
+    def _read(self, ids: np.ndarray) -> DynamicCache:
+        self.cache = DynamicCache(config=self.network.config)
         self._forward(ids)
+        for layer in self.cache.layers:
+            # Without it, layers with a sliding window cannot forget a question.
+            if activate := getattr(layer, "activate_past_recording", None):
+                activate()
+        return self.cache
 
     def _forward(self, ids: np.ndarray, last: int = 1) -> torch.Tensor:
         x = torch.from_numpy(np.ascontiguousarray(ids)).to(self.network.device)
@@ -141,6 +174,17 @@ class Reader:
         return np.stack(answers, axis=1)
 
 
+def _joined(caches: list[DynamicCache]) -> DynamicCache:
+    """One cache of all texts, from caches of some of them. Only one layer is in memory twice."""
+    first, *others = caches
+    for i, layer in enumerate(first.layers if others else ()):
+        for name in ("keys", "values"):
+            setattr(layer, name, torch.cat([getattr(each.layers[i], name) for each in caches]))
+            for each in others:
+                setattr(each.layers[i], name, None)
+    return first
+
+
 def read_apart(
     network: PreTrainedModel,
     ids: torch.Tensor,
@@ -163,16 +207,14 @@ def read_apart(
     Returns None for a single prompt or one of a single token, and if not all layers of the model attend to the whole
     text.
     """
-    layers = DynamicCache(config=network.config).layers
     padding, alone = (mask == 0).sum(-1).tolist(), []
-    short = len(ids) == 1 or max(padding) > ids.shape[1] - 2
-    if short or any(type(layer) is not DynamicLayer for layer in layers):
+    if len(ids) == 1 or max(padding) > ids.shape[1] - 2 or not _attends_to_all(network):
         return None
     for prompt, skipped in zip(ids.cpu().numpy(), padding, strict=True):
         alone.append(Reader(network, prompt[None, skipped:-1]).cache)
         advance(len(prompt) - skipped)
     cache = StaticCache(config=network.config, max_cache_len=room)
-    for i in range(len(layers)):
+    for i in range(len(alone[0].layers)):
         read = [each.layers[i] for each in alone]
         keys = torch.cat([pad(each.keys, (0, 0, n, 0)) for each, n in zip(read, padding, strict=True)])
         values = torch.cat([pad(each.values, (0, 0, n, 0)) for each, n in zip(read, padding, strict=True)])

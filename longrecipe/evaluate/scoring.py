@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from longrecipe import stats
 from longrecipe.evaluate.questions import Document, Maker, Question
-from longrecipe.evaluate.reader import BATCH_TOKENS, Reader
+from longrecipe.evaluate.reader import Reader, texts_at_once
 from longrecipe.evaluate.tasks import CLOSE, TASKS
 from longrecipe.evaluate.wording import Wording
 
@@ -38,7 +38,7 @@ def ask(
     length, document, depth (0 = start of the text, 1 = its end), score in 0..1. Raises ValueError if the length is too
     short.
     """
-    rows, size = [], max(1, BATCH_TOKENS // length)
+    rows, size = [], texts_at_once(network, length)
     for start in range(0, n_documents, size):
         documents = [make(wording, source, length, rng) for _ in range(min(size, n_documents - start))]
         reader = Reader(network, np.stack([document.ids for document in documents]))
