@@ -222,6 +222,17 @@ def test_finished_runs_are_found_by_settings(clone, params):
     assert results.finished("train", model="smollm2") == [] == results.finished("grid")
 
 
+def test_runs_are_grouped_by_all_settings_but_the_seed(clone, params):
+    for changes in ({"seed": 0}, {"seed": 1}, {"seed": 0, "tagger": "textblob"}, {"seed": 0, "analysis_documents": 60}):
+        save_tokens(settings_of(params, **changes), 2.0, 0.9, 3.0)
+    groups = results.by_setting("tokens", model="llama3")
+    found = {(g[0].params.tagger, g[0].params.analysis_documents): [run.params.seed for run in g] for g in groups}
+    assert found == {("hanta", params.analysis_documents): [0, 1], ("textblob", params.analysis_documents): [0]} | {
+        ("hanta", 60): [0]
+    }
+    assert results.by_setting("tokens", tagger="spacy") == []
+
+
 # the committed tables
 
 
@@ -436,16 +447,15 @@ def test_summary_puts_seeds_of_one_token_analysis_together(clone, params):
         save_tokens(settings_of(params, seed=seed), lift, 0.9 + seed / 100, 3.0 + seed)
     text = unpadded(summary())
     # 2.5 plus or minus 4.303 * 0.5 / sqrt(3)
-    common = "| llama3 | logit | 3,000 | 0, 1, 2 |"
+    common = f"| llama3 | logit | embedded | {params.analysis_documents} | 3,000 | 0, 1, 2 |"
     assert f"{common} class | 2.50 [1.26, 3.74] | 1.25 (newline) | 0.90 at least | 4.00 |" in text
-    assert f"{common} pos | 2.25 [1.01, 3.49] | 1.00 (NOUN) | 0.90 at least | 4.00 |" in text
+    assert f"{common} pos, hanta | 2.25 [1.01, 3.49] | 1.00 (NOUN) | 0.90 at least | 4.00 |" in text
 
 
 def test_one_seed_of_a_token_analysis_has_its_own_interval(clone, params):
     save_tokens(settings_of(params, analysis_score="logprob"), 2.0, 0.95, 3.0)
-    assert "| llama3 | logprob | 1,000 | 4 | class | 2.00 [1.50, 2.50] | 1.25 (newline) | 0.95 | 3.00 |" in unpadded(
-        summary()
-    )
+    row = f"| llama3 | logprob | embedded | {params.analysis_documents} | 1,000 | 4 | class | 2.00 [1.50, 2.50] |"
+    assert f"{row} 1.25 (newline) | 0.95 | 3.00 |" in unpadded(summary())
 
 
 def test_analysis_of_unknown_stability_is_listed(clone, params):

@@ -13,6 +13,8 @@ from longrecipe.tokens import (
     binned,
     claims,
     rank,
+    rise_claims,
+    rises,
     saved_claims,
     score_documents,
     types_by_class,
@@ -382,6 +384,63 @@ def test_saved_claims_hold_if_they_hold_for_every_seed_and_leave_out_rare_types(
     assert found["here: NUM has the largest mean shift"] == lost
     beyond = ("does not hold", "1.20, PUNCT 1.50; 1.20, PUNCT 1.50", False)
     assert found["here: beyond the window, NUM has the largest lift"] == beyond
+
+
+def test_saved_claims_of_one_seed_have_its_interval():
+    rows = [("NUM", 0.7, 0.6, 0.8), ("SYM", 2.2, 2.1, 2.3)]
+    columns = ["type", *(f"{name}{end}" for name in INTERVALS for end in ("", "_low", "_high"))]
+    rankings = pd.DataFrame([(name, *values * len(INTERVALS)) for name, *values in rows], columns=columns)
+    rankings = pd.concat([rankings.assign(positions=where) for where in ("all", "beyond")], ignore_index=True)
+    claims = saved_claims(rankings.assign(by="pos", seed=0, frequent=True), "NUM")
+    assert {(claim.verdict, claim.found, claim.interval) for claim in claims} == {
+        ("does not hold", "0.70, SYM 2.20", "[0.60, 0.80]")
+    }
+
+
+# from inside the window to beyond it
+
+
+def random_documents(rng, count=12, length=41, n_types=4):
+    ids = rng.integers(0, n_types, (count, length))
+    return scored(ids, rng.normal(size=(count, length - 1)) + ids[:, 1:])
+
+
+def test_a_rise_is_the_ratio_of_the_lifts_beyond_and_inside(rng):
+    documents, types = random_documents(rng), types_of(*range(4), names=("a", "b", "c", "d"))
+    found = rises(documents, types, 20, top_share=0.25).set_index("type")
+    inside = column(rank(documents, types, top_share=0.25, last_position=20), "lift")
+    beyond = column(rank(documents, types, top_share=0.25, first_position=21), "lift")
+    assert found["inside"].to_dict() == {name: inside[name] for name in found.index}
+    assert found["rise"].to_dict() == pytest.approx({name: beyond[name] / inside[name] for name in found.index})
+    assert found["rise"].is_monotonic_decreasing and len(found) >= 3
+    assert (found["low"] < found["rise"]).all() and (found["rise"] < found["high"]).all()
+
+
+def test_parts_that_are_equal_in_every_document_have_a_rise_of_1_for_certain(rng):
+    half = random_documents(rng, length=21)
+    ids = [np.r_[each.ids, each.ids[1:]] for each in half]
+    twice = scored(ids, [np.tile(each.shift, 2) for each in half])
+    found = rises(twice, types_of(*range(4), names=("a", "b", "c", "d")), 20, top_share=0.25)
+    assert found[["rise", "low", "high"]].to_numpy() == pytest.approx(1) and len(found) >= 3
+
+
+def test_types_that_are_rare_in_one_part_have_no_rise():
+    ids, shift = [[0, 1, 1, 0, 0]] * 4, [[5, 1, 1, 1], [1, 5, 5, 1], [1, 1, 1, 5], [1, 1, 1, 1]]
+    found = rises(scored(ids, shift), types_of(0, 1), 2, top_share=0.25)
+    assert found["type"].tolist() == []
+    with pytest.raises(ValueError, match="positions 5 to 4"):
+        rises(scored(ids, shift), types_of(0, 1), 4)
+
+
+def test_numerals_rise_most_if_they_do_for_every_seed():
+    rows = pd.DataFrame({"type": ["NUM", "SYM"], "rise": [2.4, 0.9], "low": [2.0, 0.8], "high": [2.8, 1.0], "seed": 0})
+    (claim,) = rise_claims(rows, "NUM", "here: ")
+    assert claim.text == "here: from inside the window to beyond it, the lift of NUM rises most"
+    assert (claim.verdict, claim.found, claim.interval) == ("holds", "2.40, SYM 0.90 times", "[2.00, 2.80]")
+    both = pd.concat([rows, rows.assign(seed=1, rise=[1.0, 1.1])])
+    (claim,) = rise_claims(both, "NUM")
+    assert (claim.verdict, claim.interval) == ("does not hold", "")
+    assert rise_claims(rows.iloc[:0], "NUM") == []
 
 
 # refusals

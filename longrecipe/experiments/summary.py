@@ -8,8 +8,7 @@ import pandas as pd
 from longrecipe.bench.scores import by_suite, with_niah
 from longrecipe.evaluate import hits
 from longrecipe.experiments import EXPERIMENTS, beyond, real, scores, steps
-from longrecipe.results import Run, finished, run_name
-from longrecipe.settings import changed
+from longrecipe.results import Run, by_setting, finished
 from longrecipe.stats import seed_interval
 
 _INTRODUCTION = """\
@@ -22,9 +21,10 @@ _INTRODUCTION = """\
 seconds. The parquet files have the rows of all runs, by experiment and run: `scores` (by stage, text length and task),
 `training` (seconds, tokens and FLOPs of each stage), `depths` (scores by depth of the fact), `gains` (of the merged
 model over the RoPE rule alone), `losses` (by document and position) and `documents` (scores by document) of a real
-model, `rankings`, `shares`, `stability` and `densities` (token analysis), `coverage` (positions) and `benchmarks` (each
-prompt of standard benchmarks). `paper/` quotes the paper's numbers, `resources/` has the measured costs of training,
-`published_speeds.csv` quotes those of other projects, and `figures/` has the figures of the notebooks.
+model, `rankings`, `rises`, `shares`, `stability` and `densities` (token analysis), `coverage` (positions) and
+`benchmarks` (each prompt of standard benchmarks). `paper/` quotes the paper's numbers, `resources/` has the measured
+costs of training, `published_speeds.csv` quotes those of other projects, and `figures/` has the figures of the
+notebooks.
 """
 _RUNS = """
 ## Runs of notebook 03
@@ -103,7 +103,7 @@ those that were asked, *tokens* the mean length of the prompts; prompts that wer
 def summary() -> str:
     """The text of results/README.md: the finished runs of every experiment, seeds of one setting together."""
     parts = [_INTRODUCTION]
-    if groups := _by_setting("train"):
+    if groups := by_setting("train"):
         parts += [_RUNS, _markdown(pd.concat([_run_table(runs) for runs in groups], ignore_index=True))]
     if finished(scores.GRID):
         parts.append(_GRID)
@@ -115,9 +115,9 @@ def summary() -> str:
         parts += [f"\n### {title}\n\n{_markdown(table.reset_index())}" for title, table in tables.items()]
     if len(rows := real.table()):
         parts += [_REAL, _markdown(real.section(rows).reset_index())]
-    if groups := _by_setting("tokens"):
+    if groups := by_setting("tokens"):
         parts += [_TOKENS, _markdown(pd.concat([_token_table(runs) for runs in groups], ignore_index=True))]
-    if groups := _by_setting("positions"):
+    if groups := by_setting("positions"):
         parts += [_POSITIONS, _markdown(pd.concat([_coverage_table(runs) for runs in groups], ignore_index=True))]
     if runs := finished("bench"):
         parts += [_BENCHMARKS, _markdown(pd.concat([_benchmark_table(run) for run in runs], ignore_index=True))]
@@ -127,14 +127,6 @@ def summary() -> str:
 def _markdown(table: pd.DataFrame) -> str:
     # Cells are text already; tabulate would read some of them as numbers.
     return table.astype(str).to_markdown(index=False, tablefmt="github", disable_numparse=True) + "\n"
-
-
-def _by_setting(experiment: str) -> list[list[Run]]:
-    """The finished runs of an experiment, those that differ in the seed alone together."""
-    groups: dict[str, list[Run]] = {}
-    for run in finished(experiment):
-        groups.setdefault(run_name(changed(run.params, seed=0), experiment), []).append(run)
-    return list(groups.values())
 
 
 def _seeds(runs: Sequence[Run]) -> str:
@@ -216,9 +208,11 @@ def _token_table(runs: Sequence[Run]) -> pd.DataFrame:
             {
                 "model": p.model,
                 "score": p.analysis_score,
+                "text": p.text or "embedded",
+                "documents": p.analysis_documents,
                 "tokens": f"{found['n_tokens'].sum():,}",
                 "seeds": _seeds(runs),
-                "types": by,
+                "types": f"pos, {p.tagger}" if by == "pos" else by,
                 "numerals' lift [95 %]": "{:.2f} [{:.2f}, {:.2f}]".format(*triple),
                 "next": f"{rival.max():.2f} ({rival.idxmax()})",
                 "Spearman": f"{min(found['spearman']):.2f}" + (" at least" if several else ""),

@@ -1,7 +1,7 @@
 """Finished runs as tables: what a run measured, its rows in results/, and the table and claims of one run."""
 
 from longrecipe.results import revisions
-from longrecipe.results.lookup import collect, find, finished, load
+from longrecipe.results.lookup import by_setting, collect, find, finished, load
 from longrecipe.results.rows import analysis_rows, depth_rows, document_rows, joined, loss_rows, merge_rows, score_rows
 from longrecipe.results.run import TABLES, Run, run_name
 from longrecipe.results.stages import claims, gain, next_to_committed, run_tables, stage_table, training_table
@@ -12,6 +12,7 @@ __all__ = [
     "TABLES",
     "Run",
     "analysis_rows",
+    "by_setting",
     "claims",
     "collect",
     "depth_rows",

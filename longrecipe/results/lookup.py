@@ -2,7 +2,7 @@
 
 from longrecipe.results import committed, store
 from longrecipe.results.run import EXPERIMENTS, Run, run_name
-from longrecipe.settings import Params
+from longrecipe.settings import Params, changed
 from longrecipe.system.files import locked
 from longrecipe.system.paths import cache_dir
 
@@ -15,6 +15,14 @@ def finished(experiment: str, **wanted: object) -> list[Run]:
     """
     runs = sorted(_by_identity(experiment).values(), key=lambda run: run.name)
     return [run for run in runs if all(getattr(run.params, name) == value for name, value in wanted.items())]
+
+
+def by_setting(experiment: str, **wanted: object) -> list[list[Run]]:
+    """The finished runs of an experiment as in `finished`, those that differ in the seed alone together."""
+    groups: dict[str, list[Run]] = {}
+    for run in finished(experiment, **wanted):
+        groups.setdefault(run_name(changed(run.params, seed=0), experiment), []).append(run)
+    return list(groups.values())
 
 
 def find(params: Params, experiment: str) -> Run | None:

@@ -14,7 +14,8 @@ from longrecipe.tokens.context import (
     tokens_read,
 )
 from longrecipe.tokens.kept import Kept, densities, keep
-from longrecipe.tokens.ranking import Analysis, binned, claims, rank, saved_claims
+from longrecipe.tokens.leading import claims, rise_claims, saved_claims
+from longrecipe.tokens.ranking import Analysis, binned, rank, rises
 from longrecipe.tokens.scores import SCORES, Scored, check_plain_logits, next_token_scores, read_scores, score_documents
 from longrecipe.tokens.taggers import TAGGED_PER_SECOND, UNIVERSAL, TaggerError
 from longrecipe.tokens.types import (
@@ -48,6 +49,8 @@ __all__ = [
     "next_token_scores",
     "rank",
     "read_scores",
+    "rise_claims",
+    "rises",
     "saved_claims",
     "score_documents",
     "short_context",

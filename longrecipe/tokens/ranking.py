@@ -7,16 +7,15 @@ import numpy as np
 import pandas as pd
 
 from longrecipe import stats
-from longrecipe.claims import Claim, interval, judge
+from longrecipe.claims import interval
 from longrecipe.tokens.scores import Scored
 from longrecipe.tokens.types import TokenTypes
 
 # The column of the ranking that each rule for anchors goes by.
 _COLUMNS = {"lift": "lift", "share": "share_of_top"}
 ANCHOR_RULES = tuple(_COLUMNS)
-# What claims about the leading type go by, and the least correlation of lifts between halves of the documents.
+# What claims about the leading type go by.
 RANKED_BY = {"lift": "lift", "mean_shift": "mean shift", "share_of_top": "share of the top tokens"}
-STABLE = 0.9
 
 
 @dataclass(frozen=True)
@@ -68,50 +67,6 @@ def binned(by_position: pd.DataFrame, n_bins: int = 96) -> pd.DataFrame:
     return by_position.reset_index().groupby(group).mean().set_index("position")
 
 
-def claims(found: Analysis, name: str, where: str = "", *, main: bool = True) -> list[Claim]:
-    """The claims about a token analysis; name: the type of numerals; where: what comes before each claim.
-
-    The largest share is the paper's figure (Figure 4), the largest mean shift is its eq. 3 per occurrence; leading by
-    lift and the threshold of stability are this kit's reading of section 4.1. Types that are not `frequent` are left
-    out.
-    """
-    rows, judged = found.ranking[found.ranking["frequent"]].set_index("type"), []
-    for column, text in RANKED_BY.items():
-        leads, measured = _compared(rows[column], name)
-        limits = interval(tuple(rows.loc[name, [column, f"{column}_low", f"{column}_high"]]), 2)
-        judged.append(Claim(f"{where}{name} has the largest {text}", judge(leads), measured, limits, main=main))
-    agree = f"{where}lifts of two halves of the documents agree, Spearman's correlation of at least {STABLE:g}"
-    return [*judged, Claim(agree, judge(found.stability >= STABLE), f"{found.stability:.2f}", main=False)]
-
-
-def saved_claims(rankings: pd.DataFrame, name: str, where: str = "") -> list[Claim]:
-    """The claims about the leading part of speech in saved analyses. A claim holds if it holds for every seed.
-
-    Args:
-        rankings: the table of results with a column seed, see `results.joined`.
-        name: the type of numerals.
-        where: what comes before each claim.
-
-    Claims about positions beyond the base's window come after those about all positions, and are not main.
-    """
-    judged, rows = [], rankings[rankings["frequent"] & (rankings["by"] == "pos")]
-    for positions, beyond in (("all", ""), ("beyond", "beyond the window, ")):
-        tables = [table.set_index("type") for _, table in rows[rows["positions"] == positions].groupby("seed")]
-        for column, text in RANKED_BY.items():
-            leads, measured = zip(*(_compared(table[column], name) for table in tables), strict=True)
-            claim = f"{where}{beyond}{name} has the largest {text}"
-            judged.append(Claim(claim, judge(all(leads)), "; ".join(measured), main=positions == "all"))
-    return judged
-
-
-def _compared(values: pd.Series, name: str) -> tuple[bool, str]:
-    """Whether a type has the largest value, and its value next to that of the first other type."""
-    ordered = values.sort_values(ascending=False, kind="stable")
-    first = ordered.index[0]
-    other = ordered.index[1] if first == name else first
-    return first == name, f"{values[name]:.2f}, {other} {values[other]:.2f}"
-
-
 def rank(
     scored: Sequence[Scored],
     types: TokenTypes,
@@ -140,15 +95,7 @@ def rank(
     Raises ValueError if no position has enough documents for one top token.
     Example: four documents, top_share 0.25: at each position the one token with the largest shift of the four.
     """
-    if not scored:
-        raise ValueError("no scored documents to rank.")
-    table = _Table.of(scored, types, first_position, last_position)
-    reach = (table.shift > -np.inf).sum(axis=0)
-    if np.rint(top_share * reach).max() < 1:
-        raise ValueError(
-            f"{len(scored)} documents at top_share = {top_share} leave no token in the top; "
-            f"give at least {int(0.5 / top_share) + 1} documents."
-        )
+    table = _Table.of(scored, types, top_share=top_share, first=first_position, last=last_position)
     rng = np.random.default_rng(seed)
     everyone = np.ones((1, len(scored)))
     top = table.top(everyone[0], top_share)
@@ -166,6 +113,44 @@ def rank(
     return Analysis(types, ranking, table.by_position(top), stability)
 
 
+def rises(
+    scored: Sequence[Scored],
+    types: TokenTypes,
+    window: int,
+    top_share: float = 0.2,
+    *,
+    min_share: float = 0.001,
+    n_bootstrap: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame:
+    r"""How the lift of each type rises from positions inside the base's window W to those beyond it.
+
+    $rise_k = lift_k(t > W) / lift_k(t \le W)$. H' learns from its training about this kind of text as well as about
+    length. A lift inside the window, where the base reads well, comes from the text; a rise above 1 comes from length.
+    This measure is the kit's own.
+
+    Args: window in tokens; the others as for `rank`. Returns a row for each type with min_share of the tokens of both
+    parts, by falling rise: type, inside and beyond (lifts), rise, and its 95 % bootstrap interval low and high, for
+    which both parts draw the same documents. Raises ValueError if no document is longer than the window, and as `rank`.
+    """
+    weights = stats.bootstrap_weights(len(scored), n_bootstrap, np.random.default_rng(seed))
+    everyone, lifts = np.ones((1, len(scored))), {}
+    for part, first, last in (("inside", 1, window), ("beyond", window + 1, None)):
+        table = _Table.of(scored, types, top_share=top_share, first=first, last=last)
+        top = table.top(everyone[0], top_share)
+        # The first row is that of all documents.
+        found = table.measures(top, np.concatenate([everyone, weights]))
+        kept = found["share_of_all"][0] >= min_share
+        lifts[part] = pd.DataFrame(found["lift"], columns=list(table.names)).loc[:, kept]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rise = (lifts["beyond"] / lifts["inside"]).dropna(axis=1, how="all")
+    draws = rise.iloc[1:].replace(np.inf, np.nan).to_numpy()
+    low, high = stats.percentile_interval(draws) if draws.size else (None, None)
+    columns = {part: found.iloc[0][rise.columns] for part, found in lifts.items()}
+    rows = pd.DataFrame(columns | {"rise": rise.iloc[0], "low": low, "high": high}).rename_axis("type").reset_index()
+    return rows.sort_values("rise", ascending=False, kind="stable", ignore_index=True)
+
+
 @dataclass(frozen=True)
 class _Table:
     """Shift, type and document of every token, sorted by falling shift at every position, all [D, L - 1].
@@ -181,7 +166,12 @@ class _Table:
     document: np.ndarray
 
     @classmethod
-    def of(cls, scored: Sequence[Scored], types: TokenTypes, first: int, last: int | None) -> "_Table":
+    def of(
+        cls, scored: Sequence[Scored], types: TokenTypes, *, top_share: float, first: int = 1, last: int | None = None
+    ) -> "_Table":
+        """Raises ValueError if no document reaches the positions, or too few do for a token in the top."""
+        if not scored:
+            raise ValueError("no scored documents to rank.")
         length = max(len(each.ids) for each in scored) - 1
         if not 1 <= first <= min(length, last or length):
             raise ValueError(f"positions {first} to {last or length}: documents have positions 1 to {length}.")
@@ -191,6 +181,11 @@ class _Table:
             shift[row, : len(each.shift)] = each.shift
             kinds[row, : len(each.shift)] = types.of(each.ids)[1:]
         shift, kinds = shift[:, first - 1 : last], kinds[:, first - 1 : last]
+        if np.rint(top_share * (shift > -np.inf).sum(axis=0)).max() < 1:
+            raise ValueError(
+                f"{len(scored)} documents at top_share = {top_share} leave no token in the top; "
+                f"give at least {int(0.5 / top_share) + 1} documents."
+            )
         present = np.unique(kinds[kinds >= 0])
         kinds = np.where(kinds < 0, -1, np.searchsorted(present, kinds))
         order = np.argsort(-shift, axis=0, kind="stable")
