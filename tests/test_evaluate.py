@@ -9,7 +9,15 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AttentionInterface, MistralConfig, MistralForCausalLM
+from transformers import (
+    AttentionInterface,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from longrecipe import models
@@ -65,13 +73,6 @@ def test_asking_equals_a_forward_pass_over_everything(tiny, texts, rng):
             torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def sliding(window):
-    """A model whose layers see only the last tokens."""
-    small = {"vocab_size": 1024, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    return MistralForCausalLM(MistralConfig(**small, **heads, sliding_window=window)).eval()
-
-
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_texts_that_are_read_in_parts_answer_as_together(monkeypatch, tiny, texts, rng, size):
     questions = rng.integers(0, 1024, size=(3, 4))
@@ -84,9 +85,36 @@ def test_texts_that_are_read_in_parts_answer_as_together(monkeypatch, tiny, text
             np.testing.assert_array_equal(parts.generate(questions, 3), together.generate(questions, 3))
 
 
-@pytest.mark.parametrize("window", [16, 100])
-def test_a_model_with_sliding_windows_is_asked_several_questions(monkeypatch, texts, rng, window):
-    network = sliding(window)
+SMALL = {"vocab_size": 1024, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+SMALL |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+BOTH = ["sliding_attention", "full_attention"]
+# Models that cannot put caches together. Texts have 40 tokens, and questions end at 47.
+OTHER_LAYERS = {
+    "sliding 16": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=16)),
+    "sliding 42": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=42)),
+    "sliding 100": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=100)),
+    "sliding and full": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=16, layer_types=BOTH)
+    ),
+    "recurrent and full": lambda: Qwen3NextForCausalLM(
+        Qwen3NextConfig(
+            **SMALL,
+            head_dim=8,
+            layer_types=["linear_attention", "full_attention"],
+            linear_num_key_heads=1,
+            linear_num_value_heads=2,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+            mlp_only_layers=[0, 1],
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_LAYERS)
+def test_models_of_other_layers_are_asked_several_questions(monkeypatch, texts, rng, kind):
+    torch.manual_seed(0)
+    network = OTHER_LAYERS[kind]().eval()
     monkeypatch.setattr(sys.modules[Reader.__module__], "BATCH_TOKENS", 1)
     with torch.inference_mode():
         reader = Reader(network, texts)
@@ -97,17 +125,18 @@ def test_a_model_with_sliding_windows_is_asked_several_questions(monkeypatch, te
 
 
 def test_a_gpu_is_asked_about_as_many_texts_as_its_free_memory_holds(monkeypatch, tiny):
-    """Keys and values of 40,000 tokens take 40,000 * 2 * layers * heads * width * 4 bytes, 40 % of the free memory."""
-    c = tiny.config
-    text = 4 * 40_000 * 2 * c.num_hidden_layers * c.num_key_value_heads * (c.hidden_size // c.num_attention_heads)
-
-    class OnGpu:
-        config, dtype, device = c, torch.float32, torch.device("cuda")
-
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(5.1 * text / 0.4), 10 * text))
-    assert texts_at_once(OnGpu(), 40_000) == 5
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 10 * text))
-    assert (texts_at_once(OnGpu(), 40_000), texts_at_once(OnGpu(), 4096)) == (1, 4)
+    """40 % of the free memory holds 5.1 texts of 40,000 tokens."""
+    c, reader = tiny.config, sys.modules[Reader.__module__]
+    token = 4 * 2 * c.num_hidden_layers * c.num_key_value_heads * (c.hidden_size // c.num_attention_heads)
+    assert reader._cached_bytes(tiny) == token
+    monkeypatch.setattr(reader, "_cached_bytes", lambda network: token)
+    on_gpu, free = SimpleNamespace(config=c, device=torch.device("cuda")), int(5.1 * 40_000 * token / 0.4)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: free // 2 + 100)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free - free // 2, 10 * free))
+    assert (texts_at_once(on_gpu, 40_000), texts_at_once(on_gpu, 20_000)) == (5, 10)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: free)
+    assert (texts_at_once(on_gpu, 400_000), texts_at_once(on_gpu, 4096)) == (1, 4)
     assert (texts_at_once(tiny, 40_000), texts_at_once(tiny, 4096)) == (1, 4)
 
 
@@ -188,7 +217,7 @@ def test_one_prompt_one_token_and_models_with_sliding_windows_are_not_read_apart
     one = torch.ones_like(ids)
     one[0, :-1] = 0
     assert read_apart(tiny, ids, one, 26) is None
-    assert read_apart(sliding(8), ids, torch.ones_like(ids), 26) is None
+    assert read_apart(OTHER_LAYERS["sliding 16"](), ids, torch.ones_like(ids), 26) is None
 
 
 # perplexity

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from longrecipe.data.english import reference_texts
 from longrecipe.evaluate import (
     NIAH_M,
     Document,
@@ -141,6 +142,19 @@ def test_scores_belong_to_their_document_and_depth(monkeypatch, wording, prose, 
     depths = [rows["depth"].tolist() for _, rows in placed.sort_values("document", kind="stable").groupby("task")]
     assert len(depths) == (2 if wording.kind == "planted" else 1)
     assert depths[0] == depths[-1], "one by one and in a conversation: the same facts of the same documents"
+
+
+def test_documents_are_scored_alike_one_by_one_and_together(monkeypatch, tiny, tokenizer):
+    short, frames = planted(tokenizer), []
+    source = short.encode("\n".join(reference_texts())[:60_000])
+    for at_once in (1, 2, 5):
+        monkeypatch.setattr(scoring, "texts_at_once", lambda network, length, at_once=at_once: at_once)
+        options = {"source": source, "length": 900, "n_documents": 5, "rng": np.random.default_rng(0)}
+        frame = ask(tiny, short, needles, **options)
+        frames.append(frame.sort_values(["task", "document", "depth"], ignore_index=True))
+    for frame in frames[1:]:
+        pd.testing.assert_frame_equal(frame, frames[0])
+    assert len(frames[0]) == 5 * 9 and set(frames[0]["document"]) == set(range(5))
 
 
 @pytest.mark.parametrize(("make", "task"), [(needles, "multi-value"), (tracking, None), (common_words, None)])

@@ -421,7 +421,7 @@ def test_summary_puts_seeds_of_one_setting_together(clone, params):
     assert row[6] == "0.850 [0.726, 0.974]" and row[8] == "20 of 24"
 
 
-def save_tokens(params, lift, spearman, times):
+def save_tokens(params, lift, spearman, times, **more):
     rows = [
         ("class", "number", lift, True),
         ("class", "word", 0.5, True),
@@ -439,7 +439,7 @@ def save_tokens(params, lift, spearman, times):
         "shares": run.empty("shares"),
     }
     tables["densities"] = tables["densities"].assign(**{"anchors per 1,000 tokens": 1.0, "segments kept": 1.0})
-    return results.save(params, "tokens", tables, seconds=10)
+    return results.save(params, "tokens", tables | more, seconds=10)
 
 
 def test_summary_puts_seeds_of_one_token_analysis_together(clone, params):
@@ -450,6 +450,17 @@ def test_summary_puts_seeds_of_one_token_analysis_together(clone, params):
     common = f"| llama3 | logit | embedded | {params.analysis_documents} | 3,000 | 0, 1, 2 |"
     assert f"{common} class | 2.50 [1.26, 3.74] | 1.25 (newline) | 0.90 at least | 4.00 |" in text
     assert f"{common} pos, hanta | 2.25 [1.01, 3.49] | 1.00 (NOUN) | 0.90 at least | 4.00 |" in text
+
+
+def test_rises_of_old_analyses_are_missing_and_of_new_ones_committed(clone, params):
+    save_tokens(params, 2.0, 0.9, 3.0)
+    assert len(results.joined(results.finished("tokens"), "rises")) == 0
+    rises = pd.DataFrame({"type": ["NUM"], "inside": [0.0], "beyond": [2.0], "rise": [2.0]})
+    rises = rises.assign(rise_low=1.5, rise_high=float("nan"))
+    save_tokens(settings_of(params, seed=1), 2.0, 0.9, 3.0, rises=rises)
+    results.collect()
+    (row,) = results.joined(results.finished("tokens"), "rises").to_dict("records")
+    assert (row["seed"], row["type"], row["rise"], row["rise_low"]) == (1, "NUM", 2.0, 1.5)
 
 
 def test_one_seed_of_a_token_analysis_has_its_own_interval(clone, params):

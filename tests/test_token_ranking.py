@@ -16,6 +16,7 @@ from longrecipe.tokens import (
     rise_claims,
     rises,
     saved_claims,
+    saved_rises,
     score_documents,
     types_by_class,
     types_by_token,
@@ -405,42 +406,85 @@ def random_documents(rng, count=12, length=41, n_types=4):
     return scored(ids, rng.normal(size=(count, length - 1)) + ids[:, 1:])
 
 
-def test_a_rise_is_the_ratio_of_the_lifts_beyond_and_inside(rng):
-    documents, types = random_documents(rng), types_of(*range(4), names=("a", "b", "c", "d"))
-    found = rises(documents, types, 20, top_share=0.25).set_index("type")
-    inside = column(rank(documents, types, top_share=0.25, last_position=20), "lift")
-    beyond = column(rank(documents, types, top_share=0.25, first_position=21), "lift")
-    assert found["inside"].to_dict() == {name: inside[name] for name in found.index}
-    assert found["rise"].to_dict() == pytest.approx({name: beyond[name] / inside[name] for name in found.index})
-    assert found["rise"].is_monotonic_decreasing and len(found) >= 3
-    assert (found["low"] < found["rise"]).all() and (found["rise"] < found["high"]).all()
+FOUR = types_of(*range(4), names=("a", "b", "c", "d"))
 
 
-def test_parts_that_are_equal_in_every_document_have_a_rise_of_1_for_certain(rng):
+def test_a_rise_is_the_difference_of_mean_shifts_beyond_and_inside():
+    found = rises(DOCUMENTS, ONE_IS_KEEN, 1).set_index("type")
+    assert found.index.tolist() == ["dull", "keen"]
+    assert found.loc["keen", ["inside", "beyond", "rise"]].tolist() == [9, 7, -2]
+    assert found.loc["dull", ["inside", "beyond", "rise"]].tolist() == pytest.approx([2 / 3, 4 / 3, 2 / 3])
+
+
+def test_what_changes_a_type_at_all_positions_alike_does_not_count(rng):
+    documents = random_documents(rng)
+    shifted = scored([each.ids for each in documents], [each.shift + 5 * (each.ids[1:] == 2) for each in documents])
+    found, other = (rises(each, FOUR, 20) for each in (documents, shifted))
+    numbers = ["rise", "rise_low", "rise_high"]
+    np.testing.assert_allclose(other[numbers], found[numbers], atol=1e-5)
+    assert len(found) == 4 and (found["rise_low"] < found["rise"]).all() and (found["rise"] < found["rise_high"]).all()
+    assert found["rise"].is_monotonic_decreasing and not np.allclose(other["inside"], found["inside"])
+
+
+def test_both_parts_draw_the_same_documents(rng):
+    """Documents differ by far more than their parts, which are equal, so the interval has no width."""
     half = random_documents(rng, length=21)
     ids = [np.r_[each.ids, each.ids[1:]] for each in half]
-    twice = scored(ids, [np.tile(each.shift, 2) for each in half])
-    found = rises(twice, types_of(*range(4), names=("a", "b", "c", "d")), 20, top_share=0.25)
-    assert found[["rise", "low", "high"]].to_numpy() == pytest.approx(1) and len(found) >= 3
+    found = rises(scored(ids, [np.tile(each.shift + 50 * i, 2) for i, each in enumerate(half)]), FOUR, 20)
+    assert found[["rise", "rise_low", "rise_high"]].to_numpy() == pytest.approx(0, abs=1e-4) and len(found) == 4
 
 
-def test_types_that_are_rare_in_one_part_have_no_rise():
-    ids, shift = [[0, 1, 1, 0, 0]] * 4, [[5, 1, 1, 1], [1, 5, 5, 1], [1, 1, 1, 5], [1, 1, 1, 1]]
-    found = rises(scored(ids, shift), types_of(0, 1), 2, top_share=0.25)
-    assert found["type"].tolist() == []
-    with pytest.raises(ValueError, match="positions 5 to 4"):
-        rises(scored(ids, shift), types_of(0, 1), 4)
+def test_documents_may_end_inside_the_window_and_rare_types_are_left_out():
+    ids = [[0, 0, 1, 0], [0, 1], [0, 0, 0, 1]]
+    documents = [one for row in ids for one in scored([row], [np.arange(1.0, len(row))])]
+    found = rises(documents, types_of(0, 1), 2, min_share=0.3).set_index("type")
+    assert found[["inside", "beyond", "rise"]].to_dict("index") == {
+        "dull": {"inside": pytest.approx(4 / 3), "beyond": 3, "rise": pytest.approx(5 / 3)},
+        "keen": {"inside": 1.5, "beyond": 3, "rise": 1.5},
+    }
+    assert rises(documents, types_of(0, 1), 2, min_share=0.5)["type"].tolist() == ["dull"]
+
+
+@pytest.mark.parametrize("documents", [DOCUMENTS, []])
+def test_no_position_beyond_the_window_is_an_error(documents):
+    with pytest.raises(ValueError, match=r"window = 2: documents have positions 1 to \d, and none beyond"):
+        rises(documents, ONE_IS_KEEN, 2)
+
+
+def test_rises_of_saved_analyses_are_those_of_the_scores(rng):
+    documents, saved = random_documents(rng), []
+    for seed in (0, 1):
+        for positions, first in (("all", 1), ("beyond", 21)):
+            ranking = rank(documents, FOUR, first_position=first).ranking
+            saved.append(ranking.assign(by="pos", positions=positions, seed=seed))
+            saved.append(ranking.assign(by="class", positions=positions, seed=seed, sum_shift=0.0))
+    found, expected = saved_rises(pd.concat(saved)), rises(documents, FOUR, 20)
+    for seed in (0, 1):
+        rows = found[found["seed"] == seed].drop(columns="seed").reset_index(drop=True)
+        columns = ["type", "inside", "beyond", "rise"]
+        pd.testing.assert_frame_equal(rows[columns], expected[columns], check_exact=False, atol=1e-5)
+        assert rows.columns.tolist() == expected.columns.tolist() and rows[["rise_low", "rise_high"]].isna().all(
+            axis=None
+        )
 
 
 def test_numerals_rise_most_if_they_do_for_every_seed():
-    rows = pd.DataFrame({"type": ["NUM", "SYM"], "rise": [2.4, 0.9], "low": [2.0, 0.8], "high": [2.8, 1.0], "seed": 0})
-    (claim,) = rise_claims(rows, "NUM", "here: ")
-    assert claim.text == "here: from inside the window to beyond it, the lift of NUM rises most"
-    assert (claim.verdict, claim.found, claim.interval) == ("holds", "2.40, SYM 0.90 times", "[2.00, 2.80]")
-    both = pd.concat([rows, rows.assign(seed=1, rise=[1.0, 1.1])])
+    rows = pd.DataFrame({"type": ["NUM", "SYM"], "rise": [1.8, 1.2], "rise_low": [1.3, 1.1], "rise_high": [2.3, 1.3]})
+    (claim,) = rise_claims(rows.assign(seed=0), "NUM", "here: ")
+    assert claim.text == "here: from inside the window to beyond it, the mean shift of NUM rises most"
+    assert (claim.verdict, claim.found, claim.interval) == ("holds", "1.80, SYM 1.20", "[1.30, 2.30]")
+    both = pd.concat([rows.assign(seed=0), rows.assign(seed=1, rise=[1.0, 1.1])])
     (claim,) = rise_claims(both, "NUM")
-    assert (claim.verdict, claim.interval) == ("does not hold", "")
-    assert rise_claims(rows.iloc[:0], "NUM") == []
+    assert (claim.verdict, claim.found, claim.interval) == ("does not hold", "1.80, SYM 1.20; 1.00, SYM 1.10", "")
+    assert rise_claims(both.iloc[:0], "NUM") == []
+
+
+def test_a_text_without_numerals_measures_no_claim_about_them():
+    found = claims(rank(DOCUMENTS, ONE_IS_KEEN, top_share=0.25), "NUM")
+    assert [claim.verdict for claim in found[:-1]] == ["not measured"] * 3
+    assert {claim.found for claim in found[:-1]} == {"NUM is rare in this text"}
+    (claim,) = rise_claims(pd.DataFrame({"type": ["SYM"], "rise": [1.0], "seed": 0}), "NUM")
+    assert claim.verdict == "not measured"
 
 
 # refusals

@@ -18,9 +18,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from longrecipe.models.loading import autocast_dtype, device_kind
-from longrecipe.models.rope import cached_width
 
-# Tokens that are read in one forward pass: bounds memory at any length.
+# Most tokens of several texts that are read in one forward pass; a longer text is read alone.
 BATCH_TOKENS = 16_384
 # Share of the free memory of a GPU for the keys and values of texts that are asked about together.
 _CACHED_SHARE = 0.4
@@ -89,14 +88,22 @@ def _one_token(
 def texts_at_once(network: PreTrainedModel, length: int) -> int:
     """The number of texts of some length, in tokens, that a model is asked about together.
 
-    On a CPU they have BATCH_TOKENS together. On a GPU it is as many as the free memory has keys and values for, because
-    there a token of an answer takes about the same time for one text as for many.
+    They have BATCH_TOKENS together. On a GPU they are as many as _CACHED_SHARE of the free memory has keys and values
+    for, if that is more and all layers attend to the whole text: the time of an answer there is mostly that of starting
+    kernels, unless models and texts are large.
     """
-    count = max(1, BATCH_TOKENS // length)
-    if network.device.type != "cuda" or not _attends_to_all(network):
+    count, device = max(1, BATCH_TOKENS // length), network.device
+    if device.type != "cuda" or not _attends_to_all(network):
         return count
-    size = length * cached_width(network.config.get_text_config()) * network.dtype.itemsize
-    return max(count, int(_CACHED_SHARE * torch.cuda.mem_get_info(network.device)[0] / size))
+    # What torch has reserved and does not use is free, too.
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(count, int(_CACHED_SHARE * free / (length * _cached_bytes(network))))
+
+
+def _cached_bytes(network: PreTrainedModel) -> int:
+    """The bytes that the keys and values of a token take. One is read, as not all configurations say it."""
+    layers = Reader(network, np.zeros((1, 1), dtype=np.int64)).cache.layers
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
 
 def _attends_to_all(network: PreTrainedModel) -> bool:
@@ -112,21 +119,22 @@ def cache_name(network: PreTrainedModel) -> str:
 class Reader:
     """Texts of one length, ids int64 [B, n], that a model reads once, to ask many questions about them.
 
-    They are read in several forward passes if they have more than BATCH_TOKENS tokens (see `texts_at_once`).
+    If all layers attend to the whole text, they are read in forward passes of BATCH_TOKENS (see `texts_at_once`).
     """
 
     def __init__(self, network: PreTrainedModel, ids: np.ndarray):
         self.network, self.length, self._cache_name = network, ids.shape[1], cache_name(network)
         size = max(1, BATCH_TOKENS // self.length) if _attends_to_all(network) else len(ids)
-        self.cache = _joined([self._read(ids[start : start + size]) for start in range(0, len(ids), size)])
+        read = _joined([self._read(ids[start : start + size]) for start in range(0, len(ids), size)])
+        # Recurrent layers cannot remove a question, so each question gets a copy of what was read.
+        self._kept = None if read.is_croppable else read
+        self.cache = read if self._kept is None else copy.deepcopy(read)
 
     def _read(self, ids: np.ndarray) -> DynamicCache:
         self.cache = DynamicCache(config=self.network.config)
         self._forward(ids)
-        for layer in self.cache.layers:
-            # Without it, layers with a sliding window cannot forget a question.
-            if activate := getattr(layer, "activate_past_recording", None):
-                activate()
+        # Layers with a sliding window can only remove a question if they record what it pushes out.
+        self.cache.activate_past_recording()
         return self.cache
 
     def _forward(self, ids: np.ndarray, last: int = 1) -> torch.Tensor:
@@ -143,7 +151,10 @@ class Reader:
         return np.concatenate(tokens, axis=1)
 
     def _forget(self) -> None:
-        self.cache.crop(self.length - self.cache.get_seq_length())
+        if self._kept is None:
+            self.cache.crop(self.length - self.cache.get_seq_length())
+        else:
+            self.cache = copy.deepcopy(self._kept)
 
     def ask(self, questions: np.ndarray, last: int = 1) -> torch.Tensor:
         """Logits [B, last, vocabulary] after each of the last tokens of the questions, ids [B, q], then forget them."""

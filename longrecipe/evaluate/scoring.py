@@ -53,6 +53,8 @@ def ask(
             for questions, scores in asked
             for i, (question, score) in enumerate(zip(questions, scores, strict=True))
         ]
+        # The next texts need its memory.
+        del reader
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -79,7 +79,9 @@ _TOKENS = """
 *Lift* is the share of a type among the 20 % of tokens that change most, divided by its share among all tokens. *next*
 is the largest lift of another type. *Spearman* is the correlation of lifts between two halves of the documents. The
 last column compares the anchors that anchored selection keeps with those that random selection keeps. Intervals: for
-several seeds Student's t, for one seed a bootstrap over documents.
+several seeds Student's t, for one seed a bootstrap over documents. *documents* are those of each seed, *tokens* those
+of all seeds. The *embedded* text is that of the mini models, or Python's own documentation; types are classes of the
+tokenizer, or parts of speech with their tagger.
 
 """
 _POSITIONS = """

@@ -36,8 +36,8 @@ TABLES = {
     "rankings": {"by": TEXT, "positions": TEXT, "type": TEXT, "count": COUNT, "share_of_all": NUMBER}
     | {f"{name}{end}": NUMBER for name in ("share_of_top", "lift", "mean_shift") for end in ("", "_low", "_high")}
     | {"sum_shift": NUMBER, "frequent": TRUTH},
-    # Lifts inside the window of the base and beyond it, and their ratio with its interval.
-    "rises": {"by": TEXT, "type": TEXT} | dict.fromkeys(("inside", "beyond", "rise", "low", "high"), NUMBER),
+    # Mean shifts of parts of speech inside the window of the base and beyond it, and their difference.
+    "rises": {"type": TEXT} | dict.fromkeys(("inside", "beyond", "rise", "rise_low", "rise_high"), NUMBER),
     "stability": {"by": TEXT, "positions": TEXT, "spearman": NUMBER, "n_tokens": COUNT},
     "shares": {"by": TEXT, "position": NUMBER, "type": TEXT, "share": NUMBER},
     "densities": {"selection": TEXT} | dict.fromkeys(_DENSITIES, NUMBER),

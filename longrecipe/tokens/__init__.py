@@ -14,7 +14,7 @@ from longrecipe.tokens.context import (
     tokens_read,
 )
 from longrecipe.tokens.kept import Kept, densities, keep
-from longrecipe.tokens.leading import claims, rise_claims, saved_claims
+from longrecipe.tokens.leading import claims, rise_claims, saved_claims, saved_rises
 from longrecipe.tokens.ranking import Analysis, binned, rank, rises
 from longrecipe.tokens.scores import SCORES, Scored, check_plain_logits, next_token_scores, read_scores, score_documents
 from longrecipe.tokens.taggers import TAGGED_PER_SECOND, UNIVERSAL, TaggerError
@@ -52,6 +52,7 @@ __all__ = [
     "rise_claims",
     "rises",
     "saved_claims",
+    "saved_rises",
     "score_documents",
     "short_context",
     "short_context_losses",

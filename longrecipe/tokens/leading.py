@@ -1,5 +1,7 @@
 """Claims about the type that leads a token analysis: numerals, in the paper."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from longrecipe.claims import Claim, interval, judge
@@ -14,13 +16,13 @@ def claims(found: Analysis, name: str, where: str = "", *, main: bool = True) ->
 
     The largest share is the paper's figure (Figure 4), the largest mean shift is its eq. 3 per occurrence; leading by
     lift and the threshold of stability are this kit's reading of section 4.1. Types that are not `frequent` are left
-    out.
+    out. Numerals that are not are "not measured".
     """
-    rows, judged = found.ranking[found.ranking["frequent"]].set_index("type"), []
-    for column, text in RANKED_BY.items():
-        leads, measured = _compared(rows[column], name)
-        limits = interval(tuple(rows.loc[name, [column, f"{column}_low", f"{column}_high"]]), 2)
-        judged.append(Claim(f"{where}{name} has the largest {text}", judge(leads), measured, limits, main=main))
+    rows = found.ranking[found.ranking["frequent"]].set_index("type")
+    judged = [
+        _leads(f"{where}{name} has the largest {text}", [rows], column, name, main=main)
+        for column, text in RANKED_BY.items()
+    ]
     agree = f"{where}lifts of two halves of the documents agree, Spearman's correlation of at least {STABLE:g}"
     return [*judged, Claim(agree, judge(found.stability >= STABLE), f"{found.stability:.2f}", main=False)]
 
@@ -36,36 +38,59 @@ def saved_claims(rankings: pd.DataFrame, name: str, where: str = "") -> list[Cla
     Claims about positions beyond the base's window come after those about all positions, and are not main. The interval
     is that of one seed, over documents; with several seeds there is none.
     """
-    judged, rows = [], rankings[rankings["frequent"] & (rankings["by"] == "pos")]
-    for positions, beyond in (("all", ""), ("beyond", "beyond the window, ")):
-        tables = [table.set_index("type") for _, table in rows[rows["positions"] == positions].groupby("seed")]
-        for column, text in RANKED_BY.items():
-            leads, measured = zip(*(_compared(table[column], name) for table in tables), strict=True)
-            claim, limits = f"{where}{beyond}{name} has the largest {text}", ""
-            if len(tables) == 1:
-                limits = interval(tuple(tables[0].loc[name, [column, f"{column}_low", f"{column}_high"]]), 2)
-            judged.append(Claim(claim, judge(all(leads)), "; ".join(measured), limits, main=positions == "all"))
-    return judged
+    rows = rankings[rankings["frequent"] & (rankings["by"] == "pos")]
+    return [
+        _leads(f"{where}{beyond}{name} has the largest {text}", tables, column, name, main=positions == "all")
+        for positions, beyond in (("all", ""), ("beyond", "beyond the window, "))
+        if (tables := _by_seed(rows[rows["positions"] == positions]))
+        for column, text in RANKED_BY.items()
+    ]
 
 
 def rise_claims(rises: pd.DataFrame, name: str, where: str = "") -> list[Claim]:
-    """The claim that the lift of numerals rises most from inside the window to beyond it, for every seed.
+    """The claim that the mean shift of numerals rises most from inside the window to beyond it, for every seed.
 
-    Args: rises: `rises` of parts of speech, with a column seed (see `results.joined`); name and where as for
-    `saved_claims`. The interval is that of one seed. No claim without rows.
+    Args: rises: `rises` or `saved_rises`, with a column seed; name and where as for `saved_claims`. No claim without
+    rows.
     """
-    if not len(rises):
-        return []
-    tables = [table.set_index("type") for _, table in rises.groupby("seed")]
-    leads, measured = zip(*(_compared(table["rise"], name) for table in tables), strict=True)
-    limits = interval(tuple(tables[0].loc[name, ["rise", "low", "high"]]), 2) if len(tables) == 1 else ""
-    text = f"{where}from inside the window to beyond it, the lift of {name} rises most"
-    return [Claim(text, judge(all(leads)), "; ".join(f"{each} times" for each in measured), limits)]
+    text = f"{where}from inside the window to beyond it, the mean shift of {name} rises most"
+    return [_leads(text, tables, "rise", name)] if (tables := _by_seed(rises)) else []
 
 
-def _compared(values: pd.Series, name: str) -> tuple[bool, str]:
-    """Whether a type has the largest value, and its value next to that of the first other type."""
-    ordered = values.sort_values(ascending=False, kind="stable")
-    first = ordered.index[0]
-    other = ordered.index[1] if first == name else first
-    return first == name, f"{values[name]:.2f}, {other} {values[other]:.2f}"
+def saved_rises(rankings: pd.DataFrame) -> pd.DataFrame:
+    """`rises` of parts of speech from saved analyses, by seed, as differences of sums, without intervals.
+
+    rankings: as for `saved_claims`.
+    """
+    rows = rankings[rankings["by"] == "pos"].set_index(["seed", "type"])
+    every, beyond = (rows[rows["positions"] == positions] for positions in ("all", "beyond"))
+    frequent = every.index[every["frequent"]].intersection(beyond.index[beyond["frequent"]])
+    every, beyond = every.loc[frequent], beyond.loc[frequent]
+    inside = (every["sum_shift"] - beyond["sum_shift"]) / (every["count"] - beyond["count"])
+    found = pd.DataFrame({"inside": inside, "beyond": beyond["mean_shift"], "rise": beyond["mean_shift"] - inside})
+    found = found.assign(rise_low=float("nan"), rise_high=float("nan")).reset_index()
+    return found.sort_values(["seed", "rise"], ascending=[True, False], kind="stable", ignore_index=True)
+
+
+def _by_seed(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    return [table.set_index("type") for _, table in rows.groupby("seed")] if len(rows) else []
+
+
+def _leads(text: str, tables: Sequence[pd.DataFrame], column: str, name: str, *, main: bool = True) -> Claim:
+    """The claim that a type has the largest value of a column in every table, whose index are the types.
+
+    It is found with the value next to that of the first other type, and the interval if there is one table.
+    """
+    if not all(name in table.index for table in tables):
+        return Claim(text, judge(None), f"{name} is rare in this text", main=main)
+    ordered = [table[column].sort_values(ascending=False, kind="stable") for table in tables]
+    others = [values.drop(name).head(1) for values in ordered]
+    found = [
+        ", ".join([f"{values[name]:.2f}", *(f"{other} {value:.2f}" for other, value in first.items())])
+        for values, first in zip(ordered, others, strict=True)
+    ]
+    limits = ""
+    if len(tables) == 1:
+        limits = interval(tuple(tables[0].loc[name, [column, f"{column}_low", f"{column}_high"]]), 2)
+    holds = all(values.index[0] == name for values in ordered)
+    return Claim(text, judge(holds), "; ".join(found), limits, main=main)

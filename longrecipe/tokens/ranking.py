@@ -117,38 +117,42 @@ def rises(
     scored: Sequence[Scored],
     types: TokenTypes,
     window: int,
-    top_share: float = 0.2,
     *,
     min_share: float = 0.001,
     n_bootstrap: int = 200,
     seed: int = 0,
 ) -> pd.DataFrame:
-    r"""How the lift of each type rises from positions inside the base's window W to those beyond it.
+    r"""How far the mean shift of each type rises from positions inside the base's window W to those beyond it.
 
-    $rise_k = lift_k(t > W) / lift_k(t \le W)$. H' learns from its training about this kind of text as well as about
-    length. A lift inside the window, where the base reads well, comes from the text; a rise above 1 comes from length.
-    This measure is the kit's own.
+    $rise_k = \bar\Delta_k(t > W) - \bar\Delta_k(t \le W)$, a difference of differences. From its training H' learns
+    about the text and a larger RoPE base as well as about length. What changes a type at all positions alike cancels;
+    what remains depends on the position. This measure is the kit's own.
 
-    Args: window in tokens; the others as for `rank`. Returns a row for each type with min_share of the tokens of both
-    parts, by falling rise: type, inside and beyond (lifts), rise, and its 95 % bootstrap interval low and high, for
-    which both parts draw the same documents. Raises ValueError if no document is longer than the window, and as `rank`.
+    Args: window in tokens; n_bootstrap and seed of the intervals. Returns a row for each type with min_share of the
+    tokens of both parts, by falling rise: type, inside, beyond and rise, in units of the score, and the 95 % bootstrap
+    interval rise_low and rise_high, for which both parts draw the same documents. Raises ValueError if no document has
+    a position beyond the window.
     """
+    length = max((len(each.ids) for each in scored), default=1) - 1
+    if length <= window:
+        raise ValueError(f"window = {window}: documents have positions 1 to {length}, and none beyond the window.")
+    # The first row is that of all documents.
     weights = stats.bootstrap_weights(len(scored), n_bootstrap, np.random.default_rng(seed))
-    everyone, lifts = np.ones((1, len(scored))), {}
-    for part, first, last in (("inside", 1, window), ("beyond", window + 1, None)):
-        table = _Table.of(scored, types, top_share=top_share, first=first, last=last)
-        top = table.top(everyone[0], top_share)
-        # The first row is that of all documents.
-        found = table.measures(top, np.concatenate([everyone, weights]))
-        kept = found["share_of_all"][0] >= min_share
-        lifts[part] = pd.DataFrame(found["lift"], columns=list(table.names)).loc[:, kept]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rise = (lifts["beyond"] / lifts["inside"]).dropna(axis=1, how="all")
-    draws = rise.iloc[1:].replace(np.inf, np.nan).to_numpy()
-    low, high = stats.percentile_interval(draws) if draws.size else (None, None)
-    columns = {part: found.iloc[0][rise.columns] for part, found in lifts.items()}
-    rows = pd.DataFrame(columns | {"rise": rise.iloc[0], "low": low, "high": high}).rename_axis("type").reset_index()
-    return rows.sort_values("rise", ascending=False, kind="stable", ignore_index=True)
+    weights, means = np.concatenate([np.ones((1, len(scored))), weights]), {}
+    kept = np.ones(len(types.names), dtype=bool)
+    for part, within in {"inside": slice(window), "beyond": slice(window, None)}.items():
+        kinds, shifts = [types.of(each.ids)[1:][within] for each in scored], [each.shift[within] for each in scored]
+        counts = weights @ np.stack([np.bincount(row, minlength=len(kept)) for row in kinds])
+        sums = [np.bincount(row, shift, len(kept)) for row, shift in zip(kinds, shifts, strict=True)]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            means[part] = weights @ np.stack(sums) / counts
+        kept &= counts[0] >= max(min_share * counts[0].sum(), 1)
+    rise = (means["beyond"] - means["inside"])[:, kept]
+    low, high = stats.percentile_interval(rise[1:])
+    rows = {part: values[0][kept] for part, values in means.items()}
+    rows |= {"rise": rise[0], "rise_low": low, "rise_high": high}
+    found = pd.DataFrame({"type": np.array(types.names)[kept], **rows})
+    return found.sort_values("rise", ascending=False, kind="stable", ignore_index=True)
 
 
 @dataclass(frozen=True)
