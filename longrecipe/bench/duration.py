@@ -6,9 +6,8 @@ from transformers import PreTrainedConfig
 
 from longrecipe.bench.ruler import RULER
 from longrecipe.bench.suites import MOST, SUITES, to_run
-from longrecipe.cost import Device, counts, flops_per_token
+from longrecipe.cost import Device, cached_width, counts, flops_per_token
 from longrecipe.evaluate.reader import BATCH_TOKENS as READ_TOKENS
-from longrecipe.models.rope import cached_width
 
 # A pass through the model takes at least this long, whatever its size: the time to start its kernels.
 _LEAST_SECONDS = 0.02

@@ -1,7 +1,7 @@
 """The cost of training, computed from the configuration of a model: operations, memory, time and disk."""
 
 from longrecipe.cost.disk import disk_bytes
-from longrecipe.cost.flops import Counts, Flops, counts, flops_per_token, training_flops
+from longrecipe.cost.flops import Counts, Flops, cached_width, counts, flops_per_token, training_flops
 from longrecipe.cost.memory import (
     GB,
     OPTIMIZER_BYTES,
@@ -31,6 +31,7 @@ __all__ = [
     "Memory",
     "Seconds",
     "activation_bytes",
+    "cached_width",
     "check_fits",
     "counts",
     "device_of",

@@ -9,7 +9,6 @@ from transformers import PreTrainedConfig
 
 from longrecipe import cost, models, positions
 from longrecipe.families import OF_THE_PAPER
-from longrecipe.models.rope import cached_width
 from longrecipe.settings.memory import Setup
 from longrecipe.train import PLAIN
 from longrecipe.train.options import missing_compiler
@@ -83,7 +82,7 @@ class Reading(_OfModel):
     def modelled_bytes(self) -> float:
         """Memory that it needs on the GPU: weights, keys and values of all tokens, and one block's activations."""
         c = self.config.get_text_config()
-        return 2.0 * cost.counts(c).total + (2.0 * cached_width(c) + cost.activation_bytes(c)) * self.n_tokens
+        return 2.0 * cost.counts(c).total + (2.0 * cost.cached_width(c) + cost.activation_bytes(c)) * self.n_tokens
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,16 @@ def _counts(kind: type, settings: str) -> Counts:
     return Counts(network.num_parameters() - embeddings - own_head, embeddings, own_head)
 
 
+def key_value_heads(config: PreTrainedConfig) -> int:
+    """Number of key-value heads: all heads if the configuration has no other number, as in GPT-NeoX."""
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+
+
+def cached_width(config: PreTrainedConfig) -> int:
+    """Numbers that the key-value cache keeps of a token: keys and values of all blocks."""
+    return 2 * config.num_hidden_layers * key_value_heads(config) * head_dim(config)
+
+
 def mlp_width(config: PreTrainedConfig) -> int:
     """Width of the MLP: intermediate_size or its name in another family, else 4 times the hidden size."""
     names = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim")

@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields, replace
 
 from transformers import PreTrainedConfig
 
-from longrecipe.cost.flops import counts, mlp_width
-from longrecipe.models.rope import head_dim, key_value_heads
+from longrecipe.cost.flops import counts, key_value_heads, mlp_width
+from longrecipe.models.rope import head_dim
 from longrecipe.settings.memory import Setup
 
 # Bytes per parameter of Adam's two moments. In low-bit optimizers, each block of values has a float32 scale.

@@ -182,16 +182,6 @@ def head_dim(config: PreTrainedConfig) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def key_value_heads(config: PreTrainedConfig) -> int:
-    """Number of key-value heads: all heads if the configuration has no other number, as in GPT-NeoX."""
-    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-
-
-def cached_width(config: PreTrainedConfig) -> int:
-    """Numbers that the key-value cache keeps of a token: keys and values of all blocks."""
-    return 2 * config.num_hidden_layers * key_value_heads(config) * head_dim(config)
-
-
 def _scaled_message(config: PreTrainedConfig, rope_type: str, parameters: dict[str, Any]) -> str:
     original = parameters.get("original_max_position_embeddings") or getattr(
         config, "original_max_position_embeddings", None

@@ -83,14 +83,13 @@ def _leads(text: str, tables: Sequence[pd.DataFrame], column: str, name: str, *,
     """
     if not all(name in table.index for table in tables):
         return Claim(text, judge(None), f"{name} is rare in this text", main=main)
-    ordered = [table[column].sort_values(ascending=False, kind="stable") for table in tables]
-    others = [values.drop(name).head(1) for values in ordered]
-    found = [
-        ", ".join([f"{values[name]:.2f}", *(f"{other} {value:.2f}" for other, value in first.items())])
-        for values, first in zip(ordered, others, strict=True)
-    ]
+    holds, found = True, []
+    for table in tables:
+        values = table[column].sort_values(ascending=False, kind="stable")
+        holds = holds and values.index[0] == name
+        first_other = [f"{other} {value:.2f}" for other, value in values.drop(name).head(1).items()]
+        found.append(", ".join([f"{values[name]:.2f}", *first_other]))
     limits = ""
     if len(tables) == 1:
         limits = interval(tuple(tables[0].loc[name, [column, f"{column}_low", f"{column}_high"]]), 2)
-    holds = all(values.index[0] == name for values in ordered)
     return Claim(text, judge(holds), "; ".join(found), limits, main=main)

@@ -95,7 +95,15 @@ def rank(
     Raises ValueError if no position has enough documents for one top token.
     Example: four documents, top_share 0.25: at each position the one token with the largest shift of the four.
     """
-    table = _Table.of(scored, types, top_share=top_share, first=first_position, last=last_position)
+    if not scored:
+        raise ValueError("no scored documents to rank.")
+    table = _Table.of(scored, types, first_position, last_position)
+    reach = (table.shift > -np.inf).sum(axis=0)
+    if np.rint(top_share * reach).max() < 1:
+        raise ValueError(
+            f"{len(scored)} documents at top_share = {top_share} leave no token in the top; "
+            f"give at least {int(0.5 / top_share) + 1} documents."
+        )
     rng = np.random.default_rng(seed)
     everyone = np.ones((1, len(scored)))
     top = table.top(everyone[0], top_share)
@@ -140,12 +148,12 @@ def rises(
     weights = stats.bootstrap_weights(len(scored), n_bootstrap, np.random.default_rng(seed))
     weights, means = np.concatenate([np.ones((1, len(scored))), weights]), {}
     kept = np.ones(len(types.names), dtype=bool)
+    pairs = [(types.of(each.ids)[1:], each.shift) for each in scored]
     for part, within in {"inside": slice(window), "beyond": slice(window, None)}.items():
-        kinds, shifts = [types.of(each.ids)[1:][within] for each in scored], [each.shift[within] for each in scored]
-        counts = weights @ np.stack([np.bincount(row, minlength=len(kept)) for row in kinds])
-        sums = [np.bincount(row, shift, len(kept)) for row, shift in zip(kinds, shifts, strict=True)]
+        counts = weights @ np.stack([np.bincount(kinds[within], minlength=len(kept)) for kinds, _ in pairs])
+        sums = weights @ np.stack([np.bincount(kinds[within], shift[within], len(kept)) for kinds, shift in pairs])
         with np.errstate(divide="ignore", invalid="ignore"):
-            means[part] = weights @ np.stack(sums) / counts
+            means[part] = sums / counts
         kept &= counts[0] >= max(min_share * counts[0].sum(), 1)
     rise = (means["beyond"] - means["inside"])[:, kept]
     low, high = stats.percentile_interval(rise[1:])
@@ -170,12 +178,7 @@ class _Table:
     document: np.ndarray
 
     @classmethod
-    def of(
-        cls, scored: Sequence[Scored], types: TokenTypes, *, top_share: float, first: int = 1, last: int | None = None
-    ) -> "_Table":
-        """Raises ValueError if no document reaches the positions, or too few do for a token in the top."""
-        if not scored:
-            raise ValueError("no scored documents to rank.")
+    def of(cls, scored: Sequence[Scored], types: TokenTypes, first: int, last: int | None) -> "_Table":
         length = max(len(each.ids) for each in scored) - 1
         if not 1 <= first <= min(length, last or length):
             raise ValueError(f"positions {first} to {last or length}: documents have positions 1 to {length}.")
@@ -185,11 +188,6 @@ class _Table:
             shift[row, : len(each.shift)] = each.shift
             kinds[row, : len(each.shift)] = types.of(each.ids)[1:]
         shift, kinds = shift[:, first - 1 : last], kinds[:, first - 1 : last]
-        if np.rint(top_share * (shift > -np.inf).sum(axis=0)).max() < 1:
-            raise ValueError(
-                f"{len(scored)} documents at top_share = {top_share} leave no token in the top; "
-                f"give at least {int(0.5 / top_share) + 1} documents."
-            )
         present = np.unique(kinds[kinds >= 0])
         kinds = np.where(kinds < 0, -1, np.searchsorted(present, kinds))
         order = np.argsort(-shift, axis=0, kind="stable")
