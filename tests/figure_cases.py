@@ -4,11 +4,25 @@ import functools
 
 import numpy as np
 import pandas as pd
+from runs import made_real_run
 
 from longrecipe import evaluate, plots, positions
 from longrecipe.cost import question, record
 from longrecipe.evaluate import Report
-from longrecipe.experiments import figure2, fronts, real, scores, table1, table2, table3, table4, weights
+from longrecipe.experiments import (
+    factors,
+    figure2,
+    fronts,
+    growth,
+    real,
+    scores,
+    table1,
+    table2,
+    table3,
+    table4,
+    weights,
+)
+from longrecipe.experiments.paired import Paired
 from longrecipe.families import FAMILIES
 from longrecipe.positions import METHODS
 from longrecipe.tokens import Kept, Scored, TokenTypes, rank
@@ -245,11 +259,26 @@ def weights_figure():
     return weights.figure(weights.table(weights.compared("llama3", TARGET)))
 
 
+@functools.cache
+def growing():
+    """The RoPE rule alone, and three numbers of samples."""
+    runs = [made_real_run((2.1, 3.0), 0.25, 11.0, method="none")]
+    for steps, loss in ((6, 2.9), (24, 2.8), (96, 2.75)):
+        runs.append(made_real_run((2.0, loss), 0.5, 10.2, spread=2e-4 * steps, method="longrecipe", extend_steps=steps))
+    return runs
+
+
 def real_figure():
-    wiggle = rng().normal(0, 0.02, size=(3, 6, 1023))
-    names = ["RoPE rule alone", "LongRecipe, 12 samples", "LongRecipe, 12 samples, anchor 9"]
-    read = {name: 3 - 0.1 * i + wiggle[i] for i, name in enumerate(names)}
-    return real.figure(evaluate.losses_by_document(read, [0, 64, 128, 256, 512, 1024]), 256)
+    return real.figure(Paired(tuple((real.label(run.params), run) for run in growing())))
+
+
+def growth_figure():
+    return growth.figure(Paired(tuple((growth.label(run.params), run) for run in growing())))
+
+
+def factors_figure():
+    runs = [made_real_run((2.0, 9 / f), 0.1 * f, 10 + f, spread=0.02, method="none", rope_factor=f) for f in (1, 2, 4)]
+    return factors.figure(Paired(tuple((factors.label(run.params), run) for run in runs)))
 
 
 # resources
@@ -331,6 +360,8 @@ CASES = {
         figure2_cost_figure,
         weights_figure,
         real_figure,
+        growth_figure,
+        factors_figure,
         table4_memory_parts,
         table4_cost_by_length,
         table4_flop_parts,

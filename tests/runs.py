@@ -2,8 +2,15 @@
 
 import re
 
+import numpy as np
+import pandas as pd
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from longrecipe import evaluate, results, settings
+from longrecipe.experiments import paired
+from longrecipe.experiments.paired import RULE
+from longrecipe.results.run import typed
 
 # Settings of a run that trains in seconds.
 SHORT = {
@@ -55,3 +62,41 @@ def tiny_llama(seed=0, **changes):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config).eval()
+
+
+def made_real_run(losses, recall, perplexity, *, spread=0.0, needed=None, **changes):
+    """A run of SmolLM2 with these numbers: losses inside the window and beyond it, recall of 0..1 and perplexity.
+
+    spread: how much documents differ, whose mean is the number; needed: the loss of tokens that need long context. What
+    the documents have in common cancels in differences. The base, which the run of method none measures, has a
+    perplexity of 10.
+    """
+    p = settings.load("smollm2", **paired.DEFAULTS | changes)
+    stage = RULE if p.method == "none" else "merged"
+    rng, rows, said = np.random.default_rng(0), [], []
+    for document in range(6):
+        level, own = rng.normal(), spread * (document - 2.5)
+        for (start, end), loss in zip(((0, 8192), (8192, 16384)), losses, strict=True):
+            rows.append(
+                (
+                    stage,
+                    evaluate.ALL,
+                    document,
+                    start,
+                    end,
+                    end - max(start, 1),
+                    loss + level + own * (1 + start / 8192),
+                )
+            )
+            if needed is not None:
+                rows.append((stage, evaluate.LONG_CONTEXT, document, start, end, 50, needed))
+        said += [(stage, "multi-key", n, document, recall + own, 8) for n in (2048, 16384)]
+    scores = [(stage, perplexity)] + ([(paired.BASE, 10.0)] if p.method == "none" else [])
+    scores = [{"stage": name, "length": 2048, "task": "perplexity", "mean": value} for name, value in scores]
+    tables = {
+        "losses": pd.DataFrame(rows, columns=list(results.TABLES["losses"])),
+        "documents": pd.DataFrame(said, columns=list(results.TABLES["documents"])),
+        "scores": pd.DataFrame(scores).reindex(columns=list(results.TABLES["scores"])),
+    }
+    tables = {key: typed(table, key) for key, table in tables.items()}
+    return results.Run(paired.REAL, results.run_name(p, paired.REAL), p.model_dump(), True, 1.0, "", {}, {}, [], tables)

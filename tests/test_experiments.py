@@ -14,11 +14,12 @@ from longrecipe.experiments import EXPERIMENTS, runner
 from longrecipe.experiments.protocols import FULL, LEAN, MERGES
 from longrecipe.experiments.scores import CONTIGUOUS
 
-TABLE1, TABLE2, TABLE3, FIGURE2, FRONTS, STEPS, WEIGHTS, RATES, CONTROL, REAL = EXPERIMENTS.values()
+TABLE1, TABLE2, TABLE3, FIGURE2, FRONTS, STEPS, WEIGHTS, RATES, CONTROL, *_ = EXPERIMENTS.values()
 
 
 def test_every_experiment_has_the_name_of_its_module():
-    names = ["table1", "table2", "table3", "figure2", "fronts", "steps", "weights", "rates", "control", "real"]
+    names = ["table1", "table2", "table3", "figure2", "fronts", "steps", "weights", "rates", "control"]
+    names += ["real", "growth", "factors"]
     assert list(EXPERIMENTS) == names
     assert all(name == each.name for name, each in EXPERIMENTS.items())
 
@@ -293,7 +294,12 @@ def test_wrong_arguments_exit_with_a_message(words, message, quick, capsys):
     assert stop.value.code == 2 and re.search(message, capsys.readouterr().err) and quick == []
 
 
+# Runs that take a GPU or hours, which notebook 08 shows as not measured.
+NOT_MEASURED = {"real": 1, "growth": 3, "factors": 3}
+
+
 @pytest.mark.parametrize("name", list(EXPERIMENTS))
 def test_the_grids_that_notebooks_show_have_finished(name):
     experiment = EXPERIMENTS[name]
-    assert [p for p in experiment.grid() if not experiment.is_finished(p)] == []
+    left = [p for p in experiment.grid() if not experiment.is_finished(p)]
+    assert len(left) == NOT_MEASURED.get(name, 0), left

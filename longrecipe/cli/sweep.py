@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="EXPERIMENT",
         help="table1 (methods), table2 (parts of the recipe), table3 (stages; the runs of table1), figure2 (token "
         "ratio), fronts (trade-off between long and short text, over the strength of replay and merging), steps "
-        "(scores during stage 1), weights (loss weights at equal compute), control (the same on harder text) or real "
-        "(SmolLM2 on long text of your own)",
+        "(scores during stage 1), weights (loss weights at equal compute), control (the same on harder text), real "
+        "(SmolLM2 on long text), growth (the same by training tokens) or factors (RoPE factors without training)",
     )
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="default: llama3; for table1 all mini models")
     parser.add_argument(
@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--targets", nargs="+", type=int, metavar="T", help="target lengths in tokens, for table1; default: 2560 4096"
     )
     parser.add_argument(
-        "--scale", help="folder of params files: mini, small or paper; default: mini, for the experiment real small"
+        "--scale",
+        help="folder of params files: mini, small or paper; default: mini, for real, growth and factors small",
     )
     add_settings(parser)
     parser.add_argument("--force", action="store_true", help="repeat finished runs as well")

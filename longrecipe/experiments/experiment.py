@@ -25,7 +25,8 @@ class Experiment:
         title: of its section in results/README.md.
         variants: settings that differ between the runs of one seed.
         protocol: how a run is trained and measured.
-        section: makes the table of results/README.md from the scores of all runs in the protocol's store.
+        section: makes the table of results/README.md from the scores of all runs in the protocol's store; None for
+            experiments whose tables need more than scores.
         models: the models of the grid, by default.
         targets: target lengths in tokens of the mini models, by default; empty takes the target of the params file.
         fixed: further settings that the user cannot change, because the table's names would no longer be true.
@@ -38,7 +39,7 @@ class Experiment:
     title: str
     variants: tuple[Mapping[str, Any], ...]
     protocol: Protocol
-    section: Callable[[pd.DataFrame], pd.DataFrame]
+    section: Callable[[pd.DataFrame], pd.DataFrame] | None = None
     models: tuple[str, ...] = ("llama3",)
     targets: tuple[int, ...] = ()
     fixed: frozenset[str] = frozenset()

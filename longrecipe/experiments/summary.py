@@ -7,7 +7,7 @@ import pandas as pd
 
 from longrecipe.bench.scores import by_suite, with_niah
 from longrecipe.evaluate import hits
-from longrecipe.experiments import EXPERIMENTS, beyond, real, scores, steps
+from longrecipe.experiments import EXPERIMENTS, beyond, factors, growth, real, scores, steps
 from longrecipe.results import Run, by_setting, finished
 from longrecipe.stats import seed_interval
 
@@ -67,11 +67,12 @@ one's time.
 _REAL = """
 ## A real model
 
-SmolLM2-135M after training on equal numbers of samples, one seed (`longrecipe sweep real`, notebook 08). Losses are in
-nats per token of held-out documents of 16,384 tokens, to the base's window and beyond it; the third column is paired by
-document. Recall is that of 8 facts in each document, in percent. Perplexity is measured at 2,048 tokens. Intervals are
-95 % bootstraps over documents, which say nothing about other seeds.
-
+SmolLM2-135M to 16,384 tokens, one seed: after training on equal numbers of samples (`longrecipe sweep real`, notebook
+08), with factors f of the RoPE rule without training (`longrecipe sweep factors`), and after more samples (`longrecipe
+sweep growth`); tables without enough finished runs are left out. Losses are in nats per token of held-out documents of
+16,384 tokens, to the base's window and beyond it; differences are paired by document. Recall is that of 8 facts in each
+document, in percent. Perplexity is measured at 2,048 tokens. Intervals are 95 % bootstraps over documents, which say
+nothing about other seeds.
 """
 _TOKENS = """
 ## Token analysis
@@ -115,8 +116,7 @@ def summary() -> str:
     if tables := _own_tables():
         parts.append(_BEYOND)
         parts += [f"\n### {title}\n\n{_markdown(table.reset_index())}" for title, table in tables.items()]
-    if len(rows := real.table()):
-        parts += [_REAL, _markdown(real.section(rows).reset_index())]
+    parts += _real_tables()
     if groups := by_setting("tokens"):
         parts += [_TOKENS, _markdown(pd.concat([_token_table(runs) for runs in groups], ignore_index=True))]
     if groups := by_setting("positions"):
@@ -124,6 +124,17 @@ def summary() -> str:
     if runs := finished("bench"):
         parts += [_BENCHMARKS, _markdown(pd.concat([_benchmark_table(run) for run in runs], ignore_index=True))]
     return "".join(parts)
+
+
+def _real_tables() -> list[str]:
+    """The tables of a real model with their text, without those of experiments that have too few runs for a claim."""
+    parts = []
+    for module in (real, factors, growth):
+        found = module.compared()
+        if len(module.claims(found)):
+            table = module.table(found).rename_axis("model").reset_index()
+            parts.append(f"\n### {module.EXPERIMENT.title}\n\n{_markdown(table)}")
+    return [_REAL, *parts] if parts else []
 
 
 def _markdown(table: pd.DataFrame) -> str:
@@ -175,7 +186,7 @@ def _tables(rows: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     found = {
         each.title: each.section(rows[each.protocol.store])
         for each in EXPERIMENTS.values()
-        if len(rows.get(each.protocol.store, ()))
+        if each.section is not None and len(rows.get(each.protocol.store, ()))
     }
     return {title: scores.shown(table) for title, table in found.items() if len(table)}
 

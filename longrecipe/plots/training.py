@@ -173,6 +173,7 @@ def loss_by_position(table: pd.DataFrame, window: int) -> Figure:
         axis.minorticks_off()
         last = table[table["end"] == table["end"].max()].set_index("model")["loss"]
         pair = [name for name in ("merged", "RoPE rule alone", "base") if name in last.index]
+        pair = pair or list(last.index)
         title = f"Loss in the last positions: {', '.join(f'{last[name]:.2f} {name}' for name in pair)}"
         describe(figure, f"Loss by position, with intervals, for {', '.join(last.index)}.", title)
         label_ends(axis, ends)

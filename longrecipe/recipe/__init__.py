@@ -1,7 +1,7 @@
 """The recipe of one run, from its settings: checks, stages with their cache, measuring and export."""
 
 from longrecipe.recipe import context_scores
-from longrecipe.recipe.held_out import HeldOut, read_held_out, read_losses
+from longrecipe.recipe.held_out import HeldOut, key_tokens, read_held_out, read_losses
 from longrecipe.recipe.preparing import prepare
 from longrecipe.recipe.stages import Recipe
 from longrecipe.recipe.whole import (
@@ -21,6 +21,7 @@ __all__ = [
     "Recipe",
     "context_scores",
     "export_checked",
+    "key_tokens",
     "measure_all",
     "measure_steps",
     "one_sentence",

@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+import numpy as np
+
 from longrecipe import models
 from longrecipe.models.checkpoint import fingerprint
 from longrecipe.recipe.run_text import RunText
@@ -29,6 +31,12 @@ CODE = {
     "extend": _EXTEND,
     "replay": (*_EXTEND, "longrecipe.recipe.stages:Recipe.replay"),
     "merge": ("longrecipe.merge:merge",),
+    "key tokens": (
+        "longrecipe.recipe.stages:Recipe.raised",
+        "longrecipe.evaluate.longppl:key_tokens",
+        "longrecipe.tokens.context:short_context",
+        "longrecipe.tokens.context:short_context_losses",
+    ),
 }
 
 
@@ -50,6 +58,14 @@ def folder_of(stage: str, p: Params, text: RunText) -> Path:
     model = fingerprint(models.folder_of(p.source, p.scale))
     made_from = hashlib.sha256(f"{model} {code_of(stage)}".encode()).hexdigest()[:8]
     return cache_dir() / "-".join([name, stage, p.stage_key(stage), *read, made_from])
+
+
+def key_tokens_file(p: Params, ids: np.ndarray) -> Path:
+    """The file with the tokens of held-out documents, int64 [D, T], that need long context."""
+    read = [p.rope_rule, p.rope_factor, p.target_length, p.eval_precision, code_of("key tokens"), ids.shape]
+    model = fingerprint(models.folder_of(p.source, p.scale))
+    made_from = hashlib.sha256(f"{model} {read}".encode() + ids.tobytes()).hexdigest()[:10]
+    return cache_dir() / f"{p.model}-key-tokens-{made_from}.npy"
 
 
 def merged_folder(p: Params, replayed: Path) -> Path:

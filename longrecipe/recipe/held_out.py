@@ -10,9 +10,10 @@ from transformers import PreTrainedModel
 
 from longrecipe import evaluate, tokens
 from longrecipe.claims import Claim, at_most, interval, number
-from longrecipe.recipe import draws
+from longrecipe.recipe import cache, draws
 from longrecipe.recipe.stages import Recipe
 from longrecipe.recipe.whole import fact_types, measured_models, models_of
+from longrecipe.system.files import locked, new_file
 from longrecipe.train import Trained
 
 
@@ -114,13 +115,38 @@ def read_held_out(
     return HeldOut(run, ids, {name: losses[name] for name in models}, chosen)
 
 
-def read_losses(run: Recipe, models: Mapping[str, Callable[[], PreTrainedModel]]) -> pd.DataFrame:
-    """Read the held-out documents of a run with some models, by how they are made or loaded, without LongPPL.
+def read_losses(
+    run: Recipe, models: Mapping[str, Callable[[], PreTrainedModel]], chosen: np.ndarray | None = None
+) -> pd.DataFrame:
+    """Read the held-out documents of a run with some models, by how they are made or loaded.
+
+    Args:
+        chosen: bool [D, T - 1], the tokens that need long context, such as `key_tokens`; None for none.
 
     Returns `evaluate.losses_by_document`; no rows if there are no documents.
     """
     ids = _documents(run)
-    return evaluate.losses_by_document(_losses(run, ids, models) if len(ids) else {}, _edges(run, ids))
+    return evaluate.losses_by_document(_losses(run, ids, models) if len(ids) else {}, _edges(run, ids), chosen)
+
+
+def key_tokens(run: Recipe) -> np.ndarray | None:
+    """The held-out tokens that LongPPL counts, chosen by the RoPE rule alone and kept in the cache.
+
+    The choice does not depend on method or seed, so runs can be compared. It favours the RoPE rule alone, see
+    `read_held_out`. Returns bool [D, T - 1]; None if the documents are shorter than two short contexts.
+    """
+    p, ids = run.params, _documents(run)
+    context = tokens.short_context(p.window)
+    if ids.shape[1] < 2 * context:
+        return None
+    path = cache.key_tokens_file(p, ids)
+    with locked(path, "chooses the tokens that LongPPL counts"):
+        if not path.is_file():
+            network = evaluate.to_read(run.raised(), p.eval_precision)
+            short = tokens.short_context_losses(network, ids, context)
+            with new_file(path) as unfinished, unfinished.open("wb") as file:
+                np.save(file, evaluate.key_tokens(tokens.token_losses(network, ids), short))
+        return np.load(path)
 
 
 def _documents(run: Recipe) -> np.ndarray:

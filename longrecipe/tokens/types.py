@@ -83,7 +83,9 @@ def types_by_pos(tokenizer: PreTrainedTokenizerBase, tagger_name: str = "hanta")
     Raises TaggerError if the tagger is not installed.
     """
     strings = np.array(token_strings(tokenizer), dtype=object)
-    ends, tag = sentence_ends(tokenizer), tagger(tagger_name)
+    ends = sentence_ends(tokenizer)
+    # The documents of a run overlap if their text is short, and tagging is slow.
+    tag = functools.lru_cache(maxsize=2**17)(tagger(tagger_name))
     names = (*UNIVERSAL, "SPACE")
     index = {name: i for i, name in enumerate(names)}
 
@@ -98,7 +100,7 @@ def types_by_pos(tokenizer: PreTrainedTokenizerBase, tagger_name: str = "hanta")
         start = 0
         for stop in places[np.cumsum(sentence_lengths(ids, ends))]:
             words = list(_WORDS.finditer(text, start, stop))
-            tags = tag([word[0] for word in words]) if words else []
+            tags = tag(tuple(word[0] for word in words)) if words else []
             for word, each in zip(words, tags, strict=True):
                 of_character[word.start() : word.end()] = index[each]
             start = stop

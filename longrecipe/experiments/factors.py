@@ -1,0 +1,68 @@
+"""The factor f of the RoPE rule on a real model without any training. This is the kit's own experiment."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from longrecipe import evaluate, plots
+from longrecipe.claims import Claim, Claims, at_least, at_most, difference, interval, number
+from longrecipe.experiments import paired
+from longrecipe.experiments.experiment import Experiment
+from longrecipe.experiments.paired import Paired
+from longrecipe.settings import Params, load
+
+FACTORS = (1.0, 2.0, 4.0, 8.0)
+
+
+def label(p: Params) -> str:
+    """The name of what a run measures, such as `f = 4`."""
+    return f"f = {p.rope_factor:g}"
+
+
+def compared(**changes: object) -> Paired:
+    """The finished runs of the grid; changes: as in `Experiment.grid`."""
+    return Paired.of(EXPERIMENT.grid(**changes), label)
+
+
+def chosen() -> str:
+    """The factor of the params file, which is compared with the others."""
+    return label(load(EXPERIMENT.models[0], **EXPERIMENT.defaults))
+
+
+def table(found: Paired) -> pd.DataFrame:
+    """A row for each factor, compared with the chosen one, see `Paired.table`."""
+    return found.table(chosen())
+
+
+def claims(found: Paired) -> Claims:
+    """Whether the chosen factor reads long text best: the lowest loss beyond the window, and the highest recall."""
+    return Claims(_claims(found)) if chosen() in found.names else Claims([])
+
+
+def _claims(found: Paired) -> Iterator[Claim]:
+    best = chosen()
+    for name in [each for each in found.names if each != best]:
+        apart, points = found.apart(best, name), found.recall_apart(best, name)
+        text = f"{best}: a loss lower than that of {name} beyond {found.window:,} tokens, untrained"
+        yield Claim(text, at_most(apart, 0), f"{number(apart[0], 3)} nats from {name}", interval(apart, 3))
+        words, limits = difference(points, name)
+        yield Claim(f"{best}: recall at T is at least that of {name}, untrained", at_least(points, 0), words, limits)
+
+
+def figure(found: Paired) -> Figure:
+    """The loss by position of each factor, with intervals over documents."""
+    if not found:
+        return plots.nothing("No run has finished, so there is nothing to compare.")
+    return plots.loss_by_position(evaluate.loss_by_position(found.losses), found.window)
+
+
+EXPERIMENT = Experiment(
+    name="factors",
+    title="The factor of the RoPE rule, untrained",
+    variants=tuple({"method": "none", "rope_factor": factor} for factor in FACTORS),
+    protocol=paired.LEAN,
+    models=("smollm2",),
+    defaults=paired.DEFAULTS,
+    n_seeds=1,
+)
