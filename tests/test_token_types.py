@@ -265,3 +265,18 @@ def test_real_parts_of_speech(tokenizer, name):
 def test_missing_tagger_is_an_error_before_any_text(tokenizer):
     with pytest.raises(TaggerError, match="'en_no_such_pipeline'"):
         types_by_pos(tokenizer, "en_no_such_pipeline")
+
+
+def test_a_repeated_sentence_is_tagged_once(tokenizer, monkeypatch):
+    asked = []
+
+    def tag(words):
+        asked.append(words)
+        return ["NOUN"] * len(words)
+
+    monkeypatch.setattr(module, "tagger", lambda name: tag)
+    types = types_by_pos(tokenizer)
+    first, second = ids_of(tokenizer, "She reads. He writes. She reads."), ids_of(tokenizer, "He writes. They read.")
+    types.of(first)
+    types.of(second)
+    assert [" ".join(words) for words in asked] == ["She reads .", "He writes .", "They read ."]
