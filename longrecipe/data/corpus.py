@@ -29,7 +29,7 @@ def stretches(source: np.ndarray, count: int, length: int) -> list[np.ndarray]:
             f"{count} documents of {length} tokens need {count * length:,} tokens, but the corpus has {len(source):,}: "
             f"use at most {len(source) // length} documents, or shorter ones."
         )
-    return np.split(source[: count * length], count)
+    return list(source[: count * length].reshape(count, length))
 
 
 def excerpt(source: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
