@@ -45,9 +45,10 @@ def table(found: Paired) -> pd.DataFrame:
 
 
 def longppl_of(found: Paired, name: str) -> float:
-    """The perplexity of the tokens beyond the window that need long context; NaN if not measured."""
-    rows = found.losses_of(name, beyond=True, tokens=LONG_CONTEXT)
-    return float(np.exp(rows.mean())) if len(rows) else np.nan
+    """LongPPL of the tokens beyond the window, see `evaluate.long_perplexity`; NaN if not measured."""
+    rows = found.losses[(found.losses["model"] == name) & (found.losses["tokens"] == LONG_CONTEXT)]
+    rows = rows[rows["start"] >= found.window]
+    return float(np.exp(np.average(rows["loss"], weights=rows["count"]))) if len(rows) else np.nan
 
 
 def slope(found: Paired) -> Triple:

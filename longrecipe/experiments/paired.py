@@ -111,21 +111,17 @@ class Paired:
         has not finished."""
         return self.perplexity[name] / self.perplexity.get(BASE, np.nan)
 
-    def losses_of(self, name: str, *, beyond: bool, tokens: str = evaluate.ALL) -> pd.Series:
-        """The mean loss of a model by document, to the window or beyond it, in nats per token; empty if not measured.
-
-        Args:
-            tokens: evaluate.ALL, or evaluate.LONG_CONTEXT.
-        """
-        rows = self.losses[(self.losses["model"] == name) & (self.losses["tokens"] == tokens)]
+    def losses_of(self, name: str, *, beyond: bool) -> pd.Series:
+        """The mean loss of a model by document, to the window or beyond it, in nats per token."""
+        rows = self.losses[(self.losses["model"] == name) & (self.losses["tokens"] == evaluate.ALL)]
         rows = rows[rows["start"] >= self.window] if beyond else rows[rows["end"] <= self.window]
         sums = (rows["loss"] * rows["count"]).groupby(rows["document"]).sum()
         return sums / rows.groupby("document")["count"].sum()
 
-    def apart(self, one: str, other: str, *, beyond: bool = True, tokens: str = evaluate.ALL) -> Triple:
-        """How much higher the loss of one model is than that of another, with its interval over documents, in nats."""
-        sides = (self.losses_of(name, beyond=beyond, tokens=tokens) for name in (one, other))
-        return over_documents(next(sides) - next(sides))
+    def apart(self, one: str, other: str) -> Triple:
+        """How much higher the loss of one model is than that of another beyond the window, with its interval over
+        documents, in nats."""
+        return over_documents(self.losses_of(one, beyond=True) - self.losses_of(other, beyond=True))
 
     def recall_apart(self, one: str, other: str) -> Triple:
         """How many points the recall of one model is above that of another, with its interval over documents."""
