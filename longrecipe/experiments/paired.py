@@ -121,7 +121,7 @@ class Paired:
     def apart(self, one: str, other: str) -> Triple:
         """How much higher the loss of one model is than that of another beyond the window, with its interval over
         documents, in nats."""
-        return over_documents(self.losses_of(one, beyond=True) - self.losses_of(other, beyond=True))
+        return evaluate.loss_difference(self.losses, one, other, self.window)
 
     def recall_apart(self, one: str, other: str) -> Triple:
         """How many points the recall of one model is above that of another, with its interval over documents."""
