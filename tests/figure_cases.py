@@ -185,6 +185,22 @@ def passkeys():
     return plots.passkeys(numbers(), WINDOW)
 
 
+def to_the_window(which):
+    """Figures of a base that was not measured beyond its window: what is missing is not drawn."""
+    base = {name: {n: each for n, each in cells.items() if n <= WINDOW} for name, cells in _cells().items()}
+    found = {"base": base | {"perplexity": 20.0}, "RoPE rule alone": numbers()["merged"], "merged": numbers()["merged"]}
+    if which != "recall_heatmaps":
+        return getattr(plots, which)(found, *[WINDOW] * (which == "passkeys"))
+    rows = [("multi-key", n, 0, depth, 1.0) for n in (256, 1024, 4096) for depth in (0.1, 0.9)]
+    prompts = pd.DataFrame(rows, columns=["task", "length", "document", "depth", "score"])
+    inside = Report(prompts[prompts["length"] <= WINDOW], {})
+    return plots.recall_heatmaps({"base": inside, "merged": Report(prompts, {})})
+
+
+def _cells():
+    return {name: numbers()["base"][name] for name in ("tasks", "recall", "niah_m")}
+
+
 def nothing():
     return plots.nothing("No losses to draw: this run has trained nothing.")
 
@@ -270,6 +286,11 @@ def growing():
 
 def real_figure():
     return real.figure(Paired(tuple((real.label(run.params), run) for run in growing())))
+
+
+def real_by_position_figure():
+    base = made_real_run((2.0, 9.0), 0.0, 10.0, spread=0.02, method="none", rope_factor=1.0)
+    return real.by_position_figure(Paired(tuple((real.label(run.params), run) for run in [base, *growing()])))
 
 
 def growth_figure():
@@ -360,6 +381,7 @@ CASES = {
         figure2_cost_figure,
         weights_figure,
         real_figure,
+        real_by_position_figure,
         growth_figure,
         factors_figure,
         table4_memory_parts,
@@ -370,5 +392,9 @@ CASES = {
         table4_step_times,
     )
 }
-# Another use of a function, which is checked as well.
+# Other uses of functions, which are checked as well.
 CASES["table2, by table1.figure"] = table2_figure
+CASES |= {
+    f"a base to its window, by plots.{name}": functools.partial(to_the_window, name)
+    for name in ("recall_heatmaps", "passkeys", "retention")
+}

@@ -461,6 +461,14 @@ def test_passkeys_are_asked_at_every_length_on_separate_documents(tiny, source, 
     )
 
 
+def test_lengths_above_the_longest_are_left_out_and_change_nothing_else(tiny, source, words):
+    options = {"lengths": [96, 128, 192], "n_documents": 4, "n_facts": 2, "seed": 9, "n_passkeys": 5}
+    everything, some = report(tiny, source, words, **options), report(tiny, source, words, **options, longest=128)
+    kept = everything.prompts.query("length <= 128").reset_index(drop=True)
+    pd.testing.assert_frame_equal(some.prompts, kept)
+    assert some.general == everything.general and set(kept["length"]) == {96, 128}
+
+
 def test_only_niah_documents_are_made_from_the_haystack(tiny, source, words, monkeypatch):
     module = sys.modules["longrecipe.evaluate.report"]  # the package has a function of that name
     read, ask = [], module.ask

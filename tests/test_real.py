@@ -8,7 +8,7 @@ from runs import SHORT, made_real_run
 
 from longrecipe import evaluate, recipe, results, settings
 from longrecipe.experiments import EXPERIMENTS, factors, growth, paired, real
-from longrecipe.experiments.paired import RULE, Paired
+from longrecipe.experiments.paired import BASE, RULE, Paired
 from longrecipe.experiments.scores import CONTIGUOUS
 
 PLAIN, ANCHOR, CONTROL = "LongRecipe, 12 samples", "LongRecipe, 12 samples, anchor 9", "contiguous, 12 samples"
@@ -63,6 +63,20 @@ def test_models_are_compared_on_the_same_documents(found):
     assert f"-0.300 {CONTROL}, -0.100 {PLAIN}, -0.200 {ANCHOR}" in real.figure(found).get_label()
 
 
+def test_the_base_is_shown_and_not_judged(control, plain):
+    """It is a run of method none without a raised RoPE base, which `sweep factors` makes."""
+    base = made_real_run((2.0, 9.0), 0.0, 10.0, spread=0.02, method="none", rope_factor=1.0)
+    known = compared(real, base, control, plain)
+    table = real.table(known)
+    assert table.index.tolist() == [BASE, RULE, PLAIN]
+    assert table.loc[BASE, "loss beyond"].startswith("9.") and table.loc[BASE, "of the base's"] == "100.0%"
+    texts = [claim.text for claim in real.claims(known)]
+    assert texts == [claim.text for claim in real.claims(compared(real, control, plain))]
+    drawn = [figure(known).get_label() for figure in (real.by_position_figure, real.figure)]
+    assert " base" in drawn[0] and "base" not in drawn[1].replace("base window", "")
+    assert real.by_position_figure(Paired(())).get_label().startswith("No ")
+
+
 def test_seeds_of_one_setting_are_averaged_by_document(control, plain):
     other = made_real_run((2.0, 2.8), 0.5, 10.4, spread=0.02, method="longrecipe", seed=1)
     both = compared(real, control, plain, other)
@@ -110,7 +124,7 @@ def test_runs_on_other_text_are_not_mixed(control, plain, monkeypatch):
     monkeypatch.setattr(results, "find", lambda p, store: known.get(results.run_name(p, store)))
     assert [run for _, run in real.compared().runs] == [control, plain]
     own = real.compared(text="mine")
-    assert [run for _, run in own.runs] == [mine] and own.missing == (RULE, CONTROL, ANCHOR)
+    assert [run for _, run in own.runs] == [mine] and own.missing == (BASE, RULE, CONTROL, ANCHOR)
     assert set(real.table(own).loc[ANCHOR]) == {paired.NOT_MEASURED}
 
 

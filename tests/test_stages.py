@@ -92,6 +92,19 @@ def test_a_real_model_is_judged_by_its_passkeys_at_every_length_beyond_the_windo
     }
 
 
+def test_a_real_base_that_is_not_asked_beyond_its_window_is_not_judged_there(real):
+    base = passkeys(0.0, 0.0, 19.5)
+    inside = {name: {n: cell for n, cell in base[name].items() if n <= 8192} for name in ("recall", "niah_m", "tasks")}
+    numbers = {"base": base | inside, "merged": passkeys(0.875, 1.0)}
+    assert verdicts(numbers, real) == {
+        "merged: passkey at 12288 and 16384 tokens (8 trials or more each) is at least 0.75": HOLDS,
+        "merged: perplexity at 2048 tokens is at most 1.03 times the base's, 19.5": HOLDS,
+    }
+    table = results.stage_table(numbers)
+    assert "NIAH(M) @8192" not in table.columns and table.loc["base", ["recall @2048", "recall @8192"]].notna().all()
+    assert table.loc["base", ["recall @12288", "recall @16384", "NIAH(M) @16384"]].isna().all()
+
+
 def report_of(scores, task="passkey", length=512):
     return Report(pd.DataFrame([(task, length, i, 0.5, s) for i, s in enumerate(scores)], columns=COLUMNS), {})
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,6 +53,16 @@ def test_ranking_marks_the_anchors(run, analysis):
     ranking = recipe.ranking_of(run, analysis)
     assert ranking.index[ranking["anchor"] == "anchor"].tolist() == run.anchors(analysis)
     assert recipe.ranking_of(run, None).empty and run.anchors(None) == []
+
+
+@pytest.mark.parametrize(("scale", "reach"), [("mini", None), ("small", 256)])
+def test_a_base_above_mini_is_not_measured_beyond_its_window(scale, reach, monkeypatch):
+    asked, made = [], {"base": lambda: "base", "RoPE rule alone": lambda: "rule", "merged": lambda: "merged"}
+    monkeypatch.setattr(whole, "measured_models", lambda run, trained: made)
+    run = SimpleNamespace(params=SimpleNamespace(scale=scale, window=256))
+    run.measure = lambda network, **options: asked.append((network, options["share"], options["longest"]))
+    assert list(recipe.measure_all(run, {})) == list(made)
+    assert asked == [("base", 1, reach), ("rule", 0.4, None), ("merged", 1, None)]
 
 
 @pytest.mark.slow

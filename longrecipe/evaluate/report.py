@@ -74,6 +74,7 @@ def report(
     others: Collection[str] = (),
     share: float = 1.0,
     n_passkeys: int = 0,
+    longest: int | None = None,
     haystack: np.ndarray | None = None,
 ) -> Report:
     """Measure a model: NIAH(M) at every length, perplexity and copying at the shortest (the base window or less).
@@ -85,8 +86,9 @@ def report(
     facts that are asked one by one: twice as many at the shortest, which judges retention and costs little, half as
     many between. others: further tasks of `tasks.OTHERS`, at the shortest and the longest length. share: of the
     documents beyond the shortest length, the first of those that a whole measurement reads. n_passkeys: documents of
-    the task passkey at any share, half as many up to half of the longest length. haystack: ids to hide the facts of
-    NIAH(M) in; None takes source.
+    the task passkey at any share, half as many up to half of the longest length. longest: lengths above it are not
+    measured, and do not change how many documents the others have; None measures all. haystack: ids to hide the facts
+    of NIAH(M) in; None takes source.
     Raises ValueError for a task that is unknown or impossible in this wording (association for mini models), and if the
     facts do not fit into a length.
     """
@@ -102,6 +104,8 @@ def report(
         make = functools.partial(task.make, **fact_counts(wording, n_facts)) if task.niah_m else task.make
         around = haystack if task.niah_m and haystack is not None else text
         for n, count in plan[task].items():
+            if longest and n > longest:
+                continue
             rng = np.random.default_rng([seed, n, task.stream])
             frames.append(ask(network, wording, make, source=around, length=n, n_documents=count, rng=rng))
     window = min(lengths)

@@ -14,22 +14,26 @@ from longrecipe.claims import Claim, Claims, at_least, at_most, difference, inte
 from longrecipe.experiments import paired
 from longrecipe.experiments.beyond import weights_in_words
 from longrecipe.experiments.experiment import Experiment
-from longrecipe.experiments.paired import MOST_PERPLEXITY, RULE, Paired, over_documents
+from longrecipe.experiments.paired import BASE, MOST_PERPLEXITY, RULE, Paired, over_documents
 from longrecipe.experiments.scores import CONTIGUOUS, NAMES
-from longrecipe.settings import Params
+from longrecipe.settings import Params, changed
 
 
 def label(p: Params) -> str:
-    """The name of what a run trains, such as `LongRecipe, 12 samples, anchor 9`; for method none, the control."""
+    """The name of what a run trains, such as `LongRecipe, 12 samples, anchor 9`; for method none, the control, or the
+    base if the RoPE base is not raised."""
     if p.method == "none":
-        return RULE
+        return BASE if p.rope_factor == 1 else RULE
     weights = "" if p.loss_weight == "none" else f", {weights_in_words(p)}"
     return f"{NAMES.get(p.method, p.method)}, {p.extend_steps * p.extend_batch_size} samples{weights}"
 
 
 def compared(**changes: object) -> Paired:
-    """The finished runs of the grid; changes: as in `Experiment.grid`."""
-    return Paired.of(EXPERIMENT.grid(**changes), label)
+    """The finished runs of the grid, after that of the base, which is one of `factors`; changes: as in
+    `Experiment.grid`."""
+    grid = EXPERIMENT.grid(**changes)
+    base = [changed(p, rope_factor=1.0) for p in grid if p.method == "none"]
+    return Paired.of([*base, *grid], label)
 
 
 def table(found: Paired) -> pd.DataFrame:
@@ -43,7 +47,7 @@ def claims(found: Paired) -> Claims:
 
 
 def _claims(found: Paired) -> Iterator[Claim]:
-    trained = [name for name in found.names if name != RULE]
+    trained = _trained(found)
     ours = [name for name in trained if name.startswith(NAMES["longrecipe"])]
     plain = [name for name in ours if name.endswith("samples")]
     for name in trained:
@@ -81,9 +85,22 @@ def _samples(name: str) -> str:
     return name.partition(", ")[2]
 
 
+def _trained(found: Paired) -> list[str]:
+    return [name for name in found.names if name not in (BASE, RULE)]
+
+
+def by_position_figure(found: Paired) -> Figure:
+    """The loss by position of the base, the RoPE rule alone and LongRecipe, with intervals over documents."""
+    ours = [name for name in _trained(found) if name.startswith(NAMES["longrecipe"]) and name.endswith("samples")]
+    losses = found.losses[found.losses["model"].isin([BASE, RULE, *ours])] if found else None
+    if losses is None or losses.empty:
+        return plots.nothing("No run has finished, so there is no loss by position.")
+    return plots.loss_by_position(evaluate.loss_by_position(losses), found.window)
+
+
 def figure(found: Paired) -> Figure:
     """How far the loss of each trained model is from that of the RoPE rule alone, by position, with intervals."""
-    trained = [name for name in found.names if name != RULE]
+    trained = _trained(found)
     if not trained or RULE not in found.names:
         return plots.nothing("No run has finished, so there is nothing to compare.")
     losses, ends = found.losses, []

@@ -104,25 +104,23 @@ def _smooth(values: list[float]) -> np.ndarray:
 def recall_heatmaps(reports: Mapping[str, Report], n_depths: int = 5) -> Figure:
     """A heatmap for each model, three in a row: recall of one of the hidden facts by text length and depth."""
     edges, labels, tables = np.linspace(0, 1, n_depths + 1), depth_labels(n_depths), {}
+    lengths = sorted({n for report in reports.values() for n in report.recall["length"]})
     for name, report in reports.items():
         rows = report.recall.assign(bin=pd.cut(report.recall["depth"], edges, labels=labels, include_lowest=True))
-        tables[name] = rows.pivot_table(index="bin", columns="length", values="score", observed=False)
+        found = rows.pivot_table(index="bin", columns="length", values="score", observed=False)
+        tables[name] = found.reindex(columns=lengths)
     figure = depth_heatmaps(tables)
     describe(
         figure,
         "Heatmaps of recall by text length (columns) and by the depth of the fact in the text (rows).",
-        _of_recall({name: report.recall_at(_longest(report)) for name, report in reports.items()}, reports),
+        _of_recall(reports, lengths[-1]),
     )
     return figure
 
 
-def _longest(report: Report) -> int:
-    return int(report.recall["length"].max())
-
-
-def _of_recall(recall: Mapping[str, float], reports: Mapping[str, Report]) -> str:
+def _of_recall(reports: Mapping[str, Report], length: int) -> str:
     """What recall at the longest text shows: of the best model that is not the base, and of the base."""
-    length = max(map(_longest, reports.values()))
+    recall = {name: each.recall_at(length) for name, each in reports.items() if (each.recall["length"] == length).any()}
     told = "nothing" if recall.get("base") == 0 else f"{recall.get('base', 0):.2f}"
     others = [name for name in ("merged", "RoPE rule alone") if name in recall] or [n for n in recall if n != "base"]
     if not others:
@@ -172,9 +170,9 @@ def loss_by_position(table: pd.DataFrame, window: int) -> Figure:
         axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axis.minorticks_off()
         last = table[table["end"] == table["end"].max()].set_index("model")["loss"]
-        pair = [name for name in ("merged", "RoPE rule alone", "base") if name in last.index]
-        pair = pair or list(last.index)
-        title = f"Loss in the last positions: {', '.join(f'{last[name]:.2f} {name}' for name in pair)}"
+        told = [name for name in ("merged", "RoPE rule alone", "base") if name in last.index]
+        told = told if told and len(last) > 3 else list(last.index)
+        title = f"Loss in the last positions: {', '.join(f'{last[name]:.2f} {name}' for name in told)}"
         describe(figure, f"Loss by position, with intervals, for {', '.join(last.index)}.", title)
         label_ends(axis, ends)
     return figure
@@ -182,6 +180,7 @@ def loss_by_position(table: pd.DataFrame, window: int) -> Figure:
 
 def passkeys(numbers: Mapping[str, Mapping], window: int) -> Figure:
     """Passkey recall by text length, with 95 % intervals, from `Report.numbers()` of each stage."""
+    lengths = sorted({n for each in numbers.values() for n, tasks in each["tasks"].items() if "passkey" in tasks})
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(WIDTH_INCHES, 3.0))
         ends = []
@@ -196,10 +195,12 @@ def passkeys(numbers: Mapping[str, Mapping], window: int) -> Figure:
         axis.axvline(window, color="black", lw=0.8, ls="--")
         axis.annotate("base window", (window, 1.08), (-3, 0), textcoords="offset points", fontsize=8, ha="right")
         axis.set(xscale="log", xlabel="text length, tokens", ylabel="passkey recall", ylim=(-0.05, 1.15))
-        axis.set_xticks(list(cells), [f"{n:,}" for n in cells])
+        axis.set_xticks(lengths, [f"{n:,}" for n in lengths])
         axis.minorticks_off()
-        told = ", ".join(f"{text}" for _, _, text, _ in ends)
-        describe(figure, "Passkey recall by text length, with intervals.", f"Passkeys at {max(cells):,} tokens: {told}")
+        told = ", ".join(text for x, _, text, _ in ends if x > 0.9 * lengths[-1])
+        describe(
+            figure, "Passkey recall by text length, with intervals.", f"Passkeys at {lengths[-1]:,} tokens: {told}"
+        )
         label_ends(axis, ends)
     return figure
 
@@ -209,11 +210,11 @@ def retention(numbers: Mapping[str, Mapping], needles: str = "NIAH(M)") -> Figur
 
     needles: the title of the mean of the needle tasks, see `results.needles_title`.
     """
-    first = next(iter(numbers.values()))
-    window, target = min(first["recall"]), max(first["recall"])
-    panels: list[tuple[str, Callable[[Mapping], Mapping]]] = [
-        (f"recall at {target:,} tokens", lambda m: m["recall"][target]),
-        (f"{needles} at {target:,} tokens", lambda m: m["niah_m"][target]),
+    lengths = {n for measured in numbers.values() for n in measured["recall"]}
+    window, target = min(lengths), max(lengths)
+    panels: list[tuple[str, Callable[[Mapping], Mapping | None]]] = [
+        (f"recall at {target:,} tokens", lambda m: m["recall"].get(target)),
+        (f"{needles} at {target:,} tokens", lambda m: m["niah_m"].get(target)),
         (f"recall at {window:,} tokens", lambda m: m["recall"][window]),
         (f"perplexity at {window:,} tokens (lower is better)", lambda m: {"mean": m["perplexity"]}),
     ]
@@ -233,8 +234,11 @@ def retention(numbers: Mapping[str, Mapping], needles: str = "NIAH(M)") -> Figur
     return figure
 
 
-def _bars(axis: Axes, values: Mapping[str, Mapping]) -> None:
+def _bars(axis: Axes, values: Mapping[str, Mapping | None]) -> None:
     for i, (stage, value) in enumerate(values.items()):
+        if value is None:
+            axis.annotate("not measured", (0, i), (4, 0), textcoords="offset points", va="center", fontsize=8)
+            continue
         mean = value["mean"]
         error = [[mean - value["low"]], [value["high"] - mean]] if "low" in value else None
         axis.barh(i, mean, color=colour(stage), xerr=error, capsize=2, error_kw={"lw": 0.9, "ecolor": "#555555"})
@@ -255,7 +259,5 @@ def _of_retention(numbers: Mapping[str, Mapping], window: int, target: int) -> s
     if name == "base" or "base" not in numbers:
         return found
     base = numbers["base"]
-    return (
-        f"{found} (base {base['recall'][target]['mean']:.2f}); "
-        f"perplexity {ours['perplexity']:.1f} at {window:,} (base {base['perplexity']:.1f})"
-    )
+    told = f" (base {base['recall'][target]['mean']:.2f})" if target in base["recall"] else ""
+    return f"{found}{told}; perplexity {ours['perplexity']:.1f} at {window:,} (base {base['perplexity']:.1f})"

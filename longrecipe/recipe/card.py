@@ -178,9 +178,8 @@ def _stage(p: Params, name: str) -> str:
 
 
 def _measured(numbers: Mapping[str, Mapping], p: Params) -> list[str]:
-    first = next(iter(numbers.values()))
-    lengths = sorted(first["niah_m"], key=int)
-    passkeys = [n for n in lengths if "passkey" in first["tasks"][n]]
+    lengths = sorted({n for each in numbers.values() for n in each["niah_m"]}, key=int)
+    passkeys = [n for n in lengths if any("passkey" in each["tasks"].get(n, {}) for each in numbers.values())]
     needles = results.needles_title(p.scale)
     columns = [f"{needles}, {int(n):,} tokens" for n in lengths] + [f"passkey, {int(n):,} tokens" for n in passkeys]
     rows = [

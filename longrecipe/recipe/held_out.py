@@ -106,12 +106,8 @@ def read_held_out(
     ids, models = _documents(run), measured_models(run, trained)
     if ids.shape[1] < 2 * context:
         return HeldOut(run, ids[:0, :1], {}, np.zeros((0, 0), dtype=bool))
-    network = evaluate.to_read(every[evaluator](), p.eval_precision)
-    losses = {evaluator: tokens.token_losses(network, ids)}
-    chosen = evaluate.key_tokens(losses[evaluator], tokens.short_context_losses(network, ids, context))
-    # Only one model is in memory at a time.
-    del network
-    losses |= _losses(run, ids, {name: make for name, make in models.items() if name != evaluator})
+    read, chosen = _choice(run, every[evaluator], ids, context)
+    losses = {evaluator: read} | _losses(run, ids, {name: make for name, make in models.items() if name != evaluator})
     return HeldOut(run, ids, {name: losses[name] for name in models}, chosen)
 
 
@@ -142,11 +138,19 @@ def key_tokens(run: Recipe) -> np.ndarray | None:
     path = cache.key_tokens_file(p, ids)
     with locked(path, "chooses the tokens that LongPPL counts"):
         if not path.is_file():
-            network = evaluate.to_read(run.raised(), p.eval_precision)
-            short = tokens.short_context_losses(network, ids, context)
+            _, chosen = _choice(run, run.raised, ids, context)
             with new_file(path) as unfinished, unfinished.open("wb") as file:
-                np.save(file, evaluate.key_tokens(tokens.token_losses(network, ids), short))
+                np.save(file, chosen)
         return np.load(path)
+
+
+def _choice(
+    run: Recipe, make: Callable[[], PreTrainedModel], ids: np.ndarray, context: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The losses of a model on documents, float32 [D, T - 1], and the tokens that it chooses for LongPPL, bool."""
+    network = evaluate.to_read(make(), run.params.eval_precision)
+    losses = tokens.token_losses(network, ids)
+    return losses, evaluate.key_tokens(losses, tokens.short_context_losses(network, ids, context))
 
 
 def _documents(run: Recipe) -> np.ndarray:

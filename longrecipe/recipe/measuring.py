@@ -22,6 +22,7 @@ def measure(
     share: float = 1.0,
     others: Collection[str] = (),
     lengths: list[int] | None = None,
+    longest: int | None = None,
 ) -> evaluate.Report:
     """Measure a model as a run does (see `Recipe.measure`); wording, from `wording_of`."""
     held_out = text.long.held_out[: max(MOST_HELD_OUT, 8 * p.target_length)]
@@ -36,6 +37,7 @@ def measure(
         others=others,
         share=share,
         n_passkeys=0 if lengths else p.eval_passkeys,
+        longest=longest,
         haystack=wording.encode(evaluate.NOISE) if p.eval_haystack == "noise" else None,
     )
 

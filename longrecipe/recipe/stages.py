@@ -240,16 +240,16 @@ class Recipe:
         share: float = 1.0,
         others: Collection[str] = (),
         lengths: list[int] | None = None,
+        longest: int | None = None,
     ) -> evaluate.Report:
         """NIAH(M) by length and depth, and general scores, on the same held-out documents for all models.
 
         share: of the run's eval_documents at lengths beyond the window; use less than 1 for baselines that need less
         precision. others: further tasks, from `evaluate.others`. lengths: None means the run's measured_lengths;
-        passkeys (eval_passkeys) are only asked at these.
+        passkeys (eval_passkeys) are only asked at these. longest: lengths above it are not measured; None measures all.
         """
-        return measuring.measure(
-            network, self.params, self.text, wording=self.wording, share=share, others=others, lengths=lengths
-        )
+        which = {"share": share, "others": others, "lengths": lengths, "longest": longest}
+        return measuring.measure(network, self.params, self.text, wording=self.wording, **which)
 
     @functools.cached_property
     def wording(self) -> evaluate.Wording:

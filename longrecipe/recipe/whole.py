@@ -51,10 +51,13 @@ def measure_all(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Report
     """Measure the models of a run, one after the other: base, RoPE rule alone, extended, replayed, merged, and the
     paper's setting, as far as they were trained.
 
-    eval_stages of the run chooses some of them; all are measured if none of those exists.
+    eval_stages of the run chooses some of them; all are measured if none of those exists. At scale mini, all models are
+    measured at all lengths. A larger base is not asked beyond its window, where it fails and reading takes longest.
     """
-    models = measured_models(run, trained)
-    return {name: run.measure(make(), share=_SHARES.get(name, 1)) for name, make in models.items()}
+    models, reach = measured_models(run, trained), {} if run.params.scale == "mini" else {"base": run.params.window}
+    return {
+        name: run.measure(make(), share=_SHARES.get(name, 1), longest=reach.get(name)) for name, make in models.items()
+    }
 
 
 def measure_steps(run: Recipe, trained: Mapping[str, Trained]) -> dict[str, Report]:

@@ -16,14 +16,14 @@ MEASURES = {"passkey": ("passkey",), "recall": ("multi-key",), "NIAH(M)": NIAH_M
 
 
 def stage_table(numbers: Mapping[str, Mapping]) -> pd.DataFrame:
-    """One row a stage from `Report.numbers()`: recall by length, NIAH(M) at the ends, general scores."""
-    rows = {}
+    """One row a stage from `Report.numbers()`: recall by length, NIAH(M) at the ends, general scores. NaN for lengths
+    at which a stage was not measured."""
+    rows, lengths = {}, sorted({length for measured in numbers.values() for length in measured["recall"]})
     for stage, measured in numbers.items():
-        row = {f"recall @{length}": values["mean"] for length, values in measured["recall"].items()}
-        ends = dict.fromkeys((min(measured["niah_m"]), max(measured["niah_m"])))
-        row |= {f"NIAH(M) @{length}": measured["niah_m"][length]["mean"] for length in ends}
+        row = {f"recall @{n}": measured["recall"].get(n, {}).get("mean") for n in lengths}
+        row |= {f"NIAH(M) @{n}": measured["niah_m"].get(n, {}).get("mean") for n in (lengths[0], lengths[-1])}
         rows[stage] = row | {"perplexity": measured["perplexity"], "copying": measured["copying"]}
-    return pd.DataFrame(rows).T.rename_axis("stage")
+    return pd.DataFrame(rows, dtype=float).T.rename_axis("stage")
 
 
 def training_table(stages: Mapping[str, Trained]) -> pd.DataFrame:
@@ -124,8 +124,9 @@ def _of_real(numbers: Mapping[str, Mapping], params: Params) -> Iterator[Claim]:
     (task,) = MEASURES[name]
     beyond = [n for n in params.measured_lengths if n > params.window]
     where = f"{name} at {' and '.join(map(str, beyond))} tokens"
-    if params.eval_passkeys and numbers:
-        asked = min(each["tasks"][n][task]["prompts"] for each in numbers.values() for n in beyond)
+    reached = {stage: each for stage, each in numbers.items() if each["tasks"].keys() >= set(beyond)}
+    if params.eval_passkeys and reached:
+        asked = min(each["tasks"][n][task]["prompts"] for each in reached.values() for n in beyond)
         where += f" ({asked} trials or more each)"
 
     def scores(stage: str) -> list[float]:
@@ -137,7 +138,7 @@ def _of_real(numbers: Mapping[str, Mapping], params: Params) -> Iterator[Claim]:
     trained = "merged" if "merged" in numbers else "RoPE rule alone"
     if trained in numbers:
         yield Claim(f"{trained}: {where} is at least 0.75", judge(min(scores(trained)) >= 0.75), listed(trained))
-    if "base" in numbers:
+    if "base" in reached:
         yield Claim(f"base: {where} is at most 0.25", judge(max(scores("base")) <= 0.25), listed("base"))
     if {"merged", "base"} <= numbers.keys():
         yield _perplexity(numbers, params.measured_lengths[0], most=1.03)
