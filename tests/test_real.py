@@ -170,16 +170,21 @@ def test_the_factor_of_the_params_file_is_compared_with_the_others():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["none", "longrecipe"])
-def test_a_run_measures_losses_by_document_and_recall(method):
+@pytest.mark.parametrize(
+    ("name", "method", "stages"),
+    [("real", "none", [BASE, RULE]), ("factors", "none", [RULE]), ("real", "longrecipe", ["merged"])],
+)
+def test_a_run_measures_losses_by_document_and_recall(name, method, stages):
     p = settings.load("llama3", **SHORT | {"method": method, "eval_longppl": 2})
-    found = EXPERIMENTS["real"].protocol.measure(recipe.prepare(p))
-    stages = {"none": ["base", RULE], "longrecipe": ["merged"]}[method]
+    found = EXPERIMENTS[name].protocol.measure(recipe.prepare(p))
+    assert found.full == (name == "real")
     results.save(p, paired.REAL, found.tables, seconds=1.0, full=found.full, anchors=found.anchors)
     run = results.load(p, paired.REAL)
     losses = run.table("losses")
     assert list(losses["stage"].unique()) == stages[-1:] and list(run.table("documents")["stage"].unique()) == stages
-    assert set(losses["tokens"]) == {evaluate.ALL, evaluate.LONG_CONTEXT} and set(losses["document"]) == {0, 1}
+    assert set(losses["tokens"]) == {evaluate.ALL} | ({evaluate.LONG_CONTEXT} if found.full else set()) and set(
+        losses["document"]
+    ) == {0, 1}
     counts = losses[losses["tokens"] == evaluate.ALL].groupby("document")["count"].sum()
     assert counts.eq(p.target_length - 1).all()
     scores = run.table("scores").query("task == 'multi-key'").set_index(["stage", "length"])["mean"]

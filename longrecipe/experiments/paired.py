@@ -29,36 +29,36 @@ DEFAULTS = {"scale": "small", "profile": "cpu", "text": "long-text", "eval_lengt
 DEFAULTS |= {"eval_documents": 5, "eval_facts": 8, "eval_passkeys": 0, "eval_longppl": 6}
 
 
-def measure(run: recipe.Recipe, *, key_tokens: bool = True) -> Measured:
+def measure(run: recipe.Recipe, *, full: bool = True) -> Measured:
     """Needles and perplexity at the shortest length and T, and the loss of held-out documents of T tokens by position.
 
-    The run of method none measures the RoPE rule alone, and the base at the shortest length; the others, their merged
-    model.
+    The run of method none measures the RoPE rule alone; the others, their merged model.
 
     Args:
-        key_tokens: whether losses are also averaged over the tokens that LongPPL counts, which takes three more
-            readings for the first run.
+        full: whether losses are also averaged over the tokens that LongPPL counts, which takes three more readings for
+            the first run, and whether the run of method none also measures the base at the shortest length.
     """
     shortest, reports = run.params.measured_lengths[0], {}
     if run.method.positions is None:
         training, anchors, name, make = {}, [], RULE, run.raised
-        reports[BASE] = run.measure(run.base(), lengths=[shortest])
+        if full:
+            reports[BASE] = run.measure(run.base(), lengths=[shortest])
     else:
         training, anchors, stages = protocols.train(run)
         name, make = "merged", functools.partial(run.merge, stages["replayed"])
     reports[name] = run.measure(make(), lengths=[shortest, run.params.target_length])
-    losses = results.loss_rows(recipe.read_losses(run, {name: make}, recipe.key_tokens(run) if key_tokens else None))
+    losses = results.loss_rows(recipe.read_losses(run, {name: make}, recipe.key_tokens(run) if full else None))
     tables = protocols.tables(reports) | {"losses": losses, "documents": results.document_rows(reports)} | training
-    return Measured(tables, anchors, full=key_tokens)
+    return Measured(tables, anchors, full=full)
 
 
 FULL = Protocol(REAL, measure, readings=2.0)
-LEAN = Protocol(REAL, functools.partial(measure, key_tokens=False), readings=2.0, full=False)
+LEAN = Protocol(REAL, functools.partial(measure, full=False), readings=2.0, full=False)
 
 
 @dataclass(frozen=True)
 class Paired:
-    """The finished runs of a grid, by the name of their model. The run of method none also measures the base.
+    """The finished runs of a grid, by the name of their model. A full run of method none also measures the base.
 
     missing: the names of models whose runs have not finished.
     """
@@ -107,8 +107,7 @@ class Paired:
         return rows[rows["task"] == "perplexity"].groupby("model")["mean"].mean()
 
     def share(self, name: str) -> float:
-        """The perplexity of a model as a share of the base's; NaN if the run of method none, which measures the base,
-        has not finished."""
+        """The perplexity of a model as a share of the base's; NaN if no finished run has measured the base."""
         return self.perplexity[name] / self.perplexity.get(BASE, np.nan)
 
     def losses_of(self, name: str, *, beyond: bool) -> pd.Series:
