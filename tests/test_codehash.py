@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from longrecipe import recipe, settings
+from longrecipe import evaluate, recipe, settings
 from longrecipe.recipe.cache import CODE
 from longrecipe.system.codehash import closure, code_hash
 from longrecipe.system.paths import PACKAGE
@@ -139,7 +139,8 @@ def test_comments_and_docstrings_change_no_hash(copied, tmp_path):
         ("positions/rivals.py", "/ (6 * (n - 1))", "/ (7 * (n - 1))", set()),
         ("families.py", 'table1="mistral-7b"', 'table1="mistral"', set()),
         ("recipe/card.py", "def card(", "def card_(", set()),
-        ("evaluate/perplexity.py", "math.exp(", "math.exp(1 + ", set()),
+        ("evaluate/perplexity.py", "math.exp(", "math.exp(1 + ", {"measure"}),
+        ("evaluate/association.py", "def association(", "SEED = 1\n\n\ndef association(", set()),
     ],
 )
 def test_hash_of_a_stage_depends_on_the_code_it_uses(tmp_path, copied, module, before, after, stages):
@@ -151,8 +152,21 @@ def test_hash_of_a_stage_depends_on_the_code_it_uses(tmp_path, copied, module, b
         assert found == first
 
 
+def train(run, _network):
+    analysis = run.analyse()
+    run.replay(run.extend(run.stage_one_set(analysis)), analysis)
+
+
+def measure(run, network):
+    read, held_out = evaluate.to_read(network, "bf16"), run.text.long.held_out
+    asked = {"lengths": [512], "n_documents": 2, "n_facts": 2, "seed": 0, "n_passkeys": 2}
+    evaluate.report(read, held_out, evaluate.planted(run.tokenizer), others=evaluate.OTHERS[:-1], **asked)
+    evaluate.report(read, held_out, evaluate.sentences(run.tokenizer), others=evaluate.OTHERS[-1:], **asked)
+
+
 @pytest.mark.slow
-def test_every_function_that_a_run_executes_is_in_the_hash(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("stage", "do", "least"), [("replay", train, 100), ("measure", measure, 50)])
+def test_every_function_that_a_run_executes_is_in_the_hash(stage, do, least, tmp_path, monkeypatch):
     """Calls through a registry could be missed by reading names, so a short run is watched."""
     from runs import SHORT
 
@@ -161,6 +175,7 @@ def test_every_function_that_a_run_executes_is_in_the_hash(tmp_path, monkeypatch
     (tmp_path / "params").symlink_to(PACKAGE.parent / "params")
     p = settings.load("llama3", **SHORT)
     run = recipe.prepare(p)
+    network = run.raised()
     called: set[tuple[str, str]] = set()
 
     def watch(frame, event, argument):
@@ -170,12 +185,11 @@ def test_every_function_that_a_run_executes_is_in_the_hash(tmp_path, monkeypatch
 
     sys.setprofile(watch)
     try:
-        analysis = run.analyse()
-        run.replay(run.extend(run.stage_one_set(analysis)), analysis)
+        do(run, network)
     finally:
         sys.setprofile(None)
-    left_out = [entry[1:] for entry in CODE["replay"] if entry.startswith("-")]
-    known = closure(*CODE["replay"]) | closure(*left_out)
+    left_out = [entry[1:] for entry in CODE[stage] if entry.startswith("-")]
+    known = closure(*CODE[stage]) | closure(*left_out)
     missed = set()
     for file, name in called:
         module = ".".join(Path(file).relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
@@ -183,4 +197,4 @@ def test_every_function_that_a_run_executes_is_in_the_hash(tmp_path, monkeypatch
         if not whole & known.keys():
             missed.add(f"{module}:{name}")
     # How folders and processes are found, and progress, make no difference to what is trained.
-    assert len(called) > 100 and sorted(each for each in missed if not each.endswith((":<module>", "<lambda>"))) == []
+    assert len(called) > least and sorted(each for each in missed if not each.endswith((":<module>", "<lambda>"))) == []

@@ -3,6 +3,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -13,9 +14,11 @@ from longrecipe.recipe import cache, measuring
 from longrecipe.settings import Params, ParamsError
 from longrecipe.settings.schema import NO_EFFECT
 from longrecipe.system.codehash import code_hash
+from longrecipe.system.paths import cache_dir
 from longrecipe.train.memory import rows_at_once
 
 STAGES = ("analysis", "extend", "replay")
+COLUMNS = ["task", "length", "document", "depth", "score"]
 slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
@@ -233,9 +236,57 @@ def test_export_uses_the_settings_of_the_run(prepared, own_cache, tmp_path, monk
 # measuring
 
 
-def test_measure_passes_the_settings_of_the_run(prepared, monkeypatch):
+@pytest.fixture
+def reported(monkeypatch, tmp_path):
+    """What `evaluate.report` is called with, instead of measuring anything."""
     calls = []
-    monkeypatch.setattr(evaluate, "report", lambda *given, **options: calls.append((given, options)))
+
+    def report(*given, **options):
+        calls.append((given, options))
+        prompts = pd.DataFrame([("multi-value", 256, 0, np.nan, 0.1 + 0.2)], columns=COLUMNS)
+        return evaluate.Report(prompts, {"perplexity": len(calls) / 3})
+
+    monkeypatch.setenv("LONGRECIPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(evaluate, "report", report)
+    return calls
+
+
+def test_a_model_is_measured_once(prepared, reported):
+    network = prepared.base()
+    first, again = prepared.measure(network), prepared.measure(prepared.base())
+    assert len(reported) == 1 and again.general == first.general == {"perplexity": 1 / 3}
+    pd.testing.assert_frame_equal(again.prompts, first.prompts)
+    assert again.prompts.columns.tolist() == COLUMNS and again.prompts["score"].tolist() == [0.1 + 0.2]
+    others = [prepared.varied(**change) for change in ({"seed": 5}, {"eval_haystack": "noise"}, {"eval_passkeys": 2})]
+    for i, run in enumerate(others):
+        assert run.measure(network).general == {"perplexity": (i + 2) / 3}
+    assert prepared.measure(network, share=0.4).general == {"perplexity": 5 / 3}
+    # The same weights with another RoPE base, then other weights.
+    assert prepared.measure(prepared.raised()).general == {"perplexity": 2.0}
+    with torch.no_grad():
+        network.lm_head.weight[0, 0] += 1
+    assert prepared.measure(network).general == {"perplexity": 7 / 3}
+    assert prepared.measure(prepared.base()).general == first.general and len(reported) == 7
+
+
+def test_a_damaged_report_is_named(prepared, reported):
+    prepared.measure(prepared.base())
+    (path,) = (cache_dir() / "reports").glob("*.json")
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"reports.*is not readable JSON.*delete it, and the model is measured again"):
+        prepared.measure(prepared.base())
+
+
+def test_nothing_is_kept_of_a_model_that_cannot_be_measured(prepared, reported, monkeypatch):
+    monkeypatch.setattr(evaluate, "report", lambda *given, **options: pytest.fail("stopped"))
+    with pytest.raises(pytest.fail.Exception, match="stopped"):
+        prepared.measure(prepared.base())
+    assert not list((cache_dir() / "reports").glob("*.json"))
+
+
+def test_measure_passes_the_settings_of_the_run(prepared, reported, monkeypatch):
+    calls = reported
+    monkeypatch.setattr(measuring, "hash_of", lambda network: network)
     monkeypatch.setattr(evaluate, "to_read", lambda network, precision: network)
     run = prepared.varied(eval_documents=10, eval_facts=3, seed=5)
     run.measure("network")

@@ -31,6 +31,12 @@ CODE = {
     "extend": _EXTEND,
     "replay": (*_EXTEND, "longrecipe.recipe.stages:Recipe.replay"),
     "merge": ("longrecipe.merge:merge",),
+    "measure": (
+        "longrecipe.evaluate.report:report",
+        "longrecipe.evaluate.reader:to_read",
+        "longrecipe.evaluate.wording:planted",
+        "longrecipe.evaluate.wording:sentences",
+    ),
     "key tokens": (
         "longrecipe.recipe.stages:Recipe.raised",
         "longrecipe.evaluate.longppl:key_tokens",
@@ -66,6 +72,11 @@ def key_tokens_file(p: Params, ids: np.ndarray) -> Path:
     model = fingerprint(models.folder_of(p.source, p.scale))
     made_from = hashlib.sha256(f"{model} {read}".encode() + ids.tobytes()).hexdigest()[:10]
     return cache_dir() / f"{p.model}-key-tokens-{made_from}.npy"
+
+
+def report_file(made_from: str) -> Path:
+    """The file with what a model can do; made_from: a hash of the model, of the questions and of their text."""
+    return cache_dir() / "reports" / f"{made_from[:32]}-{code_of('measure')}.json"
 
 
 def merged_folder(p: Params, replayed: Path) -> Path:
