@@ -295,7 +295,7 @@ def test_wrong_arguments_exit_with_a_message(words, message, quick, capsys):
 
 
 # Runs that take a GPU or hours, which notebook 08 shows as not measured.
-NOT_MEASURED = {"real": 1, "growth": 3, "factors": 3}
+NOT_MEASURED = {"real": 1, "growth": 3, "factors": 2}
 
 
 @pytest.mark.parametrize("name", list(EXPERIMENTS))

@@ -169,6 +169,17 @@ def test_the_factor_of_the_params_file_is_compared_with_the_others():
     assert "9.09 f = 1, 2.99 f = 2, 3.09 f = 4" in factors.figure(found).get_label()
 
 
+def test_training_has_to_bring_more_than_another_factor(control, plain):
+    """The model was trained with f = 4; the RoPE rule with f = 2 reads better than it does, without training."""
+    other = made_real_run((2.0, 2.8), 0.6, 10.5, spread=0.02, method="none", rope_factor=2.0)
+    untrained, methods = compared(factors, other, control), compared(real, control, plain)
+    claims = factors.claims(untrained, methods)
+    assert factors.lowest(untrained) == "f = 2" and list(claims[:-1]) == list(factors.claims(untrained))
+    text = f"{PLAIN}: a loss lower than that of f = 2, untrained, beyond 8,192 tokens"
+    assert (claims[-1].text, claims[-1].verdict) == (text, "does not hold")
+    assert claims[-1].found == "0.100 nats from f = 2"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "method", "stages"),

@@ -9,7 +9,7 @@ from longrecipe import evaluate, plots
 from longrecipe.claims import Claim, Claims, at_least, at_most, difference, interval, number
 from longrecipe.experiments import paired
 from longrecipe.experiments.experiment import Experiment
-from longrecipe.experiments.paired import Paired
+from longrecipe.experiments.paired import BASE, RULE, Paired
 from longrecipe.settings import Params, load
 
 FACTORS = (1.0, 2.0, 4.0, 8.0)
@@ -35,9 +35,21 @@ def table(found: Paired) -> pd.DataFrame:
     return found.table(chosen())
 
 
-def claims(found: Paired) -> Claims:
-    """Whether the chosen factor reads long text best: the lowest loss beyond the window, and the highest recall."""
-    return Claims(_claims(found)) if chosen() in found.names else Claims([])
+def claims(found: Paired, trained: Paired | None = None) -> Claims:
+    """Whether the chosen factor reads long text best: the lowest loss beyond the window, and the highest recall.
+
+    Args:
+        trained: models that were trained with the chosen factor, from `real.compared`. Training has to bring more than
+            another factor does.
+    """
+    if chosen() not in found.names:
+        return Claims([])
+    return Claims([*_claims(found), *(_of_trained(found, trained) if trained else [])])
+
+
+def lowest(found: Paired) -> str:
+    """The factor with the lowest loss beyond the window."""
+    return min(found.names, key=lambda name: found.losses_of(name, beyond=True).mean())
 
 
 def _claims(found: Paired) -> Iterator[Claim]:
@@ -48,6 +60,15 @@ def _claims(found: Paired) -> Iterator[Claim]:
         yield Claim(text, at_most(apart, 0), f"{number(apart[0], 3)} nats from {name}", interval(apart, 3))
         words, limits = difference(points, name)
         yield Claim(f"{best}: recall at T is at least that of {name}, untrained", at_least(points, 0), words, limits)
+
+
+def _of_trained(found: Paired, trained: Paired) -> Iterator[Claim]:
+    best, both = lowest(found), Paired(found.runs + trained.runs)
+    for name in [each for each in trained.names if each not in (BASE, RULE)]:
+        apart = both.apart(name, best)
+        text = f"{name}: a loss lower than that of {best}, untrained, beyond {found.window:,} tokens"
+        words = f"{number(apart[0], 3)} nats from {best}"
+        yield Claim(text, at_most(apart, 0), words, interval(apart, 3))
 
 
 def figure(found: Paired) -> Figure:
