@@ -81,6 +81,11 @@ def test_card_shows_scores_by_length_and_kept_perplexity():
     text = made(numbers)
     assert "| own needles, 131,072 tokens | passkey, 131,072 tokens | perplexity |" in text
     assert "| merged | 0.900 | 0.750 | 7 of 8 | 8.08 | 99.0% |" in text
+    # A base that was not asked beyond its window comes first.
+    inside = numbers["base"] | {name: {8192: numbers["base"][name][8192]} for name in ("niah_m", "tasks")}
+    text = made({"base": inside, "merged": numbers["merged"]})
+    assert "| base | 0.800 |  |  | 8.00 | 100.0% |" in text and "| merged | 0.900 | 0.750 | 7 of 8 |" in text
+    text = made(numbers)
     # metrics.json has strings for lengths.
     read = {
         stage: each | {name: {str(n): v for n, v in each[name].items()} for name in ("niah_m", "tasks")}

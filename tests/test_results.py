@@ -415,6 +415,15 @@ def test_summary_lists_finished_runs_only(clone, params):
     assert summary() == summary()
 
 
+def test_summary_shows_a_base_that_was_not_asked_beyond_its_window(clone, params):
+    base = stage_numbers(0.1)
+    base |= {name: {256: base[name][256]} for name in ("recall", "niah_m", "tasks")}
+    save(params, base=base, merged=stage_numbers(0.875, 0.5, 31.456))
+    _, _, *rows = rows_of(summary())
+    assert rows[0][5:] == ["base", "", "", "", rows[0][-1]] and float(rows[0][-1]) > 0
+    assert rows[1][6] == "0.875 [0.825, 0.925]"
+
+
 def test_summary_puts_seeds_of_one_setting_together(clone, params):
     for seed, recall in ((0, 0.8), (1, 0.9), (2, 0.85)):
         save(params.model_copy(update={"seed": seed}), base=stage_numbers(recall))
