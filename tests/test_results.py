@@ -269,7 +269,7 @@ def test_committed_readme_lists_every_run(copied):
         if "loss beyond" in row:
             if row["loss beyond"] != "not measured":
                 # Three tables share their runs, under the name of what they vary.
-                name = "RoPE rule alone" if row["model"] == "f = 4" else row["model"]
+                name = {"f = 1": "base", "f = 4": "RoPE rule alone"}.get(row["model"], row["model"])
                 seeds["real"][f"LongRecipe, {name}" if name.endswith(" samples") and "," not in name else name] = 1
             continue
         model, length = row["model"], row.get("target") or row.get("T, tokens")
@@ -289,7 +289,7 @@ def test_committed_readme_lists_every_run(copied):
             seeds["grid"][model, length, row["name"], ratio] = int(row["seeds"])
         elif "target" not in row:
             kind = "tokens" if "score" in row else "positions" if "ratio" in row else "train"
-            seeds[kind][model, length, row.get("score"), row["seeds"]] = len(row["seeds"].split(", "))
+            seeds[kind][model, length, row.get("score"), row.get("f"), row["seeds"]] = len(row["seeds"].split(", "))
     listed = {name: sum(each.values()) for name, each in seeds.items() if each}
     assert listed == pd.read_csv(results_dir() / "runs.csv")["experiment"].value_counts().to_dict()
 
@@ -404,14 +404,14 @@ def test_summary_lists_finished_runs_only(clone, params):
     save(other, base=stage_numbers(0.1), merged=stage_numbers(0.875, 0.5, 31.456))
     results.run_dir(params.model_copy(update={"seed": 10})).mkdir()
     head, rule, *rows = rows_of(summary())
-    assert len(head) == len(rule) == 10 and head[0] == "model"
-    assert [row[:6] for row in rows] == [
-        ["llama3", "pose", "1024", "text", "4", "base"],
-        ["llama3", "rpes", "1024", "text", "9", "base"],
-        ["llama3", "rpes", "1024", "text", "9", "merged"],
+    assert len(head) == len(rule) == 11 and head[0] == "model"
+    assert [row[:7] for row in rows] == [
+        ["llama3", "pose", "1024", "text", "4", "4", "base"],
+        ["llama3", "rpes", "1024", "text", "4", "9", "base"],
+        ["llama3", "rpes", "1024", "text", "4", "9", "merged"],
     ]
-    assert rows[-1][6] == "0.875 [0.825, 0.925]" and rows[-1][7].startswith("0.500 [")
-    assert rows[-1][8:] == ["7 of 8", "31.46"]
+    assert rows[-1][7] == "0.875 [0.825, 0.925]" and rows[-1][8].startswith("0.500 [")
+    assert rows[-1][9:] == ["7 of 8", "31.46"]
     assert summary() == summary()
 
 
@@ -420,17 +420,17 @@ def test_summary_shows_a_base_that_was_not_asked_beyond_its_window(clone, params
     base |= {name: {256: base[name][256]} for name in ("recall", "niah_m", "tasks")}
     save(params, base=base, merged=stage_numbers(0.875, 0.5, 31.456))
     _, _, *rows = rows_of(summary())
-    assert rows[0][5:] == ["base", "", "", "", rows[0][-1]] and float(rows[0][-1]) > 0
-    assert rows[1][6] == "0.875 [0.825, 0.925]"
+    assert rows[0][6:] == ["base", "", "", "", rows[0][-1]] and float(rows[0][-1]) > 0
+    assert rows[1][7] == "0.875 [0.825, 0.925]"
 
 
 def test_summary_puts_seeds_of_one_setting_together(clone, params):
     for seed, recall in ((0, 0.8), (1, 0.9), (2, 0.85)):
         save(params.model_copy(update={"seed": seed}), base=stage_numbers(recall))
     _, _, row = rows_of(summary())
-    assert row[4] == "0, 1, 2"
+    assert row[5] == "0, 1, 2"
     # t = 4.303 at 2 degrees of freedom, standard deviation 0.05
-    assert row[6] == "0.850 [0.726, 0.974]" and row[8] == "20 of 24"
+    assert row[7] == "0.850 [0.726, 0.974]" and row[9] == "20 of 24"
 
 
 def save_tokens(params, lift, spearman, times, **more):

@@ -30,10 +30,11 @@ _RUNS = """
 ## Runs of notebook 03
 
 Recall is the share of correct answers about one of several facts. The facts are in held-out text, or in a passage that
-is repeated (noise). *needles* is NIAH(M) of mini models, and own needles of SmolLM2, whose run was measured with the
+is repeated (noise). *f* is the factor of the RoPE rule. *needles* is NIAH(M) of mini models, and own needles of
+SmolLM2, whose run with f = 4 was measured with the
 [former wording](../docs/experiments.md#needles-of-real-models). Passkeys are those found of those asked. All are
-measured at T. Intervals are 95 %: for several seeds Student's t, for one seed a bootstrap over its documents, which
-says nothing about other seeds.
+measured at T; SmolLM2's base is no longer asked there. Intervals are 95 %: for several seeds Student's t, for one seed
+a bootstrap over its documents, which says nothing about other seeds.
 
 """
 _GRID = """
@@ -152,6 +153,7 @@ def _run_table(runs: Sequence[Run]) -> pd.DataFrame:
     found = [run.table("scores").set_index(["stage", "task", "length"]).sort_index() for run in runs]
     for stage in runs[0].table("scores")["stage"].unique():
         row = {"model": p.model, "method": p.method, "T, tokens": p.target_length, "facts in": p.eval_haystack}
+        row["f"] = f"{p.rope_factor or p.target_length / p.window:g}"
         row |= {"seeds": _seeds(runs), "stage": stage}
         # A pretrained base is not asked beyond its window.
         asked = {
