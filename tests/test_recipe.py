@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers import PreTrainedConfig
 
-from longrecipe import evaluate, models, positions, recipe, results, settings, train
+from longrecipe import evaluate, models, positions, recipe, results, settings, tokens, train
 from longrecipe.data import samples
 from longrecipe.positions import METHODS
 from longrecipe.recipe import cache, measuring
@@ -285,17 +286,20 @@ def test_nothing_is_kept_of_a_model_that_cannot_be_measured(prepared, reported, 
 
 
 def test_measure_passes_the_settings_of_the_run(prepared, reported, monkeypatch):
-    calls = reported
-    monkeypatch.setattr(measuring, "hash_of", lambda network: network)
+    class Network(str):
+        config = PreTrainedConfig()
+
+    calls, network = reported, Network("network")
+    monkeypatch.setattr(tokens, "fingerprint", lambda network: "weights")
     monkeypatch.setattr(evaluate, "to_read", lambda network, precision: network)
     run = prepared.varied(eval_documents=10, eval_facts=3, seed=5)
-    run.measure("network")
-    run.measure("network", share=0.4, others=["single"])
-    run.measure("network", share=0.01, lengths=[256])
+    run.measure(network)
+    run.measure(network, share=0.4, others=["single"])
+    run.measure(network, share=0.01, lengths=[256])
     # The window is measured, too.
-    run.varied(eval_passkeys=8, eval_lengths=[128, 600, 1024]).measure("network")
-    run.varied(eval_passkeys=8).measure("network", lengths=[256])
-    run.varied(eval_haystack="noise").measure("network", lengths=[256])
+    run.varied(eval_passkeys=8, eval_lengths=[128, 600, 1024]).measure(network)
+    run.varied(eval_passkeys=8).measure(network, lengths=[256])
+    run.varied(eval_haystack="noise").measure(network, lengths=[256])
     options = [each for _, each in calls]
     assert run.tokenizer.decode(options[-1]["haystack"]).strip() == evaluate.NOISE.strip()
     assert all(each["haystack"] is None for each in options[:-1])
@@ -309,7 +313,7 @@ def test_measure_passes_the_settings_of_the_run(prepared, reported, monkeypatch)
         assert (each["n_documents"], each["n_facts"], each["seed"]) == (10, 3, 5)
     # Of much text only a part is read; here 8 documents of 1,024 tokens are more than the usual part.
     monkeypatch.setattr(measuring, "MOST_HELD_OUT", 100)
-    run.measure("network")
+    run.measure(network)
     assert np.array_equal(calls[-1][0][1], run.text.long.held_out[: 8 * 1024])
 
 

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib.figure import Figure
 
-from longrecipe import evaluate, plots
-from longrecipe.claims import Claim, Claims, at_least, at_most, difference, interval, number
+from longrecipe.claims import Claim, Claims
 from longrecipe.experiments import paired
 from longrecipe.experiments.experiment import Experiment
-from longrecipe.experiments.paired import BASE, RULE, Paired
+from longrecipe.experiments.paired import Paired
 from longrecipe.settings import Params, load
 
 FACTORS = (1.0, 2.0, 4.0, 8.0)
@@ -55,27 +54,21 @@ def lowest(found: Paired) -> str:
 def _claims(found: Paired) -> Iterator[Claim]:
     best = chosen()
     for name in [each for each in found.names if each != best]:
-        apart, points = found.apart(best, name), found.recall_apart(best, name)
         text = f"{best}: a loss lower than that of {name} beyond {found.window:,} tokens, untrained"
-        yield Claim(text, at_most(apart, 0), f"{number(apart[0], 3)} nats from {name}", interval(apart, 3))
-        words, limits = difference(points, name)
-        yield Claim(f"{best}: recall at T is at least that of {name}, untrained", at_least(points, 0), words, limits)
+        yield found.loss_claim(text, best, name)
+        yield found.recall_claim(f"{best}: recall at T is at least that of {name}, untrained", best, name)
 
 
 def _of_trained(found: Paired, trained: Paired) -> Iterator[Claim]:
     best, both = lowest(found), Paired(found.runs + trained.runs)
-    for name in [each for each in trained.names if each not in (BASE, RULE)]:
-        apart = both.apart(name, best)
+    for name in trained.trained:
         text = f"{name}: a loss lower than that of {best}, untrained, beyond {found.window:,} tokens"
-        words = f"{number(apart[0], 3)} nats from {best}"
-        yield Claim(text, at_most(apart, 0), words, interval(apart, 3))
+        yield both.loss_claim(text, name, best)
 
 
 def figure(found: Paired) -> Figure:
     """The loss by position of each factor, with intervals over documents."""
-    if not found:
-        return plots.nothing("No run has finished, so there is nothing to compare.")
-    return plots.loss_by_position(evaluate.loss_by_position(found.losses), found.window)
+    return paired.by_position_figure(found)
 
 
 EXPERIMENT = Experiment(

@@ -115,7 +115,7 @@ def figure(found: Paired) -> Figure:
 
 def _trained(found: Paired) -> dict[str, int]:
     """The number of samples of each trained model, the fewest first."""
-    numbers = {name: _samples(name) for name in found.names if name != RULE}
+    numbers = {name: _samples(name) for name in found.trained}
     return dict(sorted(numbers.items(), key=lambda each: each[1]))
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from longrecipe import evaluate, recipe, results
-from longrecipe.claims import interval, number
+from longrecipe import evaluate, plots, recipe, results
+from longrecipe.claims import Claim, at_least, at_most, difference, interval, number
 from longrecipe.experiments import protocols
 from longrecipe.experiments.protocols import Measured, Protocol
 from longrecipe.results import Run
@@ -83,6 +84,11 @@ class Paired:
         return list(dict.fromkeys(name for name, _ in self.runs))
 
     @property
+    def trained(self) -> list[str]:
+        """The models that were trained: all but the base and the RoPE rule alone."""
+        return [name for name in self.names if name not in (BASE, RULE)]
+
+    @property
     def window(self) -> int:
         """W, the window of the base, in tokens."""
         return self.runs[0][1].params.window
@@ -126,6 +132,17 @@ class Paired:
         """How many points the recall of one model is above that of another, with its interval over documents."""
         return over_documents(self.recall[one] - self.recall[other])
 
+    def loss_claim(self, text: str, one: str, other: str) -> Claim:
+        """Whether one model has a lower loss beyond the window than another."""
+        apart = self.apart(one, other)
+        return Claim(text, at_most(apart, 0), f"{number(apart[0], 3)} nats from {other}", interval(apart, 3))
+
+    def recall_claim(self, text: str, one: str, other: str) -> Claim:
+        """Whether the recall of one model at T is at least that of another."""
+        points = self.recall_apart(one, other)
+        words, limits = difference(points, other)
+        return Claim(text, at_least(points, 0), words, limits)
+
     def table(self, against: str) -> pd.DataFrame:
         """A row for each model: its loss to the window and beyond it, minus that of a model, recall, and perplexity.
 
@@ -156,6 +173,14 @@ class Paired:
             rows = run.table(table)
             frames.append(rows.assign(model=rows["stage"].where(rows["stage"] == BASE, name), seed=run.params.seed))
         return pd.concat(frames, ignore_index=True)
+
+
+def by_position_figure(found: Paired, names: Iterable[str] | None = None) -> Figure:
+    """The loss by position of some models, or of all, with intervals over documents."""
+    if not found:
+        return plots.nothing("No run has finished, so there is nothing to compare.")
+    losses = found.losses if names is None else found.losses[found.losses["model"].isin(list(names))]
+    return plots.loss_by_position(evaluate.loss_by_position(losses), found.window)
 
 
 def over_documents(values: pd.Series) -> Triple:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from longrecipe import evaluate, plots
-from longrecipe.claims import Claim, Claims, at_least, at_most, difference, interval, number
+from longrecipe.claims import Claim, Claims, at_most, interval, number
 from longrecipe.experiments import paired
 from longrecipe.experiments.beyond import weights_in_words
 from longrecipe.experiments.experiment import Experiment
@@ -47,14 +47,11 @@ def claims(found: Paired) -> Claims:
 
 
 def _claims(found: Paired) -> Iterator[Claim]:
-    trained = _trained(found)
-    ours = [name for name in trained if name.startswith(NAMES["longrecipe"])]
-    plain = [name for name in ours if name.endswith("samples")]
-    for name in trained:
+    for name in found.trained:
         yield from against_rule(found, name)
-    for name in plain:
-        for other in trained:
-            if other not in ours and _samples(other) == _samples(name):
+    for name in _plain(found):
+        for other in found.trained:
+            if not other.startswith(NAMES["longrecipe"]) and _samples(other) == _samples(name):
                 yield from _pair(found, name, other, f"a loss lower than that of {other}")
             elif other.startswith(f"{name}, "):
                 yield from _pair(found, other, name, "weights lower the loss")
@@ -73,11 +70,13 @@ def against_rule(found: Paired, name: str) -> Iterator[Claim]:
 
 
 def _pair(found: Paired, name: str, other: str, text: str) -> Iterator[Claim]:
-    apart, points = found.apart(name, other), found.recall_apart(name, other)
-    words = f"{number(apart[0], 3)} nats from {other}"
-    yield Claim(f"{name}: {text} beyond {found.window:,} tokens", at_most(apart, 0), words, interval(apart, 3))
-    words, limits = difference(points, other)
-    yield Claim(f"{name}: recall at T is at least that of {other}", at_least(points, 0), words, limits)
+    yield found.loss_claim(f"{name}: {text} beyond {found.window:,} tokens", name, other)
+    yield found.recall_claim(f"{name}: recall at T is at least that of {other}", name, other)
+
+
+def _plain(found: Paired) -> list[str]:
+    """LongRecipe without loss weights, by numbers of samples."""
+    return [name for name in found.trained if name.startswith(NAMES["longrecipe"]) and name.endswith("samples")]
 
 
 def _samples(name: str) -> str:
@@ -85,22 +84,14 @@ def _samples(name: str) -> str:
     return name.partition(", ")[2]
 
 
-def _trained(found: Paired) -> list[str]:
-    return [name for name in found.names if name not in (BASE, RULE)]
-
-
 def by_position_figure(found: Paired) -> Figure:
     """The loss by position of the base, the RoPE rule alone and LongRecipe, with intervals over documents."""
-    ours = [name for name in _trained(found) if name.startswith(NAMES["longrecipe"]) and name.endswith("samples")]
-    losses = found.losses[found.losses["model"].isin([BASE, RULE, *ours])] if found else None
-    if losses is None or losses.empty:
-        return plots.nothing("No run has finished, so there is no loss by position.")
-    return plots.loss_by_position(evaluate.loss_by_position(losses), found.window)
+    return paired.by_position_figure(found, [BASE, RULE, *_plain(found)])
 
 
 def figure(found: Paired) -> Figure:
     """How far the loss of each trained model is from that of the RoPE rule alone, by position, with intervals."""
-    trained = _trained(found)
+    trained = found.trained
     if not trained or RULE not in found.names:
         return plots.nothing("No run has finished, so there is nothing to compare.")
     losses, ends = found.losses, []

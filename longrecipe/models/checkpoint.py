@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Files that are not copied along with merged weights: weights in any format, trainer states, lists of shards.
@@ -85,16 +84,6 @@ def fingerprint(folder: Path) -> str:
                 digest.update(piece)
         else:
             digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def hash_of(network: PreTrainedModel) -> str:
-    """A hash of all weights of a model in memory and of its configuration, but not of the folder that it comes from."""
-    about = {key: value for key, value in network.config.to_dict().items() if key != "_name_or_path"}
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

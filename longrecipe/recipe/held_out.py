@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from longrecipe import evaluate, tokens
 from longrecipe.claims import Claim, at_most, interval, number
 from longrecipe.recipe import cache, draws
-from longrecipe.recipe.disk import run_disk_reported
+from longrecipe.recipe.disk import reports_full_disk
 from longrecipe.recipe.stages import Recipe
 from longrecipe.recipe.whole import fact_types, measured_models, models_of
 from longrecipe.system.files import locked, new_file
@@ -126,6 +126,7 @@ def read_losses(
     return evaluate.losses_by_document(_losses(run, ids, models) if len(ids) else {}, _edges(run, ids), chosen)
 
 
+@reports_full_disk
 def key_tokens(run: Recipe) -> np.ndarray | None:
     """The held-out tokens that LongPPL counts, chosen by the RoPE rule alone and kept in the cache.
 
@@ -137,7 +138,7 @@ def key_tokens(run: Recipe) -> np.ndarray | None:
     if ids.shape[1] < 2 * context:
         return None
     path = cache.key_tokens_file(p, ids)
-    with run_disk_reported(p), locked(path, "chooses the tokens that LongPPL counts"):
+    with locked(path, "chooses the tokens that LongPPL counts"):
         if not path.is_file():
             _, chosen = _choice(run, run.raised, ids, context)
             with new_file(path) as unfinished, unfinished.open("wb") as file:

@@ -8,11 +8,9 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from longrecipe import evaluate
+from longrecipe import evaluate, tokens
 from longrecipe.models import autocast_dtype, device_kind
-from longrecipe.models.checkpoint import hash_of
 from longrecipe.recipe import cache
-from longrecipe.recipe.disk import run_disk_reported
 from longrecipe.recipe.run_text import RunText
 from longrecipe.settings import Params
 from longrecipe.system.files import locked, read_json, write_json
@@ -49,9 +47,10 @@ def measure(
     }
     precision = str(autocast_dtype(p.eval_precision, device_kind()))
     words = [wording.kind, *wording.keys, *wording.values, *wording.changed.values()]
-    made_from = json.dumps([hash_of(network), asked, p.eval_haystack, precision, device_kind(), words])
+    model = [tokens.fingerprint(network), network.config.to_json_string()]
+    made_from = json.dumps([model, asked, p.eval_haystack, precision, device_kind(), words])
     path = cache.report_file(hashlib.sha256(made_from.encode() + held_out.tobytes()).hexdigest())
-    with run_disk_reported(p), locked(path, "measures the same model"):
+    with locked(path, "measures the same model"):
         if not path.is_file():
             haystack = wording.encode(evaluate.NOISE) if p.eval_haystack == "noise" else None
             read = evaluate.to_read(network, p.eval_precision)

@@ -233,6 +233,7 @@ class Recipe:
         texts = {"text": self.text.long.sha256, "replay text": self.text.general.sha256}
         return export.export(self.params, replayed.folder, texts, numbers, commits=commits(self.params, self.text))
 
+    @reports_full_disk
     def measure(
         self,
         network: PreTrainedModel,

@@ -16,7 +16,15 @@ from longrecipe.tokens.context import (
 from longrecipe.tokens.kept import Kept, densities, keep
 from longrecipe.tokens.leading import claims, rise_claims, saved_claims, saved_rises
 from longrecipe.tokens.ranking import Analysis, binned, rank, rises
-from longrecipe.tokens.scores import SCORES, Scored, check_plain_logits, next_token_scores, read_scores, score_documents
+from longrecipe.tokens.scores import (
+    SCORES,
+    Scored,
+    check_plain_logits,
+    fingerprint,
+    next_token_scores,
+    read_scores,
+    score_documents,
+)
 from longrecipe.tokens.taggers import TAGGED_PER_SECOND, UNIVERSAL, TaggerError
 from longrecipe.tokens.types import (
     CLASSES,
@@ -43,6 +51,7 @@ __all__ = [
     "check_plain_logits",
     "claims",
     "densities",
+    "fingerprint",
     "in_batches",
     "in_windows",
     "keep",
